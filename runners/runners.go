@@ -1,0 +1,214 @@
+// Package runners is the door to running programs: what a runner is given, what it must give back, and how an end is told. The
+// rooms behind it (elf, builtin, remote, runit) implement it; runners/runnertest holds the cases that all of them pass.
+package runners
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
+)
+
+// A Runner runs programs of one kind.
+type Runner interface {
+	// Start returns once the program runs (and is ready, where the program block asks for that), or an error if it never
+	// will: then nothing of it is left. ctx bounds the starting, not the running. The runner owns info's files from the
+	// call on, whether or not it succeeds.
+	Start(ctx context.Context, info StartInfo) (Program, error)
+}
+
+// A Program is one run of a component. Its methods may be called from any goroutine, in any order, any number of times.
+type Program interface {
+	// Stop asks it to end and returns once it has been asked. A program that has ended is not an error. ctx bounds the asking.
+	Stop(ctx context.Context) error
+	// Kill ends it, whatever it does, and everything that it started. It returns once the order is given; Wait tells when it
+	// is done.
+	Kill(ctx context.Context) error
+	// Wait returns how it ended, once nothing of it is left and its output has been written; or ctx's error.
+	Wait(ctx context.Context) (Exit, error)
+}
+
+// StartInfo is all that a runner learns of the component it starts.
+type StartInfo struct {
+	Moniker name.Moniker
+	URL     string // resolved
+	Program Block
+	Package Package
+	// Namespace is what the program finds, by path.
+	Namespace []NamespaceEntry
+	// Outgoing is the directory in which the program provides what it exposes; nil for none.
+	Outgoing *os.File
+	// Handles are descriptors that the program finds under numbers.
+	Handles []Handle
+	// Config is the encoded structured configuration; nil for none.
+	Config []byte
+	// Stdout and Stderr are where output goes: writing ends that the runner gives to the program or writes to. nil: nowhere.
+	Stdout, Stderr *os.File
+	// BreakOnStart, if not nil, holds the program before its first instruction of its own until it is closed.
+	BreakOnStart <-chan struct{}
+}
+
+// Close closes every file of info: what a runner does with those that it didn't hand on.
+func (info *StartInfo) Close() {
+	for _, e := range info.Namespace {
+		closeFile(e.File)
+	}
+	for _, h := range info.Handles {
+		closeFile(h.File)
+	}
+	closeFile(info.Outgoing)
+	closeFile(info.Stdout)
+	closeFile(info.Stderr)
+	info.Namespace, info.Handles, info.Outgoing, info.Stdout, info.Stderr = nil, nil, nil, nil, nil
+}
+
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
+}
+
+// Package is the component's package: a directory on this machine.
+type Package struct {
+	Dir string // absolute, symlinks resolved; "" for a component without one
+}
+
+// A NamespaceEntry is one directory or socket at one path of the program's world.
+type NamespaceEntry struct {
+	Path   string
+	File   *os.File // an O_PATH descriptor
+	Rights manifest.Rights
+}
+
+// A Handle is a descriptor that the program finds under a number.
+type Handle struct {
+	Number uint8
+	File   *os.File
+}
+
+// Exit is how a run ended: the whole truth, nothing folded.
+type Exit struct {
+	// Code is what the program returned; -1 when a signal ended it or nobody can know.
+	Code int
+	// Signal is what ended it; 0 when it exited by itself.
+	Signal     syscall.Signal
+	CoreDumped bool
+	Cause      Cause
+	// Critical says that this end must take the whole tree down (main_process_critical).
+	Critical bool
+	// Detail is more to say, such as what a runner reported; "" for nothing.
+	Detail         string
+	Started, Ended time.Time
+}
+
+// Cause is who ended a run.
+type Cause uint8
+
+const (
+	BySelf    Cause = iota // the program ended without being asked
+	ByStop                 // it ended after it was asked to stop
+	ByKill                 // it was killed on demand
+	ByTimeout              // it did not stop in time and was killed
+	ByRunner               // its runner went away
+)
+
+var causes = [...]string{"self", "stop", "kill", "timeout", "runner"}
+
+func (c Cause) String() string { return causes[c] }
+
+// OK says whether the program ended with exit code 0.
+func (e Exit) OK() bool { return e.Code == 0 && e.Signal == 0 }
+
+// String is one line: "exited code=1 after=3s", "killed by SIGKILL after=2m0s (did not stop in time)".
+func (e Exit) String() string {
+	var b strings.Builder
+	switch {
+	case e.Signal != 0:
+		fmt.Fprintf(&b, "killed by %s", SignalName(e.Signal))
+		if e.CoreDumped {
+			b.WriteString(" (core dumped)")
+		}
+	case e.Code < 0:
+		b.WriteString("ended")
+	default:
+		fmt.Fprintf(&b, "exited code=%d", e.Code)
+	}
+	if !e.Started.IsZero() && !e.Ended.IsZero() {
+		fmt.Fprintf(&b, " after=%s", e.Ended.Sub(e.Started).Round(time.Millisecond))
+	}
+	switch e.Cause {
+	case ByTimeout:
+		b.WriteString(" (did not stop in time)")
+	case ByKill:
+		b.WriteString(" (killed on demand)")
+	case ByRunner:
+		b.WriteString(" (its runner went away)")
+	case BySelf, ByStop:
+	}
+	if e.Detail != "" {
+		b.WriteString(": " + e.Detail)
+	}
+	return b.String()
+}
+
+// An Error is why a program was not started, stopped or killed.
+type Error struct {
+	Op   string // "start", "stop", …
+	At   name.Moniker
+	Why  capabilities.Code
+	Err  error
+	Hint string
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s %s: %v", e.Op, e.At, e.Err)
+	if e.Hint != "" {
+		s += "\n  hint: " + e.Hint
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Code is the error's kind.
+func (e *Error) Code() capabilities.Code { return e.Why }
+
+// The rest a Program may have; ask by type assertion.
+
+// A Notifier calls f once, soon after the program's end, on a goroutine of its own choice; f must not block. A manager of
+// thousands of programs uses it in place of a goroutine each in Wait. If the program has already ended, f is called at once.
+type Notifier interface{ OnExit(f func(Exit)) }
+
+// A Measurer knows what the program uses.
+type Measurer interface {
+	Stats(ctx context.Context) (Stats, error)
+}
+
+// Stats is what a program uses now. A negative number is not known.
+type Stats struct {
+	CPU       time.Duration // used since the start, all processes
+	Memory    int64         // bytes resident, all processes
+	Processes int
+}
+
+// A ProcessLister knows the program's processes, the main one first.
+type ProcessLister interface {
+	Processes(ctx context.Context) ([]int, error)
+}
+
+// A Signaler passes a signal to the program's main process.
+type Signaler interface {
+	Signal(ctx context.Context, sig syscall.Signal) error
+}
+
+// A Describer tells what tools show of a running program: ("Job ID", "/sys/fs/cgroup/…"), ("Process ID", "1234").
+type Describer interface{ Describe() []Detail }
+
+// A Detail is one line of what tools show.
+type Detail struct{ Key, Value string }

@@ -1,0 +1,57 @@
+// Package loader is the door to bytes by path: the disk here, a boot server or a user's port program elsewhere. A loader knows nothing
+// of manifests; runtime/resolver makes declarations out of what it gives.
+package loader
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+)
+
+// ErrNotExist is the only error after which a search goes on to the next place: the medium answered, and the file isn't there. Any
+// other error is a failure of the loader itself and ends the search.
+var ErrNotExist = fs.ErrNotExist
+
+// A Loader gives bytes by slash-separated path. Implementations are safe for concurrent use; loadertest has the cases that they pass.
+type Loader interface {
+	// Open opens the file at path, relative to the loader's root. Nothing outside of the root is reachable, whatever ".." or
+	// symlinks say. An error for a file that isn't there satisfies errors.Is(err, ErrNotExist).
+	Open(ctx context.Context, path string) (File, error)
+	// Close frees what the loader holds; files already open stay so.
+	Close() error
+}
+
+// A File is an open file of a loader.
+type File interface {
+	io.ReadCloser
+	// Size is the number of bytes, -1 if the medium doesn't tell before the end.
+	Size() int64
+}
+
+// A Lister is a Loader that can list a directory.
+type Lister interface {
+	List(ctx context.Context, path string) ([]fs.DirEntry, error)
+}
+
+// A Local is a Loader whose files are on this machine; programs can be executed from there in place.
+type Local interface {
+	// LocalPath is path as an absolute name on this machine, symlinks resolved, proven to be below the root.
+	LocalPath(path string) (string, error)
+}
+
+// Search opens the first of paths that exists, and says which; it stops at the first error that is not ErrNotExist.
+func Search(ctx context.Context, l Loader, paths ...string) (File, string, error) {
+	var last error = ErrNotExist
+	for _, p := range paths {
+		f, err := l.Open(ctx, p)
+		if err == nil {
+			return f, p, nil
+		}
+		if !errors.Is(err, ErrNotExist) {
+			return nil, p, err
+		}
+		last = err
+	}
+	return nil, "", last
+}
