@@ -52,10 +52,10 @@ fuzz: ## every fuzz target for FUZZTIME
 	done
 
 # PROTOC runs protoc over every schema into the directory $(1).
-PROTOC = protoc -I proto \
+PROTOC = protoc -I . \
 	--plugin=protoc-gen-go="$$($(TOOL) -n protoc-gen-go)" --go_out=$(1) --go_opt=module=$(MODULE) \
 	--plugin=protoc-gen-connect-go="$$($(TOOL) -n protoc-gen-connect-go)" --connect-go_out=$(1) --connect-go_opt=module=$(MODULE),simple \
-	$(PROTOS:proto/%=%)
+	$(PROTOS)
 
 generate: ## generated code (needs protoc)
 	$(call PROTOC,.)
