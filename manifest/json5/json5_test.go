@@ -1,0 +1,364 @@
+package json5
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/tailscale/hujson"
+
+	"github.com/cmgr/cmgr/internal/needs"
+)
+
+// TestOfficialSuite decides every case of github.com/json5/json5-tests: .json and .json5 are JSON5, .js and .txt are not.
+func TestOfficialSuite(t *testing.T) {
+	root := filepath.Join(needs.Shared(t), "vectors", "json5")
+	cases := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		ext := filepath.Ext(path)
+		want := ext == ".json" || ext == ".json5"
+		if !want && ext != ".js" && ext != ".txt" {
+			return nil
+		}
+		cases++
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		tree, err := Parse(src, Options{})
+		if (err == nil) != want {
+			t.Errorf("%s: valid %v, got %v", path, want, err)
+		}
+		if err != nil {
+			return nil
+		}
+		if got := tree.Root.Pack(); !bytes.Equal(got, src) {
+			t.Errorf("%s: packs as %q", path, got)
+		}
+		if out, err := ToJSON(&tree); err == nil && !json.Valid(out) {
+			t.Errorf("%s: ToJSON gives %s", path, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cases != 113 {
+		t.Errorf("%d cases, want 113", cases)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for _, c := range []struct{ src, want, fixed string }{
+		{"{\n  a: { b: 1 }\n  \"use\": []\n}", "2:14: missing comma between `}` and `\"use\"`", "{\n  a: { b: 1 },\n  \"use\": []\n}"},
+		{"{a: 1 b: 2}", "1:6: missing comma between `1` and `b`", "{a: 1, b: 2}"},
+		{"['x' 'y']", "1:5: missing comma between `'` and `'y'`", "['x', 'y']"},
+		{"[1, 2", "1:6: missing `]`: the `[` of 1:1 is not closed", "[1, 2]"},
+		{"{'ä' 'b'}", "1:5: missing colon after the name 'ä'", "{'ä': 'b'}"},
+		{"{a = 1; b: 2}", "1:4: found `=` where a colon should be\n1:7: found `;` where a comma should be", "{a : 1, b: 2}"},
+		{"[1,,2]", "1:4: a comma with no value before it", "[1,2]"},
+		{"{a: 1]", "1:6: found `]` where `}` should close the `{` of line 1", ""},
+		{"[1}", "1:3: found `}` where `]` should close the `[` of line 1", ""},
+		{"", "1:1: expected a value, found end of file", ""},
+		{"{a: elf}", "1:5: unexpected word `elf`; a string needs quotes", ""},
+		{"{5: 1}", "1:2: expected a name (an identifier or a string), found `5`", ""},
+		{"'abc\ndef'", "1:1: string is not closed on its line", ""},
+		{`'\x4g'`, "1:2: `\\x` needs 2 hexadecimal digits", ""},
+		{`"\u12"`, "1:2: `\\u` needs 4 hexadecimal digits", ""},
+		{`'\01'`, "1:2: octal escapes are not allowed", ""},
+		{"010", "1:1: a number may not start with 0 (octal numbers are not allowed)", ""},
+		{"1.5.2", "1:4: unexpected `.` within a number", ""},
+		{"0x1g", "1:4: unexpected `g` within a number", ""},
+		{"/* x", "1:1: comment is not closed", ""},
+		{"1 2", "1:3: unexpected `2` after the end of the value", ""},
+		{"é\"\xff\"", "1:3: invalid UTF-8: byte 0xff", ""},
+		{"\uFEFF{a:1 b:2}", "1:5: missing comma between `1` and `b`", "\uFEFF{a:1, b:2}"},
+		{"{a\\u0020b: 1}", "1:3: `\\` in a name must begin a \\uXXXX that is a letter", ""},
+	} {
+		tree, err := Parse([]byte(c.src), Options{})
+		var es Errors
+		if !errors.As(err, &es) || es.Error() != c.want {
+			t.Errorf("%q:\n got %v\nwant %s", c.src, err, c.want)
+			continue
+		}
+		if es.Repairable() != (c.fixed != "") {
+			t.Errorf("%q: repairable %v", c.src, es.Repairable())
+		}
+		if c.fixed == "" {
+			continue
+		}
+		// `{a:1 b:2}` gets its comma right after the value, so compare meanings and the repaired text without blanks.
+		fixed := es.Apply([]byte(c.src))
+		if squeeze(string(fixed)) != squeeze(c.fixed) {
+			t.Errorf("%q: repaired to %q, want %q", c.src, fixed, c.fixed)
+		}
+		again, err := Parse(fixed, Options{})
+		if err != nil {
+			t.Errorf("%q: repaired to %q: %v", c.src, fixed, err)
+			continue
+		}
+		a, _ := ToJSON(&tree)
+		if b, _ := ToJSON(&again); !bytes.Equal(a, b) {
+			t.Errorf("%q: tree says %s, repaired text %s", c.src, a, b)
+		}
+	}
+}
+
+func squeeze(s string) string { return strings.ReplaceAll(s, " ", "") }
+
+func TestLimits(t *testing.T) {
+	if _, err := Parse([]byte(strings.Repeat("[", 5)+strings.Repeat("]", 5)), Options{MaxDepth: 5}); err != nil {
+		t.Errorf("depth 5 of 5: %v", err)
+	}
+	_, err := Parse([]byte(strings.Repeat("[", 1e6)), Options{})
+	if err == nil || err.Error() != "1:201: nested more than 200 deep" {
+		t.Errorf("deep: %v", err)
+	}
+	_, err = Parse(make([]byte, DefaultMaxBytes+1), Options{})
+	if err == nil || err.Error() != "1:1: source of 4194305 bytes: no more than 4194304 allowed" {
+		t.Errorf("long: %v", err)
+	}
+	_, err = Parse([]byte("["+strings.Repeat("1 ", 1e5)+"]"), Options{})
+	var es Errors
+	if !errors.As(err, &es) || len(es) != maxErrors+1 || es.Repairable() {
+		t.Errorf("many slips: %d", len(es))
+	}
+}
+
+func TestPosition(t *testing.T) {
+	src := "ä\r\nbé\rc\n" + strings.Repeat("日", 5000) + "x"
+	tree, _ := Parse([]byte(src), Options{})
+	for _, c := range []struct {
+		of   string
+		want Position
+	}{
+		{"ä", Position{0, 1, 1, 1}},
+		{"\r\n", Position{2, 1, 2, 3}},
+		{"b", Position{4, 2, 1, 1}},
+		{"é", Position{5, 2, 2, 2}},
+		{"c", Position{8, 3, 1, 1}},
+		{"日", Position{10, 4, 1, 1}},
+		{"x", Position{15010, 4, 5001, 15001}},
+	} {
+		if got := tree.Position(strings.Index(src, c.of)); got != c.want {
+			t.Errorf("%q: %+v, want %+v", c.of, got, c.want)
+		}
+	}
+	if got := tree.Position(1 << 30); got.Offset != len(src) {
+		t.Errorf("beyond the end: %+v", got)
+	}
+}
+
+func TestDuplicates(t *testing.T) {
+	tree, err := Parse([]byte(`{a: 1, "b": {x: 1, 'x': 2}, '\u0061': 3, "a": 4}`), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Duplicate{{"x", 13, 19}, {"a", 1, 28}, {"a", 1, 41}}
+	if d := cmp.Diff(want, tree.Duplicates); d != "" {
+		t.Error(d)
+	}
+	out, err := ToJSON(&tree)
+	if err != nil || string(out) != `{"a":4,"b":{"x":2}}` {
+		t.Errorf("%s %v", out, err)
+	}
+	var wide strings.Builder
+	for i := range 20 {
+		wide.WriteString("k" + string(rune('a'+i)) + ": 1,")
+	}
+	if tree, _ := Parse([]byte("{"+wide.String()+"ka: 2}"), Options{}); len(tree.Duplicates) != 1 || tree.Duplicates[0].First != 1 {
+		t.Errorf("wide object: %v", tree.Duplicates)
+	}
+}
+
+func TestStrings(t *testing.T) {
+	for src, want := range map[string]string{
+		`"plain"`:                  "plain",
+		`'it\'s "so"'`:             `it's "so"`,
+		`'\b\f\n\r\t\v\0\\\/\a'`:   "\b\f\n\r\t\v\x00\\/a",
+		`'\x41\u00e9\u65e5'`:       "Aé日",
+		`'\ud83d\ude00'`:           "😀",
+		`'\ud83d x \ude00\ud83d'`:  "\uFFFD x \uFFFD\uFFFD",
+		"'a\\\nb\\\r\nc\\\rd'":     "abcd",
+		"'a\\\u2028b\\\u2029c\\é'": "abcé",
+		"'raw \u2028 \t tab'":      "raw \u2028 \t tab",
+	} {
+		tree, err := Parse([]byte(src), Options{})
+		if err != nil || KindOf(tree.Root) != String || Text(tree.Root) != want {
+			t.Errorf("%s: %q, want %q (%v)", src, Text(tree.Root), want, err)
+		}
+	}
+	for src, want := range map[string]string{"{ünïcödé: 1}": "ünïcödé", "{$_a1: 1}": "$_a1", `{\u0061b: 1}`: "ab", "{'a b': 1}": "a b", "{ka\u200C: 1}": "ka\u200C"} {
+		tree, err := Parse([]byte(src), Options{})
+		if err != nil {
+			t.Errorf("%s: %v", src, err)
+			continue
+		}
+		if got := Name(tree.Root.Value.(*hujson.Object).Members[0].Name); got != want {
+			t.Errorf("%s: %q, want %q", src, got, want)
+		}
+	}
+}
+
+func TestNumbers(t *testing.T) {
+	num := func(s string) hujson.Value { return hujson.Value{Value: hujson.Literal(s)} }
+	for _, c := range []struct {
+		src     string
+		uint    uint64
+		uintErr error
+		int     int64
+		intErr  error
+		float   float64
+	}{
+		{"0", 0, nil, 0, nil, 0},
+		{"-0", 0, nil, 0, nil, math.Copysign(0, -1)},
+		{"+12", 12, nil, 12, nil, 12},
+		{"18446744073709551615", math.MaxUint64, nil, 0, ErrRange, math.MaxUint64},
+		{"18446744073709551616", 0, ErrRange, 0, ErrRange, 18446744073709551616},
+		{"-9223372036854775808", 0, ErrRange, math.MinInt64, nil, math.MinInt64},
+		{"-9223372036854775809", 0, ErrRange, 0, ErrRange, math.MinInt64},
+		{"0xFFFFFFFFFFFFFFFF", math.MaxUint64, nil, 0, ErrRange, math.MaxUint64},
+		{"-0x10", 0, ErrRange, -16, nil, -16},
+		{"1e3", 1000, nil, 1000, nil, 1000},
+		{"2.50e1", 25, nil, 25, nil, 25},
+		{"5.", 5, nil, 5, nil, 5},
+		{".5", 0, ErrNotInteger, 0, ErrNotInteger, 0.5},
+		{"1e-1", 0, ErrNotInteger, 0, ErrNotInteger, 0.1},
+		{"1e99", 0, ErrRange, 0, ErrRange, 1e99},
+		{"0e99999999999", 0, nil, 0, nil, 0},
+		{"1e99999999999", 0, ErrRange, 0, ErrRange, math.Inf(1)},
+		{"-Infinity", 0, ErrNotFinite, 0, ErrNotFinite, math.Inf(-1)},
+	} {
+		if got, err := Uint(num(c.src)); got != c.uint || !errors.Is(err, c.uintErr) {
+			t.Errorf("Uint(%s) = %v, %v", c.src, got, err)
+		}
+		if got, err := Int(num(c.src)); got != c.int || !errors.Is(err, c.intErr) {
+			t.Errorf("Int(%s) = %v, %v", c.src, got, err)
+		}
+		if got, err := Float(num(c.src)); got != c.float || err != nil {
+			t.Errorf("Float(%s) = %v, %v", c.src, got, err)
+		}
+	}
+	if f, err := Float(num("-NaN")); !math.IsNaN(f) || err != nil {
+		t.Errorf("NaN: %v %v", f, err)
+	}
+	if _, err := Uint(num("true")); err != ErrNotNumber {
+		t.Errorf("true: %v", err)
+	}
+}
+
+func TestToJSON(t *testing.T) {
+	tree, err := Parse([]byte("{a: [+1, .5, 5., -5.e3, 0x1F, -0xff, null,], 'b\\x41': 'it\\'s\\\n', /* c */ c: true}"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := ToJSON(&tree)
+	if want := `{"a":[1,0.5,5,-5e3,31,-255,null],"bA":"it's","c":true}`; err != nil || string(out) != want {
+		t.Errorf("%s %v\nwant %s", out, err, want)
+	}
+	tree, _ = Parse([]byte("[1,\n -Infinity, NaN]"), Options{})
+	if _, err := ToJSON(&tree); err == nil || err.Error() != "2:2: Infinity cannot be written as JSON\n2:13: NaN cannot be written as JSON" {
+		t.Errorf("not finite: %v", err)
+	}
+}
+
+// FuzzParse states: what hujson accepts, Parse accepts, with the same meaning; what Parse accepts packs to its source;
+// what it repairs, parses when repaired, with the meaning of the tree; positions are within the source.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		`{"a": [1, -2.5e3, true, null, "x\u0041"], /* c */ "b": {}, }`, "{a: 'b\\\n', \\u0061: +.5, c: 0xF, d: -Infinity,}// x",
+		"{a: 1 b: [1 2], c 'd'", "[1,,;]", "\uFEFF\u00a0[\u2028]", "{a:{a:1 a:2}", "[1;2}", "'\\ud800'",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, src []byte) {
+		tree, err := Parse(src, Options{})
+		if err == nil {
+			if got := tree.Root.Pack(); !bytes.Equal(got, src) {
+				t.Fatalf("%q packs as %q", src, got)
+			}
+			for v := range tree.Root.All() {
+				Name(*v)
+				Text(*v)
+				Int(*v)
+				Float(*v)
+			}
+			if out, err := ToJSON(&tree); err == nil && !json.Valid(out) {
+				t.Fatalf("%q becomes %q, which is no JSON", src, out)
+			}
+		}
+		var es Errors
+		if errors.As(err, &es) {
+			for _, e := range es {
+				if e.Line < 1 || e.Col < 1 || e.ByteCol < e.Col || e.Offset > len(src) {
+					t.Fatalf("%q: position %+v", src, e)
+				}
+			}
+			if es.Repairable() {
+				again, err := Parse(es.Apply(src), Options{})
+				if err != nil {
+					t.Fatalf("%q repaired to %q: %v", src, es.Apply(src), err)
+				}
+				a, errA := ToJSON(&tree)
+				b, errB := ToJSON(&again)
+				if !bytes.Equal(a, b) || (errA == nil) != (errB == nil) {
+					t.Fatalf("%q: %q in the tree, %q when repaired", src, a, b)
+				}
+			}
+		}
+		// hujson takes invalid UTF-8 within strings, and nests as deep as it likes.
+		if want, herr := hujson.Parse(bytes.Clone(src)); herr == nil && utf8.Valid(src) {
+			if err != nil {
+				if strings.Contains(err.Error(), "nested more than") {
+					return
+				}
+				t.Fatalf("hujson takes %q: %v", src, err)
+			}
+			want.Standardize()
+			var a, b any
+			out, err := ToJSON(&tree)
+			if err != nil {
+				t.Fatal(err)
+			}
+			errA, errB := json.Unmarshal(want.Pack(), &a), json.Unmarshal(out, &b)
+			if d := cmp.Diff(a, b); d != "" || (errA == nil) != (errB == nil) {
+				t.Fatalf("%q: hujson and json5 differ: %s %v %v", src, d, errA, errB)
+			}
+		}
+	})
+}
+
+func BenchmarkParse(b *testing.B) {
+	src := []byte(strings.Repeat(`{"name": "echo", "url": "echo#meta/echo.cm", "startup": "eager", "args": ["Hello", "world!", 12, true]},`, 1000))
+	src = append(append([]byte("["), src[:len(src)-1]...), ']')
+	b.Run("json5", func(b *testing.B) {
+		b.SetBytes(int64(len(src)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := Parse(src, Options{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("encoding-json", func(b *testing.B) {
+		b.SetBytes(int64(len(src)))
+		b.ReportAllocs()
+		for b.Loop() {
+			var v any
+			if err := json.Unmarshal(src, &v); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,637 @@
+package json5
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tailscale/hujson"
+)
+
+type parser struct {
+	src      []byte
+	pos      int
+	depth    int
+	maxDepth int
+
+	inComment  bool // the source ends within a line comment
+	lines      *lines
+	errors     Errors
+	duplicates []Duplicate
+
+	// members and elements are stacks: the ones of an object or array under way lie on top, and are copied out at its end,
+	// so that each slice is allocated once, at its size.
+	members  []hujson.ObjectMember
+	elements []hujson.Value
+}
+
+// fail reports what cannot be read past.
+func (p *parser) fail(offset int, format string, args ...any) bool {
+	p.errors = append(p.errors, &Error{Position: Position{Offset: offset}, Message: fmt.Sprintf(format, args...)})
+	return false
+}
+
+// slip reports what can be repaired; false when there have been too many to go on.
+func (p *parser) slip(offset int, fix Fix, format string, args ...any) bool {
+	if len(p.errors) >= maxErrors {
+		return p.fail(offset, "too many errors")
+	}
+	p.errors = append(p.errors, &Error{Position: Position{Offset: offset}, Message: fmt.Sprintf(format, args...), Fix: &fix})
+	return true
+}
+
+func (p *parser) document(v *hujson.Value) bool {
+	if i := invalidUTF8(p.src); i >= 0 {
+		return p.fail(i, "invalid UTF-8: byte 0x%02x", p.src[i])
+	}
+	if !p.value(v) {
+		return false
+	}
+	if p.pos < len(p.src) {
+		return p.fail(p.pos, "unexpected %s after the end of the value", p.found())
+	}
+	return true
+}
+
+func invalidUTF8(b []byte) int {
+	if utf8.Valid(b) {
+		return -1
+	}
+	for i := 0; ; {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+}
+
+// found describes what stands at pos.
+func (p *parser) found() string {
+	if p.pos >= len(p.src) {
+		return "end of file"
+	}
+	r, _ := utf8.DecodeRune(p.src[p.pos:])
+	if unicode.IsPrint(r) {
+		return "`" + string(r) + "`"
+	}
+	return fmt.Sprintf("character %U", r)
+}
+
+// value reads a value with the blanks and comments around it.
+func (p *parser) value(v *hujson.Value) bool {
+	if !p.extra(&v.BeforeExtra) {
+		return false
+	}
+	return p.bareValue(v) && p.extra(&v.AfterExtra)
+}
+
+func (p *parser) bareValue(v *hujson.Value) bool {
+	start := p.pos
+	v.StartOffset = start
+	if start == len(p.src) {
+		return p.fail(start, "expected a value, found end of file")
+	}
+	switch c := p.src[start]; {
+	case c == '"' || c == '\'':
+		if !p.string(c) {
+			return false
+		}
+	case c == '{':
+		obj := &hujson.Object{}
+		if !p.nested(func() bool { return p.object(obj) }) {
+			return false
+		}
+		v.Value, v.EndOffset = obj, p.pos
+		return true
+	case c == '[':
+		arr := &hujson.Array{}
+		if !p.nested(func() bool { return p.array(arr) }) {
+			return false
+		}
+		v.Value, v.EndOffset = arr, p.pos
+		return true
+	case c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.':
+		if !p.number() {
+			return false
+		}
+	default:
+		end, ok := p.identifier(start)
+		if !ok {
+			return false
+		}
+		switch word := string(p.src[start:end]); word {
+		case "null", "true", "false", "Infinity", "NaN":
+			p.pos = end
+		case "":
+			return p.fail(start, "expected a value, found %s", p.found())
+		default:
+			return p.fail(start, "unexpected word `%s`; a string needs quotes", clip(word))
+		}
+	}
+	v.EndOffset = p.pos
+	v.Value = hujson.Literal(p.src[start:p.pos:p.pos])
+	return true
+}
+
+// clip shortens s for a message.
+func clip(s string) string {
+	const limit = 40
+	if len(s) <= limit {
+		return s
+	}
+	n := limit
+	for !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
+
+func (p *parser) nested(read func() bool) bool {
+	if p.depth == p.maxDepth {
+		return p.fail(p.pos, "nested more than %d deep", p.maxDepth)
+	}
+	p.depth++
+	ok := read()
+	p.depth--
+	return ok
+}
+
+func (p *parser) object(obj *hujson.Object) bool {
+	open, bottom := p.pos, len(p.members)
+	p.pos++
+	var last *hujson.Value // the last member's value, while it lies on the stack
+	for {
+		var name hujson.Value
+		if !p.extra(&name.BeforeExtra) {
+			return false
+		}
+		name.StartOffset = p.pos
+		if c := p.peek(); c == '}' || c == 0 && p.pos == len(p.src) {
+			obj.AfterExtra = name.BeforeExtra
+			if last != nil && last.AfterExtra == nil {
+				last.AfterExtra = hujson.Extra{} // hujson's mark of a trailing comma
+			}
+			return p.closeObject(obj, open, bottom)
+		} else if c == ',' {
+			if !p.extraComma() {
+				return false
+			}
+			continue
+		}
+		if !p.name(&name) || !p.extra(&name.AfterExtra) {
+			return false
+		}
+		switch p.peek() {
+		case ':':
+			p.pos++
+		case '=':
+			if !p.slip(p.pos, Fix{Offset: p.pos, Delete: 1, Insert: ":"}, "found `=` where a colon should be") {
+				return false
+			}
+			p.pos++
+		case '"', '\'', '{', '[':
+			if !p.slip(name.EndOffset, Fix{Offset: name.EndOffset, Insert: ":"}, "missing colon after the name %s",
+				clip(string(p.src[name.StartOffset:name.EndOffset]))) {
+				return false
+			}
+		default:
+			return p.fail(p.pos, "expected a colon after the name %s, found %s",
+				clip(string(p.src[name.StartOffset:name.EndOffset])), p.found())
+		}
+		var v hujson.Value
+		if !p.value(&v) {
+			return false
+		}
+		p.members = append(p.members, hujson.ObjectMember{Name: name, Value: v})
+		last = &p.members[len(p.members)-1].Value
+		switch c := p.peek(); {
+		case c == ',':
+			p.pos++
+		case c == '}' || p.pos == len(p.src):
+			obj.AfterExtra, last.AfterExtra = last.AfterExtra, nil
+			return p.closeObject(obj, open, bottom)
+		case c == ';' || c == ']':
+			if !p.wrongAfter(c, v.EndOffset, open, "}") {
+				return false
+			}
+		default:
+			if end, ok := p.nameAhead(); !ok || end == 0 {
+				return p.fail(p.pos, "expected `,` or `}` after the value, found %s", p.found())
+			}
+			if !p.missingComma(&v) {
+				return false
+			}
+		}
+	}
+}
+
+// nameAhead says whether a name starts here.
+func (p *parser) nameAhead() (int, bool) {
+	switch p.peek() {
+	case '"', '\'':
+		return 1, true
+	}
+	n := len(p.errors)
+	end, ok := p.identifier(p.pos)
+	p.errors = p.errors[:n]
+	return end - p.pos, ok
+}
+
+// missingComma reports that a comma is missing right after v.
+func (p *parser) missingComma(v *hujson.Value) bool {
+	what, _ := utf8.DecodeLastRune(p.src[:v.EndOffset])
+	next := p.pos
+	end := next + 1
+	switch c := p.src[next]; {
+	case c == '"' || c == '\'':
+		for end < len(p.src) && p.src[end] != c && p.src[end] != '\n' {
+			end++
+		}
+		end = min(end+1, len(p.src))
+	case c != '{' && c != '[':
+		for end < len(p.src) && !bytes.ContainsRune([]byte(" \t\r\n:,{}[]"), rune(p.src[end])) {
+			end++
+		}
+	}
+	return p.slip(v.EndOffset, Fix{Offset: v.EndOffset, Insert: ","}, "missing comma between `%s` and `%s`", string(what), clip(string(p.src[next:end])))
+}
+
+// wrongAfter deals with `;` after a value, and with a closing bracket of the other kind.
+func (p *parser) wrongAfter(c byte, end, open int, want string) bool {
+	if c == ';' {
+		fix := Fix{Offset: p.pos, Delete: 1, Insert: ","}
+		p.pos++
+		return p.slip(fix.Offset, fix, "found `;` where a comma should be")
+	}
+	return p.fail(p.pos, "found `%c` where `%s` should close the `%c` of line %d", c, want, p.src[open], p.lines.position(open).Line)
+}
+
+func (p *parser) extraComma() bool {
+	fix := Fix{Offset: p.pos, Delete: 1}
+	p.pos++
+	return p.slip(fix.Offset, fix, "a comma with no value before it")
+}
+
+func (p *parser) closeObject(obj *hujson.Object, open, bottom int) bool {
+	obj.Members = slices.Clone(p.members[bottom:])
+	p.members = p.members[:bottom]
+	p.findDuplicates(obj.Members)
+	return p.close('}', open)
+}
+
+// close reads the closing bracket of what was opened at open.
+func (p *parser) close(bracket byte, open int) bool {
+	if p.pos < len(p.src) {
+		p.pos++
+		return true
+	}
+	insert := string(bracket)
+	if p.inComment {
+		insert, p.inComment = "\n"+insert, false
+	}
+	return p.slip(p.pos, Fix{Offset: p.pos, Insert: insert}, "missing `%c`: the `%c` of %s is not closed",
+		bracket, p.src[open], p.lines.position(open))
+}
+
+func (p *parser) array(arr *hujson.Array) bool {
+	open, bottom := p.pos, len(p.elements)
+	p.pos++
+	done := func() bool {
+		arr.Elements = slices.Clone(p.elements[bottom:])
+		p.elements = p.elements[:bottom]
+		return p.close(']', open)
+	}
+	for {
+		var v hujson.Value
+		if !p.extra(&v.BeforeExtra) {
+			return false
+		}
+		switch c := p.peek(); {
+		case c == ']' || p.pos == len(p.src):
+			arr.AfterExtra = v.BeforeExtra
+			if n := len(p.elements); n > bottom && p.elements[n-1].AfterExtra == nil {
+				p.elements[n-1].AfterExtra = hujson.Extra{}
+			}
+			return done()
+		case c == ',':
+			if !p.extraComma() {
+				return false
+			}
+			continue
+		}
+		if !p.bareValue(&v) || !p.extra(&v.AfterExtra) {
+			return false
+		}
+		p.elements = append(p.elements, v)
+		last := &p.elements[len(p.elements)-1]
+		switch c := p.peek(); {
+		case c == ',':
+			p.pos++
+		case c == ']' || p.pos == len(p.src):
+			arr.AfterExtra, last.AfterExtra = last.AfterExtra, nil
+			return done()
+		case c == ';' || c == '}':
+			if !p.wrongAfter(c, v.EndOffset, open, "]") {
+				return false
+			}
+		case c == '"' || c == '\'' || c == '{' || c == '[' || c >= '0' && c <= '9' || c == '-':
+			if !p.missingComma(&v) {
+				return false
+			}
+		default:
+			return p.fail(p.pos, "expected `,` or `]` after the value, found %s", p.found())
+		}
+	}
+}
+
+// name reads a member's name: a string or an ECMAScript 5.1 IdentifierName.
+func (p *parser) name(v *hujson.Value) bool {
+	start := p.pos
+	if c := p.peek(); c == '"' || c == '\'' {
+		if !p.string(c) {
+			return false
+		}
+	} else {
+		end, ok := p.identifier(start)
+		if !ok {
+			return false
+		}
+		if end == start {
+			return p.fail(start, "expected a name (an identifier or a string), found %s", p.found())
+		}
+		p.pos = end
+	}
+	v.EndOffset = p.pos
+	v.Value = hujson.Literal(p.src[start:p.pos:p.pos])
+	return true
+}
+
+func (p *parser) peek() byte {
+	if p.pos < len(p.src) {
+		return p.src[p.pos]
+	}
+	return 0
+}
+
+// isBlank tells JSON5's white space and line terminators beyond ASCII: NBSP, BOM, LS, PS and all of category Zs.
+func isBlank(r rune) bool {
+	return r == '\uFEFF' || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Zs, r)
+}
+
+// extra reads white space and comments.
+func (p *parser) extra(into *hujson.Extra) bool {
+	start := p.pos
+	for p.pos < len(p.src) {
+		switch c := p.src[p.pos]; {
+		case c == ' ' || c >= '\t' && c <= '\r':
+			p.pos++
+		case c == '/':
+			if !p.comment() {
+				return false
+			}
+		case c >= utf8.RuneSelf:
+			r, n := utf8.DecodeRune(p.src[p.pos:])
+			if !isBlank(r) {
+				*into = p.since(start)
+				return true
+			}
+			p.pos += n
+		default:
+			*into = p.since(start)
+			return true
+		}
+	}
+	*into = p.since(start)
+	return true
+}
+
+func (p *parser) since(start int) hujson.Extra {
+	if start == p.pos {
+		return nil
+	}
+	return hujson.Extra(p.src[start:p.pos:p.pos])
+}
+
+func (p *parser) comment() bool {
+	rest := p.src[p.pos:]
+	switch {
+	case bytes.HasPrefix(rest, []byte("//")):
+		p.pos += lineEnd(rest)
+		p.inComment = p.pos == len(p.src)
+	case bytes.HasPrefix(rest, []byte("/*")):
+		end := bytes.Index(rest[2:], []byte("*/"))
+		if end < 0 {
+			return p.fail(p.pos, "comment is not closed")
+		}
+		p.pos += end + 4
+	default:
+		return p.fail(p.pos, "unexpected `/`; a comment is // or /* */")
+	}
+	return true
+}
+
+// lineEnd is the offset of b's first line terminator.
+func lineEnd(b []byte) int {
+	for i, c := range b {
+		switch {
+		case c == '\n' || c == '\r':
+			return i
+		case c == 0xE2 && i+2 < len(b) && b[i+1] == 0x80 && (b[i+2] == 0xA8 || b[i+2] == 0xA9):
+			return i
+		}
+	}
+	return len(b)
+}
+
+// string reads a string that starts with quote.
+func (p *parser) string(quote byte) bool {
+	start, src := p.pos, p.src
+	for i := start + 1; i < len(src); {
+		switch c := src[i]; c {
+		case quote:
+			p.pos = i + 1
+			return true
+		case '\n', '\r':
+			return p.fail(start, "string is not closed on its line")
+		case '\\':
+			n, why := escapeLength(src[i:])
+			if n == 0 {
+				return p.fail(i, "%s", why)
+			}
+			i += n
+		default:
+			i++
+		}
+	}
+	return p.fail(start, "string is not closed")
+}
+
+// escapeLength is the length of the escape sequence at the start of b, or 0 and why there is none.
+func escapeLength(b []byte) (int, string) {
+	if len(b) < 2 {
+		return 0, "string is not closed"
+	}
+	switch c := b[1]; {
+	case c == 'x' || c == 'u':
+		n := 4
+		if c == 'u' {
+			n = 6
+		}
+		if len(b) < n || !allHex(b[2:n]) {
+			return 0, fmt.Sprintf("`\\%c` needs %d hexadecimal digits", c, n-2)
+		}
+		return n, ""
+	case c == '0':
+		if len(b) > 2 && isDigit(b[2]) {
+			return 0, "octal escapes are not allowed"
+		}
+		return 2, ""
+	case isDigit(c):
+		return 0, "octal escapes are not allowed"
+	case c == '\r' && len(b) > 2 && b[2] == '\n':
+		return 3, ""
+	default:
+		_, n := utf8.DecodeRune(b[1:])
+		return 1 + n, ""
+	}
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+func isHex(c byte) bool { return isDigit(c) || c|0x20 >= 'a' && c|0x20 <= 'f' }
+
+func allHex(b []byte) bool {
+	for _, c := range b {
+		if !isHex(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// number reads a JSON5Number.
+func (p *parser) number() bool {
+	start, src := p.pos, p.src
+	i := start
+	if src[i] == '+' || src[i] == '-' {
+		i++
+	}
+	digits := func(is func(byte) bool) int {
+		from := i
+		for i < len(src) && is(src[i]) {
+			i++
+		}
+		return i - from
+	}
+	switch {
+	case bytes.HasPrefix(src[i:], []byte("Infinity")):
+		i += len("Infinity")
+	case bytes.HasPrefix(src[i:], []byte("NaN")):
+		i += len("NaN")
+	case len(src) > i+1 && src[i] == '0' && src[i+1]|0x20 == 'x':
+		i += 2
+		if digits(isHex) == 0 {
+			return p.fail(start, "hexadecimal number without digits")
+		}
+	default:
+		first := i
+		n := digits(isDigit)
+		if n > 1 && src[first] == '0' {
+			return p.fail(start, "a number may not start with 0 (octal numbers are not allowed)")
+		}
+		if i < len(src) && src[i] == '.' {
+			i++
+			n += digits(isDigit)
+		}
+		if n == 0 {
+			return p.fail(start, "`%s` is not a number", clip(string(src[start:max(i, start+1)])))
+		}
+		if i < len(src) && src[i]|0x20 == 'e' {
+			i++
+			if i < len(src) && (src[i] == '+' || src[i] == '-') {
+				i++
+			}
+			if digits(isDigit) == 0 {
+				return p.fail(start, "the exponent of a number needs digits")
+			}
+		}
+	}
+	p.pos = i
+	if i < len(src) && (src[i] == '.' || isDigit(src[i])) {
+		return p.fail(i, "unexpected %s within a number", p.found())
+	}
+	end, ok := p.identifier(i)
+	if ok && end > i {
+		return p.fail(i, "unexpected %s within a number", p.found())
+	}
+	return ok
+}
+
+// identifier returns the end of the IdentifierName at start, start itself where there is none.
+func (p *parser) identifier(start int) (int, bool) {
+	i := start
+	for i < len(p.src) {
+		c := p.src[i]
+		switch {
+		case c|0x20 >= 'a' && c|0x20 <= 'z' || c == '$' || c == '_' || isDigit(c) && i > start:
+			i++
+			continue
+		case c == '\\':
+			r, ok := unicodeEscape(p.src[i:])
+			if !ok || !isIdentifierPart(r, i == start) {
+				return i, p.fail(i, "`\\` in a name must begin a \\uXXXX that is a letter")
+			}
+			i += 6
+			continue
+		case c < utf8.RuneSelf:
+			return i, true
+		}
+		r, n := utf8.DecodeRune(p.src[i:])
+		if !isIdentifierPart(r, i == start) {
+			return i, true
+		}
+		i += n
+	}
+	return i, true
+}
+
+// isIdentifierPart follows ECMAScript 5.1 §7.6.
+func isIdentifierPart(r rune, first bool) bool {
+	if r == '$' || r == '_' || unicode.In(r, unicode.L, unicode.Nl) {
+		return true
+	}
+	return !first && (r == '\u200C' || r == '\u200D' || unicode.In(r, unicode.Mn, unicode.Mc, unicode.Nd, unicode.Pc))
+}
+
+// findDuplicates notes names that occur again.
+func (p *parser) findDuplicates(members []hujson.ObjectMember) {
+	if len(members) > 8 {
+		seen := make(map[string]int, len(members))
+		for i := range members {
+			name := Name(members[i].Name)
+			if j, ok := seen[name]; ok {
+				p.duplicate(name, &members[j], &members[i])
+				continue
+			}
+			seen[name] = i
+		}
+		return
+	}
+	var names [8]string
+	for i := range members {
+		names[i] = Name(members[i].Name)
+		for j := range i {
+			if names[i] == names[j] {
+				p.duplicate(names[i], &members[j], &members[i])
+				break
+			}
+		}
+	}
+}
+
+func (p *parser) duplicate(name string, first, second *hujson.ObjectMember) {
+	p.duplicates = append(p.duplicates, Duplicate{Name: name, First: first.Name.StartOffset, Second: second.Name.StartOffset})
+}
