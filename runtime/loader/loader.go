@@ -13,12 +13,18 @@ import (
 // other error is a failure of the loader itself and ends the search.
 var ErrNotExist = fs.ErrNotExist
 
+// ErrOutside is the error for a path that leads out of the loader's root, by "..", by a leading "/", or through a symlink. What lies there
+// is not told, nor whether it exists.
+var ErrOutside = errors.New("leads outside of the root")
+
 // A Loader gives bytes by slash-separated path. Implementations are safe for concurrent use; loadertest has the cases that they pass.
 type Loader interface {
 	// Open opens the file at path, relative to the loader's root. Nothing outside of the root is reachable, whatever ".." or
-	// symlinks say. An error for a file that isn't there satisfies errors.Is(err, ErrNotExist).
+	// symlinks say. An error for a file that isn't there satisfies errors.Is(err, ErrNotExist), a path that leads outside of
+	// the root errors.Is(err, ErrOutside), and after Close errors.Is(err, fs.ErrClosed). What is no file (a directory) is another
+	// error. ctx bounds the opening; a loader for which reading takes time lets it bound that, too.
 	Open(ctx context.Context, path string) (File, error)
-	// Close frees what the loader holds; files already open stay so.
+	// Close frees what the loader holds; files already open stay so. A second Close does nothing.
 	Close() error
 }
 
@@ -31,12 +37,14 @@ type File interface {
 
 // A Lister is a Loader that can list a directory.
 type Lister interface {
+	// List is the directory at path ("." for the root), sorted by name. Its errors are those of Open.
 	List(ctx context.Context, path string) ([]fs.DirEntry, error)
 }
 
 // A Local is a Loader whose files are on this machine; programs can be executed from there in place.
 type Local interface {
-	// LocalPath is path as an absolute name on this machine, symlinks resolved, proven to be below the root.
+	// LocalPath is path, that of a file or directory, as an absolute name on this machine, symlinks resolved, proven to be below
+	// the root. Its errors are those of Open.
 	LocalPath(path string) (string, error)
 }
 

@@ -1,0 +1,163 @@
+// Package disk is the loader for files of this machine: everything below one directory, and nothing else. That is os.Root's promise:
+// each step of a path is opened beneath the one before, so neither ".." nor a symlink, however it is changed meanwhile, leads out.
+// Symlinks that stay inside are followed, but not absolute ones, which count as leading outside wherever they point.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/cmgr/cmgr/runtime/loader"
+)
+
+// A Loader reads files below one directory. It holds one descriptor until it is closed.
+type Loader struct {
+	root *os.Root
+	dir  string // absolute, symlinks resolved
+}
+
+var (
+	_ loader.Loader = (*Loader)(nil)
+	_ loader.Lister = (*Loader)(nil)
+	_ loader.Local  = (*Loader)(nil)
+)
+
+// Open makes a loader for the files below dir.
+func Open(dir string) (*Loader, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if abs, err = filepath.EvalSymlinks(abs); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(abs)
+	if err != nil {
+		return nil, err
+	}
+	return &Loader{root: root, dir: abs}, nil
+}
+
+// Dir is the directory, absolute and with symlinks resolved.
+func (l *Loader) Dir() string { return l.dir }
+
+// Open opens the regular file at path.
+func (l *Loader) Open(ctx context.Context, path string) (loader.File, error) {
+	f, err := l.open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: fmt.Errorf("is no regular file but %s", kind(info.Mode()))}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return file{f, info.Size()}, nil
+}
+
+// List is the directory at path, sorted by name.
+func (l *Loader) List(ctx context.Context, path string) ([]fs.DirEntry, error) {
+	f, err := l.open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, err
+}
+
+// LocalPath is path as an absolute name without symlinks.
+func (l *Loader) LocalPath(path string) (string, error) {
+	if err := check("resolve", path); err != nil {
+		return "", err
+	}
+	if _, err := l.root.Stat(path); err != nil {
+		return "", classify("resolve", path, err)
+	}
+	real, err := filepath.EvalSymlinks(filepath.Join(l.dir, path))
+	if err != nil {
+		return "", classify("resolve", path, err)
+	}
+	// What was proven may have been exchanged since; what is returned must be below, too.
+	if rel, err := filepath.Rel(l.dir, real); err != nil || !filepath.IsLocal(rel) {
+		return "", &fs.PathError{Op: "resolve", Path: path, Err: loader.ErrOutside}
+	}
+	return real, nil
+}
+
+// Close gives the root's descriptor back.
+func (l *Loader) Close() error { return l.root.Close() }
+
+func (l *Loader) open(ctx context.Context, path string) (*os.File, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	if err := check("open", path); err != nil {
+		return nil, err
+	}
+	// Without O_NONBLOCK the open of a FIFO would wait for a writer.
+	f, err := l.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, classify("open", path, err)
+	}
+	return f, nil
+}
+
+// check refuses what a slash-separated path below a root cannot be.
+func check(op, path string) error {
+	switch {
+	case path == "" || strings.ContainsRune(path, 0):
+		return &fs.PathError{Op: op, Path: path, Err: fs.ErrInvalid}
+	case !filepath.IsLocal(path):
+		return &fs.PathError{Op: op, Path: path, Err: loader.ErrOutside}
+	}
+	return nil
+}
+
+// classify puts err into the words of the door.
+func classify(op, path string, err error) error {
+	var errno syscall.Errno
+	cause := err
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		cause = pe.Err
+	}
+	switch isErrno := errors.As(cause, &errno); {
+	case errno == syscall.ENOTDIR: // "a/b" where a is a file
+		cause = loader.ErrNotExist
+	case !isErrno && !errors.Is(cause, fs.ErrClosed):
+		cause = loader.ErrOutside // the only other error that os.Root has, and it has no name
+	}
+	return &fs.PathError{Op: op, Path: path, Err: cause}
+}
+
+func kind(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a directory"
+	case m&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	default:
+		return "a device"
+	}
+}
+
+type file struct {
+	*os.File
+	size int64
+}
+
+func (f file) Size() int64 { return f.size }
