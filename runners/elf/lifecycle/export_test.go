@@ -1,0 +1,4 @@
+package lifecycle
+
+// IsStop is isStop, for tests.
+var IsStop = isStop
