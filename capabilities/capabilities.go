@@ -5,6 +5,8 @@ package capabilities
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -45,14 +47,50 @@ type Route struct {
 	Rights       manifest.Rights
 	Subdir       string
 	Availability manifest.Availability // what the target asks for after all hops
+	// Scope narrows an event stream: an event passes if every Scope contains the instance that it is about.
+	Scope []Scope
+	// Backing is the route of the directory that a storage capability keeps its data in, from the component that declares the
+	// storage; nil for other kinds. Backing.Subdir includes the storage's own subdir.
+	Backing *Route
+	// Members are what a service from FromCollection is put together of, in order; none for an empty collection.
+	Members []Member
 }
 
 // A Hop is one declaration on the way.
 type Hop struct {
-	At   name.Moniker // whose manifest says it; "" above the root
-	Decl string       // "use", "offer", "expose", "environment", "program", "capability", "builtin"
-	Name string       // the capability's name here
+	At   name.Moniker  // whose manifest says it; "" above the root
+	Decl string        // "use", "offer", "expose", "environment", "program", "capability", "builtin"
+	Kind manifest.Kind // the route's own, or KindDictionary on the way to the dictionary that holds it
+	Name string        // the capability's name here
 	Pos  manifest.Pos
+}
+
+// A Member is one part of an aggregated service. Exactly one of its fields is set: a part that cannot be had does not take the
+// others with it.
+type Member struct {
+	Route *Route
+	Err   error
+}
+
+// A Scope is the part of the tree below At that an event stream tells of: At itself and all below it if Segments is empty, else
+// only the children and collections named.
+type Scope struct {
+	At       name.Moniker
+	Segments []string // "net", or "jobs" for every child of that collection
+}
+
+// Contains says whether the scope includes m.
+func (s Scope) Contains(m name.Moniker) bool {
+	if !s.At.Contains(m) {
+		return false
+	}
+	if len(s.Segments) == 0 {
+		return true
+	}
+	rest := strings.TrimPrefix(strings.TrimPrefix(string(m), string(s.At)), "/")
+	seg, _, _ := strings.Cut(rest, "/")
+	collection, _, _ := strings.Cut(seg, ":")
+	return slices.Contains(s.Segments, seg) || slices.Contains(s.Segments, collection)
 }
 
 // SourceKind says what provides a capability.
