@@ -51,7 +51,9 @@ func (n *literal) child(segment, env string, d *manifest.Component) *literal {
 
 type builtins map[manifest.Kind][]string
 
-func (b builtins) Has(k manifest.Kind, s string) bool               { return strings.Contains(strings.Join(b[k], " "), s) }
+func (b builtins) Has(k manifest.Kind, s string) bool {
+	return strings.Contains(strings.Join(b[k], " "), s)
+}
 func (b builtins) Framework(manifest.Kind, string) bool             { return false }
 func (b builtins) InRootEnvironment(k manifest.Kind, s string) bool { return b.Has(k, s) }
 
