@@ -1,0 +1,312 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/internal/sys/sock"
+)
+
+// DefaultUmask is what a program gets unless its Spec says otherwise.
+const DefaultUmask = 0o022
+
+// A Spec is what to start, and all that it is started with.
+type Spec struct {
+	Path string   // absolute
+	Args []string // Args[0] included; nil: only the path
+	Env  []string // "NAME=value"; nil: empty
+	Dir  string   // absolute; "": /
+	// Umask is the file mode creation mask; nil: DefaultUmask.
+	Umask *uint32
+	// Files are the descriptors that the program finds, by number: Files[i], one of this process, as i. -1 is none, but for 0, 1
+	// and 2 /dev/null. They stay the caller's. At most sock.MaxFDs.
+	Files []int
+	// Credential is whom it runs as; nil: as this process.
+	Credential *syscall.Credential
+	// Limits are set before the program is executed. A start with limits costs a second exec.
+	Limits []Limit
+	// Cgroup is the directory of the cgroup v2 that it starts in; "": this process's own.
+	Cgroup string
+
+	cloneflags uintptr // namespaces
+}
+
+// A Launcher starts processes. All open ones share the launching thread and the reaper.
+type Launcher struct{ closed sync.Once }
+
+// Open returns a Launcher. Close ends it.
+func Open() (*Launcher, error) {
+	if err := adopt(); err != nil {
+		return nil, err
+	}
+	launch.mu.Lock()
+	defer launch.mu.Unlock()
+	if launch.users == 0 {
+		if err := launch.begin(); err != nil {
+			return nil, err
+		}
+	}
+	launch.users++
+	reap.acquire()
+	return &Launcher{}, nil
+}
+
+// Close gives the launcher up. Processes that it started go on and are still reaped. With the last one the thread ends.
+func (l *Launcher) Close() {
+	l.closed.Do(func() {
+		launch.mu.Lock()
+		if launch.users--; launch.users == 0 {
+			launch.end()
+		}
+		launch.mu.Unlock()
+		reap.release()
+	})
+}
+
+// Start starts a process and returns its number. exited is called once when it has ended, possibly before Start returns, by the
+// reaper: it must not block. Where Start fails, with an *Error, no process is left and exited is not called.
+func (l *Launcher) Start(s *Spec, exited func(Status)) (pid int, err error) {
+	if err := s.check(); err != nil {
+		return 0, err
+	}
+	if len(s.Limits) > 0 {
+		return launch.shimmed(s, exited)
+	}
+	pid, err = launch.start(s, exited)
+	if err != nil {
+		return 0, s.explain(err)
+	}
+	return pid, nil
+}
+
+func (s *Spec) check() error {
+	switch {
+	case !filepath.IsAbs(s.Path):
+		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "not an absolute path"}
+	case s.Dir != "" && !filepath.IsAbs(s.Dir):
+		return &Error{Kind: Invalid, Op: "chdir", Path: s.Dir, Reason: "not an absolute path"}
+	case len(s.Files)+2 > sock.MaxFDs: // two for the shim
+		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "too many descriptors"}
+	}
+	hasNUL := func(s string) bool { return strings.IndexByte(s, 0) >= 0 }
+	if hasNUL(s.Path) || hasNUL(s.Dir) || slices.ContainsFunc(s.Args, hasNUL) || slices.ContainsFunc(s.Env, hasNUL) {
+		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "NUL in path, argument or environment"}
+	}
+	return nil
+}
+
+func (s *Spec) argv() []string {
+	if s.Args == nil {
+		return []string{s.Path}
+	}
+	return s.Args
+}
+
+// launcher is the launching thread.
+type launcher struct {
+	mu       sync.Mutex // one start at a time: ForkExec takes syscall.ForkLock anyway
+	users    int
+	tx       int // our end of the socket pair over which descriptors go to the thread
+	requests chan request
+	results  chan result
+}
+
+type request struct {
+	spec   *Spec
+	exited func(Status)
+}
+
+type result struct {
+	pid int
+	err error
+}
+
+var launch launcher
+
+// begin starts the thread.
+func (l *launcher) begin() error {
+	tx, rx, err := sock.Pair()
+	if err != nil {
+		return err
+	}
+	l.tx, l.requests, l.results = tx, make(chan request), make(chan result)
+	ready := make(chan error)
+	offMainThread(func() { l.thread(rx, ready) })
+	err = <-ready
+	unix.Close(rx) // the thread has its own
+	if err != nil {
+		unix.Close(tx)
+		return fmt.Errorf("launch thread: %w", err)
+	}
+	return nil
+}
+
+func (l *launcher) end() {
+	close(l.requests)
+	<-l.results // closed as the thread's last act
+	unix.Close(l.tx)
+}
+
+// offMainThread runs f on a goroutine locked to a thread other than the main one, and which ends with f.
+func offMainThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		// Hold the main thread until the other goroutine has found another.
+		locked := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(locked)
+			f()
+		}()
+		<-locked
+		runtime.UnlockOSThread()
+	}()
+}
+
+// thread is the launching thread, from its birth to its end. Here only raw system calls touch descriptors: the numbers mean
+// others than everywhere else.
+func (l *launcher) thread(rx int, ready chan<- error) {
+	requests, results := l.requests, l.results
+	defer close(results)
+	rx, null, err := privateWorld(rx)
+	ready <- err
+	if err != nil {
+		return
+	}
+	// The thread ends with this goroutine, and its table with it.
+	for r := range requests {
+		pid, err := r.run(rx, null)
+		results <- result{pid, err}
+	}
+}
+
+// privateWorld gives the calling thread a file system state and a descriptor table of its own, in which there are 0, 1, 2, Go's
+// poller, rx and /dev/null; the numbers of the last two are returned. It has no signal blocked, umask DefaultUmask and is in /.
+func privateWorld(rx int) (newRX, null int, err error) {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_FILES); err != nil {
+		return 0, 0, fmt.Errorf("unshare: %w", err)
+	}
+	// What is to stay, and all between is closed.
+	keep := slices.Sorted(slices.Values(append([]int{2, rx}, runtimeFDs...)))
+	for i, fd := range keep {
+		last := uint(math.MaxInt32)
+		if i+1 < len(keep) {
+			last = uint(keep[i+1]) - 1
+		}
+		if first := uint(fd) + 1; first <= last {
+			if err := unix.CloseRange(first, last, 0); err != nil {
+				return 0, 0, fmt.Errorf("close_range: %w", err)
+			}
+		}
+	}
+	// The lowest numbers, since a child's table is as long as the highest.
+	if newRX, err = unix.FcntlInt(uintptr(rx), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+		return 0, 0, fmt.Errorf("dup: %w", err)
+	}
+	unix.Close(rx)
+	if null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return 0, 0, fmt.Errorf("open /dev/null: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return 0, 0, fmt.Errorf("chdir /: %w", err)
+	}
+	unix.Umask(DefaultUmask)
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil); err != nil {
+		return 0, 0, fmt.Errorf("empty signal mask: %w", err)
+	}
+	return newRX, null, nil
+}
+
+// start has the thread start s. The error is as the system gave it, or an *Error.
+func (l *launcher) start(s *Spec, exited func(Status)) (int, error) {
+	fds := make([]int, 0, 16)
+	for _, fd := range s.Files {
+		if fd >= 0 {
+			fds = append(fds, fd)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := sock.Send(l.tx, []byte{0}, fds...); err != nil {
+		return 0, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
+	}
+	l.requests <- request{s, exited}
+	r := <-l.results
+	return r.pid, r.err
+}
+
+// run starts one process; on the thread.
+func (r request) run(rx, null int) (int, error) {
+	s := r.spec
+	var b [1]byte
+	_, fds, err := sock.Recv(rx, b[:], len(s.Files))
+	if err != nil {
+		if errors.Is(err, sock.ErrTruncated) {
+			err = unix.EMFILE // the packet had room for all of them
+		}
+		return 0, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
+	}
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	files := make([]uintptr, max(3, len(s.Files)))
+	next := 0
+	for i := range files {
+		switch {
+		case i < len(s.Files) && s.Files[i] >= 0:
+			files[i] = uintptr(fds[next])
+			next++
+		case i < 3:
+			files[i] = uintptr(null)
+		default:
+			files[i] = ^uintptr(0)
+		}
+	}
+	sys := &syscall.SysProcAttr{Setsid: true, Credential: s.Credential, Cloneflags: s.cloneflags}
+	if s.cloneflags&unix.CLONE_NEWUSER != 0 {
+		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+		sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
+	}
+	if s.Cgroup != "" {
+		fd, err := unix.Open(s.Cgroup, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return 0, &Error{Kind: kindOf(err), Op: "enter cgroup", Path: s.Cgroup, Err: err}
+		}
+		defer unix.Close(fd)
+		sys.UseCgroupFD, sys.CgroupFD = true, fd
+	}
+	if s.Dir != "" && s.Dir != "/" {
+		if err := unix.Chdir(s.Dir); err != nil {
+			return 0, &Error{Kind: kindOf(err), Op: "chdir", Path: s.Dir, Err: err}
+		}
+		defer unix.Chdir("/") // not to hold a file system busy
+	}
+	if s.Umask != nil && *s.Umask != DefaultUmask {
+		unix.Umask(int(*s.Umask & 0o777))
+		defer unix.Umask(DefaultUmask)
+	}
+	reap.launching.RLock()
+	defer reap.launching.RUnlock()
+	pid, err := syscall.ForkExec(s.Path, s.argv(), &syscall.ProcAttr{Env: s.Env, Files: files, Sys: sys})
+	if err != nil {
+		return 0, err
+	}
+	reap.add(pid, r.exited)
+	return pid, nil
+}

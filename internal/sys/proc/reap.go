@@ -1,0 +1,156 @@
+package proc
+
+import (
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// reaper is the one that waits for children. It runs while there is an open Launcher or a child.
+type reaper struct {
+	// launching is held (shared) from a fork until the child is in children, so that the reaper, which meets a process that it
+	// doesn't know, can wait until it would know it.
+	launching sync.RWMutex
+
+	mu       sync.Mutex
+	children map[int]func(Status) // not yet reaped
+	users    int
+	ended    chan struct{} // closed at the end of the run; nil: doesn't run
+
+	wake chan struct{} // there may be a child again, or no user any more
+}
+
+var reap = reaper{children: map[int]func(Status){}, wake: make(chan struct{}, 1)}
+
+func (r *reaper) acquire() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users++
+	if r.ended == nil {
+		r.ended = make(chan struct{})
+		go r.run(r.ended)
+	}
+}
+
+// release gives back one acquire. The last one waits for the reaper's end, but not for children that go on: those it gives a
+// second to end and be reaped.
+func (r *reaper) release() {
+	r.mu.Lock()
+	r.users--
+	ended, last := r.ended, r.users == 0
+	r.mu.Unlock()
+	if !last {
+		return
+	}
+	r.poke()
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	select {
+	case <-ended:
+	case <-timeout.C:
+	}
+}
+
+func (r *reaper) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// add registers a child that was just started, with launching held.
+func (r *reaper) add(pid int, exited func(Status)) {
+	r.mu.Lock()
+	r.children[pid] = exited
+	r.mu.Unlock()
+	r.poke()
+}
+
+// replace gives pid another function, and reports false when it has been reaped: then the old one has been or is about to be
+// called.
+func (r *reaper) replace(pid int, exited func(Status)) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.children[pid]
+	if ok {
+		r.children[pid] = exited
+	}
+	return ok
+}
+
+func (r *reaper) run(ended chan struct{}) {
+	for {
+		pid, err := anyZombie()
+		switch err {
+		case nil:
+			r.reap(pid)
+		case unix.EINTR:
+		default: // ECHILD. No descendant can come to us either: all of them have an ancestor that is our child.
+			r.mu.Lock()
+			if r.users == 0 {
+				r.ended = nil
+				close(ended)
+				r.mu.Unlock()
+				return
+			}
+			r.mu.Unlock()
+			<-r.wake
+		}
+	}
+}
+
+// reap takes the zombie pid away and tells who started it. While it is in children it is not reaped, so its number is its own.
+func (r *reaper) reap(pid int) {
+	exited, st, ok := r.take(pid, false)
+	if !ok {
+		r.launching.Lock()
+		r.launching.Unlock() //nolint:staticcheck // waits for launches under way, no more
+		exited, st, _ = r.take(pid, true)
+	}
+	if exited != nil {
+		exited(st)
+	}
+}
+
+// take reaps pid if it is known, or in any case if orphan is set.
+func (r *reaper) take(pid int, orphan bool) (func(Status), Status, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	exited, ok := r.children[pid]
+	if !ok && !orphan {
+		return nil, Status{}, false
+	}
+	var ws unix.WaitStatus
+	// ECHILD is possible: ForkExec waits itself for a child that could not exec.
+	if got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil); err != nil || got != pid {
+		return nil, Status{}, false
+	}
+	delete(r.children, pid)
+	return exited, statusOf(ws), true
+}
+
+// anyZombie blocks until a child has ended and returns its number without reaping it.
+func anyZombie() (int, error) {
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		return 0, err
+	}
+	// si_pid is the first member of siginfo_t's union, which has the alignment of a pointer (sigaction(2)).
+	word := unsafe.Sizeof(uintptr(0))
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), (12+word-1)/word*word))), nil
+}
+
+// Signal sends sig to the child pid, one that Start returned; os.ErrProcessDone says that it has been reaped. It never reaches
+// another process that has got the same number since.
+func Signal(pid int, sig syscall.Signal) error {
+	reap.mu.Lock()
+	defer reap.mu.Unlock()
+	if _, ok := reap.children[pid]; !ok {
+		return os.ErrProcessDone
+	}
+	return unix.Kill(pid, sig)
+}

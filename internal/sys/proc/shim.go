@@ -1,0 +1,264 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The shim is this program executed once more (/proc/self/exe), recognised by its first argument, for what can only be done by a
+// process to itself: resource limits are a process's, not a thread's. Any program that links this package can be it, tests
+// included. It finds two descriptors of numbers above all that the program is to get: the report (a pipe), then a memory file
+// with what to do. It says on the report why it failed; that the report closes without a word says that the program runs.
+const shimName = "cmgr-shim"
+
+// shimMain is the shim; in any other process it returns.
+func shimMain() {
+	if len(os.Args) != 3 || os.Args[0] != shimName {
+		return
+	}
+	// The program's credentials are set on one thread, from which it is executed.
+	runtime.LockOSThread()
+	report, err := strconv.Atoi(os.Args[2])
+	if err != nil {
+		os.Exit(111)
+	}
+	unix.CloseOnExec(report)
+	op, err := runShim(os.Args[1], report)
+	_, _ = unix.Write(report, fmt.Appendf(nil, "%d %s", errnoOf(err), op))
+	os.Exit(111)
+}
+
+func runShim(mode string, report int) (op string, err error) {
+	o, err := readOrders(report + 1)
+	if err != nil {
+		return "read orders", err
+	}
+	for _, l := range o.limits {
+		// Through x/sys, so that Go forgets the limit of open files that it would restore at exec.
+		if err := unix.Setrlimit(resources[l.Resource], &unix.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
+			return "setrlimit " + l.Resource, err
+		}
+	}
+	if err := become(o.credential); err != nil {
+		return "setuid", err
+	}
+	return "exec", syscall.Exec(o.path, o.args, o.env)
+}
+
+// become sets the calling thread's credentials. The standard library's calls would set those of all threads.
+func become(c *syscall.Credential) error {
+	if c == nil {
+		return nil
+	}
+	if !c.NoSetGroups {
+		groups := make([]int, len(c.Groups))
+		for i, g := range c.Groups {
+			groups[i] = int(g)
+		}
+		if err := unix.Setgroups(groups); err != nil {
+			return err
+		}
+	}
+	if err := unix.Setresgid(int(c.Gid), int(c.Gid), int(c.Gid)); err != nil {
+		return err
+	}
+	return unix.Setresuid(int(c.Uid), int(c.Uid), int(c.Uid))
+}
+
+// orders are what the shim does.
+type orders struct {
+	path       string
+	args, env  []string
+	limits     []Limit
+	credential *syscall.Credential
+}
+
+// write puts o into a memory file, as strings each ended by NUL, which occurs in none; lists are preceded by their length.
+func (o *orders) write() (fd int, err error) {
+	b := append([]byte(o.path), 0)
+	list := func(l []string) {
+		b = append(strconv.AppendInt(b, int64(len(l)), 10), 0)
+		for _, s := range l {
+			b = append(append(b, s...), 0)
+		}
+	}
+	list(o.args)
+	list(o.env)
+	var limits, ids []string
+	for _, l := range o.limits {
+		limits = append(limits, l.Resource, strconv.FormatUint(l.Soft, 10), strconv.FormatUint(l.Hard, 10))
+	}
+	if c := o.credential; c != nil {
+		for _, id := range append([]uint32{c.Uid, c.Gid}, c.Groups...) {
+			ids = append(ids, strconv.FormatUint(uint64(id), 10))
+		}
+		ids = append(ids, strconv.FormatBool(c.NoSetGroups))
+	}
+	list(limits)
+	list(ids)
+	fd, err = unix.MemfdCreate("cmgr-orders", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	for off := 0; off < len(b); {
+		n, err := unix.Pwrite(fd, b[off:], int64(off))
+		if err != nil {
+			unix.Close(fd)
+			return -1, err
+		}
+		off += n
+	}
+	return fd, nil
+}
+
+// readOrders reads what write wrote and closes fd.
+func readOrders(fd int) (*orders, error) {
+	f := os.NewFile(uintptr(fd), "orders")
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<40))
+	if err != nil {
+		return nil, err
+	}
+	rest := string(b)
+	bad := false
+	next := func() string {
+		s, r, ok := strings.Cut(rest, "\x00")
+		bad = bad || !ok
+		rest = r
+		return s
+	}
+	number := func(s string) uint64 {
+		n, err := strconv.ParseUint(s, 10, 64)
+		bad = bad || err != nil
+		return n
+	}
+	list := func() []string {
+		n := number(next())
+		if n > uint64(len(rest)) {
+			bad = true
+			return nil
+		}
+		l := make([]string, n)
+		for i := range l {
+			l[i] = next()
+		}
+		return l
+	}
+	o := &orders{path: next(), args: list(), env: list()}
+	limits, ids := list(), list()
+	for i := 0; i+2 < len(limits); i += 3 {
+		o.limits = append(o.limits, Limit{limits[i], number(limits[i+1]), number(limits[i+2])})
+	}
+	if n := len(ids); n >= 3 {
+		o.credential = &syscall.Credential{NoSetGroups: ids[n-1] == "true"}
+		for i, id := range ids[:n-1] {
+			switch v := uint32(number(id)); i {
+			case 0:
+				o.credential.Uid = v
+			case 1:
+				o.credential.Gid = v
+			default:
+				o.credential.Groups = append(o.credential.Groups, v)
+			}
+		}
+	}
+	if bad {
+		return nil, unix.EBADMSG
+	}
+	return o, nil
+}
+
+// shimmed starts s through the shim.
+func (l *launcher) shimmed(s *Spec, exited func(Status)) (int, error) {
+	for _, lim := range s.Limits {
+		if _, ok := resources[lim.Resource]; !ok {
+			return 0, &Error{Kind: Invalid, Op: "setrlimit", Path: lim.Resource, Reason: "no such resource"}
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
+	}
+	defer r.Close()
+	ends := make(chan Status, 1)
+	pid, err := l.startShim(s, "exec", int(w.Fd()), func(st Status) { ends <- st })
+	w.Close()
+	if err != nil {
+		return 0, err
+	}
+	said, _ := io.ReadAll(r)
+	if len(said) == 0 {
+		if !reap.replace(pid, exited) {
+			exited(<-ends)
+		}
+		return pid, nil
+	}
+	<-ends
+	return 0, s.shimError(string(said))
+}
+
+// startShim starts the shim in the place of s.
+func (l *launcher) startShim(s *Spec, mode string, report int, exited func(Status)) (int, error) {
+	o := orders{path: s.Path, args: s.argv(), env: s.Env, limits: s.Limits, credential: s.Credential}
+	memory, err := o.write()
+	if err != nil {
+		return 0, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
+	}
+	defer unix.Close(memory)
+	shim := *s
+	shim.Path, shim.Env, shim.Credential = "/proc/self/exe", nil, nil
+	n := max(3, len(s.Files))
+	shim.Files = make([]int, n+2)
+	for i := range shim.Files {
+		shim.Files[i] = -1
+	}
+	copy(shim.Files, s.Files)
+	shim.Files[n], shim.Files[n+1] = report, memory
+	shim.Args = []string{shimName, mode, strconv.Itoa(n)}
+	pid, err := l.start(&shim, exited)
+	if _, ok := errors.AsType[*Error](err); err != nil && !ok {
+		err = &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Reason: "cannot execute the shim: " + err.Error(), Err: err}
+	}
+	return pid, err
+}
+
+// shimError is what the shim's report means.
+func (s *Spec) shimError(said string) error {
+	number, op, _ := strings.Cut(said, " ")
+	n, perr := strconv.Atoi(number)
+	err := syscall.Errno(n)
+	if perr != nil || n <= 0 {
+		return &Error{Op: "exec", Path: s.Path, Reason: fmt.Sprintf("unknown report %q of the shim", said)}
+	}
+	what, name, _ := strings.Cut(op, " ")
+	switch what {
+	case "exec":
+		return s.explain(err)
+	case "setuid":
+		return s.explain(unix.EPERM)
+	case "setrlimit":
+		for _, l := range s.Limits {
+			if l.Resource != name {
+				continue
+			}
+			var now unix.Rlimit
+			_ = unix.Getrlimit(resources[name], &now)
+			reason := fmt.Sprintf("%d:%d: %v", l.Soft, l.Hard, err)
+			if err == unix.EPERM {
+				reason = fmt.Sprintf("may not raise the limit to %d: the hard limit is %d", l.Hard, now.Max)
+			} else if l.Soft > l.Hard {
+				reason = fmt.Sprintf("the soft limit %d exceeds the hard limit %d", l.Soft, l.Hard)
+			}
+			return &Error{Kind: kindOf(err), Op: "setrlimit", Path: name, Reason: reason, Err: err}
+		}
+	}
+	return &Error{Kind: kindOf(err), Op: op, Path: s.Path, Err: err}
+}
