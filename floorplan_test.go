@@ -2,7 +2,13 @@
 package cmgr_test
 
 import (
+	"bytes"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/doc"
 	"go/parser"
+	"go/printer"
 	"go/token"
 	"io/fs"
 	"os"
@@ -13,6 +19,8 @@ import (
 	"strings"
 	"testing"
 )
+
+var update = flag.Bool("update", false, "write the doors' types into ARCHITECTURE.md")
 
 const module = "github.com/cmgr/cmgr"
 
@@ -212,4 +220,120 @@ tests   example.org/t: internal/lowtest # there
 	if len(bad) != 4 {
 		t.Errorf("readPlan finds %d faults, want 4: %q", len(bad), bad)
 	}
+}
+
+// doors are the packages that say what the rooms behind them do.
+var doors = []string{"manifest", "capabilities", "runners", "runtime/loader"}
+
+// TestArchitectureShowsTheDoors keeps the page of types in ARCHITECTURE.md true; -update writes it.
+func TestArchitectureShowsTheDoors(t *testing.T) {
+	const file, begin, end = "ARCHITECTURE.md", "<!-- doors: go test . -update -->\n", "<!-- end of doors -->\n"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
+	old, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s: the marks %q and %q are gone", file, begin, end)
+	}
+	var page strings.Builder
+	for _, d := range doors {
+		fmt.Fprintf(&page, "\n`%s`\n\n```go\n%s```\n", d, door(t, d))
+	}
+	page.WriteString("\n")
+	if page.String() == old {
+		return
+	}
+	if !*update {
+		t.Fatalf("%s: the doors' types have changed: go test . -update, and read the difference", file)
+	}
+	if err := os.WriteFile(file, []byte(before+begin+page.String()+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// door is what the package in dir exports, a line for each type and function: interfaces with their methods, structs with the names
+// of their fields only, enumerations by name.
+func door(t *testing.T, dir string) string {
+	t.Helper()
+	fset := token.NewFileSet()
+	files, err := filepath.Glob(dir + "/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parsed []*ast.File
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(fset, file, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed = append(parsed, f)
+	}
+	p, err := doc.NewFromFiles(fset, parsed, module+"/"+dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	var words []string
+	funcs := p.Funcs
+	for _, typ := range p.Types {
+		funcs = append(funcs, typ.Funcs...)
+		for _, spec := range typ.Decl.Specs {
+			spec := spec.(*ast.TypeSpec)
+			switch s := spec.Type.(type) {
+			case *ast.StructType:
+				fmt.Fprintf(&out, "type %s struct{%s}\n", spec.Name, strings.Join(fields(s), ", "))
+			case *ast.InterfaceType:
+				fmt.Fprintf(&out, "type %s interface {\n", spec.Name)
+				for _, m := range s.Methods.List {
+					name := "" // embedded
+					if len(m.Names) > 0 {
+						name = m.Names[0].Name
+					}
+					fmt.Fprintf(&out, "\t%s%s\n", name, strings.TrimPrefix(source(fset, m.Type), "func"))
+				}
+				if s.Incomplete { // go/doc leaves out unexported methods
+					fmt.Fprintln(&out, "\t// only this package implements it")
+				}
+				fmt.Fprintln(&out, "}")
+			case *ast.Ident:
+				words = append(words, spec.Name.Name)
+			default:
+				fmt.Fprintf(&out, "type %s %s\n", spec.Name, source(fset, s))
+			}
+		}
+	}
+	for _, f := range funcs {
+		f.Decl.Doc, f.Decl.Body = nil, nil
+		fmt.Fprintln(&out, source(fset, f.Decl))
+	}
+	for line := range slices.Chunk(words, 8) {
+		fmt.Fprintln(&out, "// and the words", strings.Join(line, ", "))
+	}
+	return out.String()
+}
+
+// fields are the names of s's exported fields.
+func fields(s *ast.StructType) []string {
+	var names []string
+	for _, f := range s.Fields.List {
+		for _, n := range f.Names {
+			if n.IsExported() {
+				names = append(names, n.Name)
+			}
+		}
+	}
+	return names
+}
+
+func source(fset *token.FileSet, node any) string {
+	var b bytes.Buffer
+	if err := printer.Fprint(&b, fset, node); err != nil {
+		return err.Error()
+	}
+	return b.String()
 }
