@@ -1,0 +1,565 @@
+package cml
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tailscale/hujson"
+
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/json5"
+	"github.com/cmgr/cmgr/manifest/name"
+)
+
+// Parse reads one manifest. file is the name that places carry. The document is never nil; what was wrong stands in it as far as
+// that helps later stages to find more.
+func Parse(file string, src []byte) (*Document, manifest.Diagnostics) {
+	s := &Source{File: file}
+	d := &decoder{source: s}
+	doc := &Document{Source: s}
+	tree, err := json5.Parse(src, json5.Options{})
+	s.Tree = tree
+	if es, ok := errors.AsType[json5.Errors](err); ok {
+		for _, e := range es {
+			d.report(d.at(e.Offset), "syntax", syntaxHint(e), "%s", e.Message)
+		}
+	}
+	for _, dup := range tree.Duplicates {
+		d.report(d.at(dup.Second), "duplicate-key", "", "key %q occurs twice; first at %s", dup.Name, tree.Position(dup.First))
+	}
+	if tree.Root.Value != nil {
+		objectForm[Document]{&documentShape}.decode(d, &tree.Root, doc)
+	}
+	return doc, d.diagnostics
+}
+
+func syntaxHint(e *json5.Error) string {
+	if e.Fix == nil {
+		return ""
+	}
+	switch f := e.Fix; {
+	case f.Delete == 0:
+		return fmt.Sprintf("insert `%s` here", strings.TrimSpace(f.Insert))
+	case f.Insert == "":
+		return "remove it"
+	default:
+		return fmt.Sprintf("write `%s`", f.Insert)
+	}
+}
+
+type decoder struct {
+	source      *Source
+	diagnostics manifest.Diagnostics
+}
+
+func (d *decoder) at(offset int) At { return At{d.source, offset} }
+
+func (d *decoder) report(at At, rule, hint, format string, args ...any) {
+	d.diagnostics = append(d.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})
+}
+
+// wrongType reports that v is not what was expected.
+func (d *decoder) wrongType(v *hujson.Value, want string) {
+	d.report(d.at(v.StartOffset), "wrong-type", "", "invalid type: %s, expected %s", describe(v), want)
+}
+
+// describe is v as messages show it.
+func describe(v *hujson.Value) string {
+	switch json5.KindOf(*v) {
+	case json5.String:
+		return fmt.Sprintf("string %q", json5.Text(*v))
+	case json5.Number:
+		lit := string(v.Value.(hujson.Literal))
+		if _, err := json5.Int(*v); err == nil {
+			return "integer `" + lit + "`"
+		}
+		return "number `" + lit + "`"
+	case json5.Bool:
+		return "boolean `" + string(v.Value.(hujson.Literal)) + "`"
+	case json5.Array:
+		return "array"
+	case json5.Object:
+		return "object"
+	}
+	return "null"
+}
+
+// A form is what a key's value may be. decode reads v into what into points to, and reports what is wrong; equal compares two
+// values without their places; encode appends the value, false if it was not written.
+type form interface {
+	decode(d *decoder, v *hujson.Value, into any)
+	equal(a, b any) bool
+	encode(w *printer, from any) bool
+}
+
+// textForm is a string of a grammar, or one of a few words. Its field is a *Text.
+type textForm struct {
+	what  string
+	check func(string) error
+	words []string
+}
+
+func (f textForm) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*Text)
+	t.At = d.at(v.StartOffset)
+	if json5.KindOf(*v) != json5.String {
+		want := "a string"
+		if f.words != nil {
+			want = oneOf(f.words)
+		}
+		d.wrongType(v, want)
+		return
+	}
+	t.Value = json5.Text(*v)
+	f.verify(d, *t)
+}
+
+// verify reports t if it does not follow the grammar.
+func (f textForm) verify(d *decoder, t Text) {
+	if f.words != nil {
+		if !slices.Contains(f.words, t.Value) {
+			d.report(t.At, "unknown-word", didYouMean(t.Value, f.words), "unknown variant `%s`, expected %s", t.Value, oneOf(f.words))
+		}
+		return
+	}
+	if f.check == nil {
+		return
+	}
+	if err := f.check(t.Value); err != nil {
+		d.report(t.At, "bad-"+strings.ReplaceAll(strings.ToLower(f.what), " ", "-"), f.hint(t.Value), "%v", err)
+	}
+}
+
+// hint helps with the slips that are seen most.
+func (f textForm) hint(s string) string {
+	switch f.what {
+	case "reference":
+		if name.Check(s) == nil && f.check("#"+s) == nil {
+			return fmt.Sprintf("a reference starts with #: did you mean %q?", "#"+s)
+		}
+	case "name":
+		if bare, ok := strings.CutPrefix(s, "#"); ok && f.check(bare) == nil {
+			return fmt.Sprintf("a name has no # here: did you mean %q?", bare)
+		}
+	case "path":
+		if f.check("/"+s) == nil {
+			return fmt.Sprintf("did you mean %q?", "/"+s)
+		}
+	case "URL":
+		if strings.Contains(s, ":") {
+			return ""
+		}
+		return `a relative URL has a fragment ("#meta/x.cm") or is the path of a manifest ("x.cml")`
+	}
+	return ""
+}
+
+func oneOf(words []string) string {
+	q := make([]string, len(words))
+	for i, w := range words {
+		q[i] = "`" + w + "`"
+	}
+	switch len(q) {
+	case 1:
+		return q[0]
+	case 2:
+		return q[0] + " or " + q[1]
+	}
+	return "one of " + strings.Join(q, ", ")
+}
+
+func didYouMean(word string, candidates []string) string {
+	if near := name.Nearest(word, candidates); near != "" {
+		return fmt.Sprintf("did you mean `%s`?", near)
+	}
+	return ""
+}
+
+func (f textForm) equal(a, b any) bool { return textEqual(a.(*Text), b.(*Text)) }
+
+func textEqual(a, b *Text) bool { return a.At.IsSet() == b.At.IsSet() && a.Value == b.Value }
+
+// textsForm is a string, an array of different strings, or either. Its field is a *Texts.
+type textsForm struct {
+	one, many bool
+	empty     bool // the array may be empty
+	item      textForm
+	bare      string // a word that may stand alone but not in an array
+	want      string
+}
+
+func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*Texts)
+	t.At = d.at(v.StartOffset)
+	arr, isArray := v.Value.(*hujson.Array)
+	switch {
+	case json5.KindOf(*v) == json5.String && f.one:
+		t.Items = []Text{{d.at(v.StartOffset), json5.Text(*v)}}
+		if f.bare == "" || t.Items[0].Value != f.bare {
+			f.item.verify(d, t.Items[0])
+		}
+		return
+	case !isArray || !f.many:
+		d.wrongType(v, f.want)
+		return
+	}
+	t.Many = true
+	if len(arr.Elements) == 0 && !f.empty {
+		d.report(t.At, "empty-array", "", "invalid length 0, expected %s", f.want)
+	}
+	t.Items = make([]Text, 0, len(arr.Elements))
+	for i := range arr.Elements {
+		e := &arr.Elements[i]
+		if json5.KindOf(*e) != json5.String {
+			if json5.KindOf(*e) == json5.Object && f.item.what == "reference" {
+				d.report(d.at(e.StartOffset), "wrong-type", `objects such as { dest: "#a", as: "b" } are an older dialect; write "#a" here and "as" beside "to"`,
+					"invalid type: object, expected %s", f.want)
+				continue
+			}
+			d.wrongType(e, f.want)
+			continue
+		}
+		item := Text{d.at(e.StartOffset), json5.Text(*e)}
+		if slices.ContainsFunc(t.Items, func(o Text) bool { return o.Value == item.Value }) {
+			d.report(item.At, "duplicate-element", "", "invalid value: array with duplicate element %q, expected %s", item.Value, f.want)
+			continue
+		}
+		f.item.verify(d, item)
+		t.Items = append(t.Items, item)
+	}
+}
+
+func (f textsForm) equal(a, b any) bool {
+	x, y := a.(*Texts), b.(*Texts)
+	return x.At.IsSet() == y.At.IsSet() && slices.EqualFunc(x.Items, y.Items, func(a, b Text) bool { return a.Value == b.Value })
+}
+
+// boolForm is a boolean. Its field is a *Flag.
+type boolForm struct{}
+
+func (boolForm) decode(d *decoder, v *hujson.Value, into any) {
+	if json5.KindOf(*v) != json5.Bool {
+		d.wrongType(v, "a boolean")
+		return
+	}
+	*into.(*Flag) = Flag{d.at(v.StartOffset), v.Value.(hujson.Literal).Bool()}
+}
+
+func (boolForm) equal(a, b any) bool {
+	x, y := a.(*Flag), b.(*Flag)
+	return x.At.IsSet() == y.At.IsSet() && x.Value == y.Value
+}
+
+// uintForm is an unsigned integer within bounds. Its field is a *Uint.
+type uintForm struct {
+	min, max uint64
+	want     string
+}
+
+func (f uintForm) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*Uint)
+	t.At = d.at(v.StartOffset)
+	n, err := json5.Uint(*v)
+	if err == nil && n >= f.min && n <= f.max {
+		t.Value = n
+		return
+	}
+	t.Value = f.min // later stages must not report it again
+	if json5.KindOf(*v) != json5.Number {
+		d.wrongType(v, f.want)
+		return
+	}
+	d.report(t.At, "bad-number", "", "invalid value: %s, expected %s", describe(v), f.want)
+}
+
+func (uintForm) equal(a, b any) bool {
+	x, y := a.(*Uint), b.(*Uint)
+	return x.At.IsSet() == y.At.IsSet() && x.Value == y.Value
+}
+
+// decimalForm is a number, or a decimal as a string. Its field is a *Text.
+type decimalForm struct{}
+
+var decimal = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9})?$`)
+
+func (decimalForm) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*Text)
+	t.At = d.at(v.StartOffset)
+	const want = `a decimal of at least 1, such as 2 or "1.5"`
+	switch json5.KindOf(*v) {
+	case json5.String:
+		t.Value = json5.Text(*v)
+	case json5.Number:
+		t.Value = string(v.Value.(hujson.Literal))
+	default:
+		d.wrongType(v, want)
+		return
+	}
+	if !decimal.MatchString(t.Value) || strings.Trim(strings.SplitN(t.Value, ".", 2)[0], "0") == "" {
+		d.report(t.At, "bad-number", "", "invalid value: %s, expected %s", describe(v), want)
+		t.Value = "1"
+	}
+}
+
+func (decimalForm) equal(a, b any) bool { return textEqual(a.(*Text), b.(*Text)) }
+
+// freeForm is any value, or any object. Its field is a *Free.
+type freeForm struct{ object bool }
+
+func (f freeForm) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*Free)
+	d.free(v, t)
+	if f.object && t.Kind != json5.Object {
+		d.wrongType(v, "a map")
+	}
+}
+
+func (d *decoder) free(v *hujson.Value, t *Free) {
+	t.At, t.Kind = d.at(v.StartOffset), json5.KindOf(*v)
+	switch x := v.Value.(type) {
+	case *hujson.Object:
+		t.Members = make([]Member, 0, len(x.Members))
+		for i := range x.Members {
+			m := &x.Members[i]
+			key := json5.Name(m.Name)
+			if t.Get(key) != nil {
+				continue // reported as a duplicate
+			}
+			t.Members = append(t.Members, Member{At: d.at(m.Name.StartOffset), Name: key})
+			d.free(&m.Value, &t.Members[len(t.Members)-1].Value)
+		}
+	case *hujson.Array:
+		t.Items = make([]Free, len(x.Elements))
+		for i := range x.Elements {
+			d.free(&x.Elements[i], &t.Items[i])
+		}
+	case hujson.Literal:
+		if t.Kind == json5.String {
+			t.Text = json5.Text(*v)
+		} else {
+			t.Text = string(x)
+		}
+	}
+}
+
+func (freeForm) equal(a, b any) bool { return freeEqual(a.(*Free), b.(*Free)) }
+
+func freeEqual(a, b *Free) bool {
+	if a.At.IsSet() != b.At.IsSet() || a.Kind != b.Kind || a.Text != b.Text || len(a.Items) != len(b.Items) || len(a.Members) != len(b.Members) {
+		return false
+	}
+	for i := range a.Items {
+		if !freeEqual(&a.Items[i], &b.Items[i]) {
+			return false
+		}
+	}
+	for i := range a.Members {
+		m := b.Get(a.Members[i].Name)
+		if m == nil || !freeEqual(&a.Members[i].Value, &m.Value) {
+			return false
+		}
+	}
+	return true
+}
+
+// objectForm is a closed object. Its field is a *T.
+type objectForm[T any] struct{ shape *shape[T] }
+
+func (f objectForm[T]) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*T)
+	*f.shape.at(t) = d.at(v.StartOffset)
+	obj, ok := v.Value.(*hujson.Object)
+	if !ok {
+		d.wrongType(v, "a map")
+		return
+	}
+	var seen, keywords uint64
+	for i := range obj.Members {
+		m := &obj.Members[i]
+		word := json5.Name(m.Name)
+		k := f.shape.index(word)
+		if k < 0 {
+			d.unknownKey(m, word, f.shape.name, f.shape.gone[word], f.shape.names())
+			continue
+		}
+		if seen&(1<<k) != 0 {
+			continue // reported as a duplicate
+		}
+		seen |= 1 << k
+		if kind := f.shape.keys[k].kind; kind != 0 {
+			keywords |= 1 << k
+			if c, ok := any(t).(*Clause); ok {
+				if c.Kind != 0 {
+					continue // only one can be kept
+				}
+				c.Kind = kind
+			}
+		}
+		f.shape.keys[k].form.decode(d, &m.Value, f.shape.keys[k].field(t))
+	}
+	for k := range f.shape.keys {
+		if f.shape.keys[k].required && seen&(1<<k) == 0 {
+			d.report(d.at(v.StartOffset), "missing-key", "", "missing field `%s` in %s", f.shape.keys[k].name, f.shape.name)
+		}
+	}
+	d.checkKeywords(f.shape.section(), d.at(v.StartOffset), f.shape.keywords, func(yield func(string) bool) {
+		for k := range f.shape.keys {
+			if keywords&(1<<k) != 0 && !yield(f.shape.keys[k].name) {
+				return
+			}
+		}
+	})
+}
+
+// section is "use" of "an entry of `use`", "" for other shapes.
+func (s *shape[T]) section() string {
+	_, after, _ := strings.Cut(s.name, "an entry of `")
+	return strings.TrimSuffix(after, "`")
+}
+
+// checkKeywords reports a clause that has no capability keyword, or several.
+func (d *decoder) checkKeywords(section string, at At, all func() []string, found func(func(string) bool)) {
+	if section == "" {
+		return
+	}
+	names := slices.Collect(found)
+	if section == "capabilities" {
+		section = "capability"
+	}
+	switch {
+	case len(names) == 0:
+		d.report(at, "missing-keyword", "", "`%s` declaration is missing a capability keyword, one of: %s", section, quoted(all()))
+	case len(names) > 1:
+		d.report(at, "many-keywords", "write one entry for each", "%s declaration has multiple capability types defined: [%s]", section, quoted(names))
+	}
+}
+
+func quoted(words []string) string {
+	q := make([]string, len(words))
+	for i, w := range words {
+		q[i] = fmt.Sprintf("%q", w)
+	}
+	return strings.Join(q, ", ")
+}
+
+func (s *shape[T]) index(word string) int {
+	for i := range s.keys {
+		if s.keys[i].name == word {
+			return i
+		}
+	}
+	return -1
+}
+
+func (d *decoder) unknownKey(m *hujson.ObjectMember, word, where, gone string, known []string) {
+	at := d.at(m.Name.StartOffset)
+	near := name.Nearest(word, known)
+	switch {
+	case gone != "":
+		d.report(at, "unknown-key", gone, "unknown field `%s` in %s", word, where)
+	case near != "":
+		d.report(at, "unknown-key", "", "unknown key `%s` in %s, did you mean `%s`?", word, where, near)
+	default:
+		d.report(at, "unknown-key", "", "unknown field `%s` in %s, expected %s", word, where, oneOf(known))
+	}
+}
+
+func (f objectForm[T]) equal(a, b any) bool { return f.equalBut(a, b, "") }
+
+// equalBut compares all keys but one.
+func (f objectForm[T]) equalBut(a, b any, but string) bool {
+	x, y := a.(*T), b.(*T)
+	if f.shape.at(x).IsSet() != f.shape.at(y).IsSet() {
+		return false
+	}
+	for i := range f.shape.keys {
+		k := &f.shape.keys[i]
+		if k.name != but && !k.form.equal(k.field(x), k.field(y)) {
+			return false
+		}
+	}
+	if c, ok := any(x).(*Clause); ok {
+		return c.Kind == any(y).(*Clause).Kind
+	}
+	return true
+}
+
+// listForm is an array of closed objects. Its field is a *List[T].
+type listForm[T any] struct{ shape *shape[T] }
+
+func (f listForm[T]) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*List[T])
+	t.At = d.at(v.StartOffset)
+	arr, ok := v.Value.(*hujson.Array)
+	if !ok {
+		d.wrongType(v, "an array")
+		return
+	}
+	t.Items = make([]T, len(arr.Elements))
+	for i := range arr.Elements {
+		objectForm[T](f).decode(d, &arr.Elements[i], &t.Items[i])
+	}
+}
+
+func (f listForm[T]) equal(a, b any) bool {
+	x, y := a.(*List[T]), b.(*List[T])
+	if x.At.IsSet() != y.At.IsSet() || len(x.Items) != len(y.Items) {
+		return false
+	}
+	for i := range x.Items {
+		if !(objectForm[T](f)).equal(&x.Items[i], &y.Items[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// configForm is the `config` section. Its field is a *ConfigSection.
+type configForm struct{}
+
+func (configForm) decode(d *decoder, v *hujson.Value, into any) {
+	t := into.(*ConfigSection)
+	t.At = d.at(v.StartOffset)
+	obj, ok := v.Value.(*hujson.Object)
+	if !ok {
+		d.wrongType(v, "a map")
+		return
+	}
+	for i := range obj.Members {
+		m := &obj.Members[i]
+		f := ConfigField{Key: Text{d.at(m.Name.StartOffset), json5.Name(m.Name)}}
+		if slices.ContainsFunc(t.Fields, func(o ConfigField) bool { return o.Key.Value == f.Key.Value }) {
+			continue // reported as a duplicate
+		}
+		aConfigKey.verify(d, f.Key)
+		objectForm[ConfigType]{&configTypeShape}.decode(d, &m.Value, &f.Type)
+		t.Fields = append(t.Fields, f)
+	}
+}
+
+func (configForm) equal(a, b any) bool {
+	x, y := a.(*ConfigSection), b.(*ConfigSection)
+	return x.At.IsSet() == y.At.IsSet() && slices.EqualFunc(x.Fields, y.Fields, func(a, b ConfigField) bool {
+		return a.Key.Value == b.Key.Value && objectForm[ConfigType]{&configTypeShape}.equal(&a.Type, &b.Type)
+	})
+}
+
+// elementForm is the type of a vector's elements. Its field is a **ConfigType.
+type elementForm struct{}
+
+func (elementForm) decode(d *decoder, v *hujson.Value, into any) {
+	t := &ConfigType{}
+	objectForm[ConfigType]{&elementShape}.decode(d, v, t)
+	*into.(**ConfigType) = t
+}
+
+func (elementForm) equal(a, b any) bool {
+	x, y := *a.(**ConfigType), *b.(**ConfigType)
+	if x == nil || y == nil {
+		return x == y
+	}
+	return objectForm[ConfigType]{&elementShape}.equal(x, y)
+}

@@ -1,0 +1,204 @@
+package manifest
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/cmgr/cmgr/manifest/name"
+)
+
+// program checks that exactly one clause names the runner (V59, V60, "Multiple runners used").
+func (v *validator) program() {
+	var first *Use
+	for i := range v.c.Uses {
+		u := &v.c.Uses[i]
+		if u.Kind != KindRunner {
+			continue
+		}
+		if first != nil {
+			v.report(u.Pos, "many-runners", at("the first one", first.Pos), "`use runner` should occur at most once.")
+			continue
+		}
+		first = u
+	}
+	p := v.c.Program
+	if p == nil {
+		return
+	}
+	switch {
+	case p.Runner == "" && first == nil:
+		v.report(p.Pos, "no-runner", `add runner: "elf" to the program`, "Component has a `program` block defined, but doesn't specify a `runner`. "+
+			"Components need to use a runner to actually execute code.")
+	case p.Runner != "" && first != nil && (first.SourceName != p.Runner || first.Source.Kind != RefEnvironment):
+		v.report(first.Pos, "runner-conflict", at("remove one of them; `program.runner`", p.RunnerPos),
+			"Component has conflicting runners in `program` block and `use` block.")
+	}
+}
+
+func (v *validator) children() {
+	for i := range v.c.Children {
+		c := &v.c.Children[i]
+		if _, fragment, ok := strings.Cut(c.URL, "#"); ok && strings.HasSuffix(fragment, ".cml") {
+			v.report(v.pos(SectionChildren, i, "url", c.Pos), "cml-url", fmt.Sprintf("did you mean %q?", strings.TrimSuffix(c.URL, "l")),
+				"child URL ends in .cml instead of .cm, which is almost certainly a mistake: %s", c.URL)
+		}
+		v.environmentOf(c.Environment, v.pos(SectionChildren, i, "environment", c.Pos))
+		if r := c.Restart; r != nil && r.MaxDelayMS > 0 && r.MaxDelayMS < r.DelayMS {
+			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "", "restart: max_delay_ms (%d) is less than delay_ms (%d)", r.MaxDelayMS, r.DelayMS)
+		}
+		if (c.Restart != nil) != (c.OnTerminate == OnTerminateRestart) {
+			v.report(c.Pos, "bad-restart", "", "child %q: `restart` and on_terminate: \"restart\" belong together", c.Name)
+		}
+	}
+}
+
+func (v *validator) collections() {
+	for i := range v.c.Collections {
+		c := &v.c.Collections[i]
+		v.environmentOf(c.Environment, v.pos(SectionCollections, i, "environment", c.Pos))
+	}
+}
+
+func (v *validator) environmentOf(env string, pos Pos) {
+	if env == "" {
+		return
+	}
+	if _, ok := v.environments_[env]; !ok {
+		v.report(pos, "unknown-environment", nearest("#"+env, prefixed(sorted(v.environments_))), "environment %q does not appear in \"environments\"", "#"+env)
+	}
+}
+
+func (v *validator) environments() {
+	for i := range v.c.Environments {
+		e := &v.c.Environments[i]
+		if !e.ExtendsRealm && e.StopTimeoutMS == nil {
+			v.report(v.pos(SectionEnvironments, i, "extends", e.Pos), "no-stop-timeout", `add __stop_timeout_ms, or write extends: "realm"`,
+				"'__stop_timeout_ms' must be provided if the environment does not extend another environment")
+		}
+		runners := make(map[string]*Registration, len(e.Runners))
+		for j := range e.Runners {
+			r := &e.Runners[j]
+			if first, ok := runners[r.As]; ok {
+				v.report(r.Pos, "duplicate-runner", at("the first one", first.Pos), "Duplicate runners registered under name %q: %q and %q.", r.As, r.Name, first.Name)
+			} else {
+				runners[r.As] = r
+			}
+			if r.Source.Kind == RefSelf && !v.has(KindRunner, r.Name) {
+				v.report(r.Pos, "undeclared", nearest(r.Name, v.declared(KindRunner)), "Runner %q registered in environment is not in \"runners\"", r.Name)
+			}
+			v.registrationSource(r)
+		}
+		schemes := make(map[string]*Registration, len(e.Resolvers))
+		for j := range e.Resolvers {
+			r := &e.Resolvers[j]
+			if first, ok := schemes[r.As]; ok {
+				v.report(r.Pos, "duplicate-scheme", at("the first one", first.Pos), "scheme %q for resolver %q is already registered; previously registered to resolver %q.",
+					r.As, r.Name, first.Name)
+			} else {
+				schemes[r.As] = r
+			}
+			if r.Source.Kind == RefSelf && !v.has(KindResolver, r.Name) {
+				v.report(r.Pos, "undeclared", nearest(r.Name, v.declared(KindResolver)), "resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
+			}
+			v.registrationSource(r)
+		}
+		debug := make(map[string]*Registration, len(e.Debug))
+		for j := range e.Debug {
+			r := &e.Debug[j]
+			if first, ok := debug[r.As]; ok {
+				v.report(r.Pos, "duplicate-debug", at("the first one", first.Pos), "%q is a duplicate debug protocol of environment %q", r.As, e.Name)
+			} else {
+				debug[r.As] = r
+			}
+			v.declaredInSelf("registered as debug", KindProtocol, r.Name, r.Source, r.Pos)
+			v.source("debug", KindProtocol, r.Source, r.Pos)
+			if r.Source.Kind == RefVoid {
+				v.report(r.Pos, "bad-source", "", "a debug protocol cannot come from void")
+			}
+		}
+	}
+}
+
+func (v *validator) registrationSource(r *Registration) {
+	switch r.Source.Kind {
+	case RefParent, RefSelf:
+		return
+	case RefChild:
+		if _, ok := v.children_[r.Source.Name]; ok || r.Source.Name == "" {
+			return
+		}
+	}
+	v.report(r.Pos, "unknown-source", nearest(r.Source.String(), prefixed(sorted(v.children_))), "%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
+}
+
+func (v *validator) has(k Kind, name string) bool {
+	_, ok := v.capabilities_[capability{k, name}]
+	return ok
+}
+
+func (v *validator) capabilities() {
+	for i := range v.c.Capabilities {
+		c := &v.c.Capabilities[i]
+		switch c.Kind {
+		case KindDirectory, KindRunner, KindResolver:
+			if c.Path == "" {
+				v.report(c.Pos, "missing-path", "", "\"path\" should be present with %q", c.Kind)
+			}
+			if c.Kind == KindDirectory && c.Rights == 0 {
+				v.report(c.Pos, "missing-rights", `for instance rights: ["r*"]`, "\"rights\" should be present with %q", c.Kind)
+			}
+		case KindProtocol, KindService:
+			if c.Path == "" {
+				v.report(c.Pos, "missing-path", "", "\"path\" should be present with %q", c.Kind)
+			}
+		case KindStorage:
+			v.storage(i, c)
+		case KindConfig:
+			if c.Config == nil {
+				break // reported where it was read
+			}
+			if err := c.Config.Type.Check(c.Config.Value); err != nil {
+				v.report(v.pos(SectionCapabilities, i, "value", c.Pos), "bad-config-value", "", "config %q: %v", c.Name, err)
+			}
+		case KindEventStream:
+			v.report(c.Pos, "event-stream-declared", "offer or use it from framework or parent", "event streams are the manager's own: a component cannot declare one")
+		}
+	}
+}
+
+func (v *validator) storage(i int, c *Capability) {
+	s := c.Storage
+	if s == nil || s.BackingDir == "" {
+		v.report(c.Pos, "missing-backing-dir", "", "\"backing_dir\" should be present with \"storage\"")
+		return
+	}
+	from := v.pos(SectionCapabilities, i, "from", c.Pos)
+	switch s.Source.Kind {
+	case RefParent:
+	case RefSelf:
+	case RefChild:
+		if _, ok := v.children_[s.Source.Name]; ok {
+			return
+		}
+		fallthrough
+	default:
+		v.report(from, "unknown-source", nearest(s.Source.String(), prefixed(sorted(v.children_))), "\"capabilities\" source %q does not appear in \"children\"", s.Source)
+	}
+}
+
+func (v *validator) config() {
+	if v.c.Config == nil {
+		return
+	}
+	seen := make(map[string]Pos, len(v.c.Config.Fields))
+	for i := range v.c.Config.Fields {
+		f := &v.c.Config.Fields[i]
+		if p, ok := seen[f.Key]; ok {
+			v.report(f.Pos, "duplicate-key", at("the first one", p), "config key %q is defined twice", f.Key)
+		}
+		seen[f.Key] = f.Pos
+		if err := name.CheckConfigKey(f.Key); err != nil && f.Key != "" {
+			v.report(f.Pos, "bad-config-key", "", "%v", err)
+		}
+	}
+}
