@@ -1,0 +1,346 @@
+// Package job holds all processes of a component together, so that none is lost and none survives: the strongest containment
+// that the machine allows, one job for each run of a component.
+//
+// Three backends, in the order of their strength:
+//
+//	cgroup2    a cgroup v2 directory for each job, entered at the clone, ended by cgroup.kill: the kernel kills everything in it
+//	           at once, whatever it forks meanwhile. Needs a cgroup that this process may write (root, or delegated).
+//	pidns      a PID namespace for each job (in a user namespace for an ordinary user): the kernel kills everything with the
+//	           death of its first process. That is a keeper, a small process of this binary, since as process no. 1 a program
+//	           would ignore every signal that it doesn't catch.
+//	subreaper  a keeper for each job that adopts all orphans and kills its descendants one by one until none is left: best
+//	           effort. A tree that forks faster than it is walked may take long to end.
+//
+// A keeper costs a process and about 2 MB; a cgroup costs nothing of the kind. When the manager dies, keepers kill what they
+// keep; a cgroup is found by the next manager with the same state directory.
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/internal/sys/proc"
+	"github.com/cmgr/cmgr/runners"
+)
+
+// The names of the backends.
+const (
+	Cgroup2   = "cgroup2"
+	PIDNS     = "pidns"
+	Subreaper = "subreaper"
+)
+
+// What a start says, again here for callers that may not import internal/sys/proc's floor for its names alone.
+type (
+	// Spec is what to start; its Cgroup is the job's to set.
+	Spec = proc.Spec
+	// Status is how a process ended.
+	Status = proc.Status
+	// Limit is one resource limit.
+	Limit = proc.Limit
+)
+
+// Options say how to open a Manager.
+type Options struct {
+	// Name tells managers apart in the names of what they make; "" is "cmgr".
+	Name string
+	// State is a directory in which the Manager records what a successor must clean up should it die; it must exist. Only one
+	// Manager at a time can have it. "": nothing is recorded, and nothing of a dead one is found.
+	State string
+	// Backend forces one of the backends; "" chooses the strongest that works here.
+	Backend string
+	// Loop is where descriptors are watched; it must outlive the Manager. nil: one of its own.
+	Loop *poll.Loop
+}
+
+// Backend says what a Manager contains jobs with.
+type Backend struct {
+	Name string
+	// Guarantee says what holds.
+	Guarantee string
+	// Missing says for each stronger backend why it is not in force.
+	Missing []string
+}
+
+var guarantees = map[string]string{
+	Cgroup2:   "the kernel kills a whole job at once; nothing survives",
+	PIDNS:     "the kernel kills a whole job with its first process; nothing survives",
+	Subreaper: "a job's processes are found and killed one by one; best effort",
+}
+
+// Manager makes jobs.
+type Manager struct {
+	launcher *proc.Launcher
+	loop     *poll.Loop
+	ownLoop  bool
+	about    Backend
+	backend  backend
+	record   *record // nil without a state directory
+}
+
+// backend is what differs between the kinds of job. Its methods get jobs of its own.
+type backend interface {
+	make(j *Job) error
+	start(j *Job, s *Spec, exited func(Status)) (pid int, err error)
+	signal(j *Job, sig syscall.Signal) error
+	kill(ctx context.Context, j *Job) error
+	processes(j *Job) ([]int, error)
+	stats(j *Job) (runners.Stats, error)
+	path(j *Job) string
+	remove(j *Job) error
+	close() error
+}
+
+// Open returns a Manager, after it has killed and removed what a dead one with the same state directory left. Close ends it.
+func Open(o Options) (*Manager, error) {
+	if o.Name == "" {
+		o.Name = "cmgr"
+	}
+	launcher, err := proc.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open jobs: %w", err)
+	}
+	m := &Manager{launcher: launcher, loop: o.Loop}
+	fail := func(err error) (*Manager, error) {
+		m.release()
+		return nil, fmt.Errorf("open jobs: %w", err)
+	}
+	if m.loop == nil {
+		if m.loop, err = poll.New(); err != nil {
+			return fail(err)
+		}
+		m.ownLoop = true
+	}
+	if o.State != "" {
+		if m.record, err = openRecord(o.State); err != nil {
+			return fail(err)
+		}
+	}
+	for _, b := range []struct {
+		name string
+		open func(*Manager, Options) (backend, error)
+	}{{Cgroup2, openCgroups}} {
+		if o.Backend != "" && o.Backend != b.name {
+			continue
+		}
+		m.backend, err = b.open(m, o)
+		if err == nil {
+			m.about.Name, m.about.Guarantee = b.name, guarantees[b.name]
+			return m, nil
+		}
+		m.about.Missing = append(m.about.Missing, b.name+": "+err.Error())
+	}
+	if len(m.about.Missing) == 0 {
+		return fail(fmt.Errorf("no such backend %q", o.Backend))
+	}
+	return fail(errors.New(strings.Join(m.about.Missing, "; ")))
+}
+
+// Backend says what contains the jobs of m.
+func (m *Manager) Backend() Backend {
+	b := m.about
+	b.Missing = slices.Clone(b.Missing)
+	return b
+}
+
+// Close kills what jobs are left and removes them.
+func (m *Manager) Close() error {
+	err := m.backend.close()
+	m.release()
+	if err != nil {
+		return fmt.Errorf("close jobs: %w", err)
+	}
+	return nil
+}
+
+func (m *Manager) release() {
+	m.launcher.Close()
+	if m.ownLoop {
+		m.loop.Close()
+	}
+	if m.record != nil {
+		m.record.close()
+	}
+}
+
+// A Job is a component's processes. Its methods may be called from any goroutine; Start not together with Kill or Close, which
+// would miss what it starts.
+type Job struct {
+	m    *Manager
+	name string // unique among m's; a file name
+
+	mu    sync.Mutex
+	main  int // process number, 0 before the start
+	watch *watch
+}
+
+// New makes an empty job. name is for people, such as a moniker.
+func (m *Manager) New(name string) (*Job, error) {
+	j := &Job{m: m, name: fileName(name)}
+	if err := m.backend.make(j); err != nil {
+		return nil, fmt.Errorf("make job %s: %w", name, err)
+	}
+	return j, nil
+}
+
+// fileName makes name fit for a directory: "/core/net" is "core+net", since a moniker has no "+".
+func fileName(name string) string {
+	s := strings.ReplaceAll(strings.Trim(name, "/"), "/", "+")
+	switch {
+	case s == "" || s == "." || s == "..":
+		return "root" + s
+	case len(s) > 200: // NAME_MAX is 255; the end tells most, and make sees to it that names are unique
+		return "…" + strings.ToValidUTF8(s[len(s)-200:], "")
+	}
+	return s
+}
+
+// Start starts the main process in the job, once in the job's life. exited is called once when it has ended, possibly before
+// Start returns, and must not block; other processes of the job may go on then. An error is a *StartError; the job is as before.
+func (j *Job) Start(s Spec, exited func(Status)) (pid int, err error) {
+	j.mu.Lock()
+	started := j.main != 0
+	j.mu.Unlock()
+	if started {
+		return 0, fmt.Errorf("start in job %s: it has a main process already", j.name)
+	}
+	pid, err = j.m.backend.start(j, &s, exited)
+	if err != nil {
+		if e, ok := errors.AsType[*proc.Error](err); ok {
+			err = &StartError{e}
+		}
+		return 0, err
+	}
+	j.mu.Lock()
+	j.main = pid
+	j.mu.Unlock()
+	return pid, nil
+}
+
+// Signal sends sig to the main process; os.ErrProcessDone says that it has ended.
+func (j *Job) Signal(sig syscall.Signal) error { return j.m.backend.signal(j, sig) }
+
+// Kill kills every process of the job and waits until none is left. If ctx ends before that, the error is a *RemainError.
+func (j *Job) Kill(ctx context.Context) error { return j.m.backend.kill(ctx, j) }
+
+// Processes are the numbers of the job's processes, the main one first, then in ascending order.
+func (j *Job) Processes() ([]int, error) {
+	pids, err := j.m.backend.processes(j)
+	if err != nil {
+		return nil, fmt.Errorf("list job %s: %w", j.name, err)
+	}
+	j.mu.Lock()
+	main := j.main
+	j.mu.Unlock()
+	slices.SortFunc(pids, func(a, b int) int {
+		switch {
+		case a == b:
+			return 0
+		case a == main || b != main && a < b:
+			return -1
+		}
+		return 1
+	})
+	return slices.Compact(pids), nil
+}
+
+// Stats is what the job's processes use, and in CPU also what those used that have ended.
+func (j *Job) Stats() (runners.Stats, error) {
+	st, err := j.m.backend.stats(j)
+	if err != nil {
+		return st, fmt.Errorf("measure job %s: %w", j.name, err)
+	}
+	return st, nil
+}
+
+// Path is the job's cgroup directory, or for another backend the keeper: "pid 1234".
+func (j *Job) Path() string { return j.m.backend.path(j) }
+
+// Close removes the job; a second Close does nothing. Processes that are left make it fail with a *RemainError: Kill before.
+func (j *Job) Close() error { return j.m.backend.remove(j) }
+
+// A RemainError says that processes of a job are left.
+type RemainError struct {
+	Job  string
+	PIDs []int
+	Err  error // why the wait ended; may be nil
+}
+
+func (e *RemainError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "job %s: not empty: ", e.Job)
+	for i, pid := range e.PIDs {
+		if i == 8 {
+			fmt.Fprintf(&b, " and %d more", len(e.PIDs)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		comm, state := describe(pid)
+		fmt.Fprintf(&b, "process %d (%s, %s)", pid, comm, state)
+	}
+	if len(e.PIDs) == 0 {
+		b.WriteString("processes that cannot be listed")
+	}
+	if e.Err != nil {
+		b.WriteString(": " + e.Err.Error())
+	}
+	return b.String()
+}
+
+func (e *RemainError) Unwrap() error { return e.Err }
+
+// describe tells a process's name and state (proc(5)); D is the one that no signal reaches.
+func describe(pid int) (comm, state string) {
+	f, err := stat(pid)
+	if err != nil {
+		return "?", "gone"
+	}
+	states := map[string]string{"R": "running", "S": "sleeping", "D": "uninterruptible", "Z": "zombie", "T": "stopped", "t": "traced"}
+	if s, ok := states[f[1]]; ok {
+		return f[0], s
+	}
+	return f[0], "state " + f[1]
+}
+
+// stat is /proc/pid/stat (proc(5)) from the second field on: the name, the state, the parent, …
+func stat(pid int) ([]string, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil, err
+	}
+	s := string(b)
+	open, end := strings.IndexByte(s, '('), strings.LastIndexByte(s, ')')
+	if open < 0 || end < open {
+		return nil, fmt.Errorf("process %d: unknown stat format", pid)
+	}
+	return append([]string{s[open+1 : end]}, strings.Fields(s[end+1:])...), nil
+}
+
+// resident is the memory of the processes, in bytes: pages that several share count for each.
+func resident(pids []int) int64 {
+	var pages int64
+	for _, pid := range pids {
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+		if err != nil {
+			continue // ended meanwhile
+		}
+		if f := strings.Fields(string(b)); len(f) > 1 {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			pages += n
+		}
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+const closeTimeout = 5 * time.Second
