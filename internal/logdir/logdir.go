@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -39,8 +40,9 @@ type Options struct {
 	Sync bool  // fsync(2) a file before it is put aside or closed, as svlogd does
 }
 
-// A Writer writes one directory. It uses system calls on descriptors of its own and no os.File that outlives a call, so it may
-// be used on a thread with its own table of descriptors. It is not for concurrent use.
+// A Writer writes one directory. It is not for concurrent use. It may be used on a thread with a table of descriptors of its own
+// (fdthread), and so has none of package os's files: they may be closed from elsewhere, and in tests package os has a log of
+// what is opened and looked at.
 type Writer struct {
 	dir  string
 	opt  Options
@@ -196,11 +198,12 @@ func (w *Writer) clean() error {
 func (w *Writer) putAside(suffix string) error {
 	for {
 		name := filepath.Join(w.dir, tai64n.Format(time.Now())+suffix)
-		if _, err := os.Lstat(name); err == nil {
+		var st syscall.Stat_t
+		if syscall.Lstat(name, &st) == nil {
 			continue // rotations within one tick of the clock
 		}
-		if err := os.Rename(w.current(), name); err != nil {
-			return err
+		if err := syscall.Rename(w.current(), name); err != nil {
+			return &os.LinkError{Op: "rename", Old: w.current(), New: name, Err: err}
 		}
 		syscall.Close(w.fd)
 		w.fd, w.size = -1, 0
@@ -213,29 +216,60 @@ func (w *Writer) prune() error {
 	if w.opt.Keep <= 0 {
 		return nil
 	}
-	// The descriptor of this listing is opened and closed within the call, on the same thread.
-	entries, err := os.ReadDir(w.dir)
+	names, err := list(w.dir)
 	if err != nil {
 		return err
 	}
 	var old []string
-	for _, e := range entries {
-		switch name := e.Name(); {
+	for _, name := range names {
+		switch {
 		case !isOld(name):
 		case name[tai64n.Size:] == ".t":
-			err = errors.Join(err, os.Remove(filepath.Join(w.dir, name)))
+			err = errors.Join(err, remove(filepath.Join(w.dir, name)))
 		default:
 			old = append(old, name)
 		}
 	}
+	slices.Sort(old)
 	for _, name := range old[:max(len(old)-w.opt.Keep, 0)] {
-		err = errors.Join(err, os.Remove(filepath.Join(w.dir, name)))
+		err = errors.Join(err, remove(filepath.Join(w.dir, name)))
 	}
 	return err
 }
 
 // isOld says whether name is that of a file that was put aside. svlogd goes by length and first byte alone.
 func isOld(name string) bool { return len(name) == tai64n.Size+2 && name[0] == '@' }
+
+// list is the names in a directory, in no order.
+func list(dir string) (names []string, err error) {
+	var fd int
+	err = retry(func() error {
+		fd, err = syscall.Open(dir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer syscall.Close(fd)
+	buf := make([]byte, 4096)
+	for {
+		n, err := syscall.ReadDirent(fd, buf)
+		if err != nil {
+			return nil, &os.PathError{Op: "getdents", Path: dir, Err: err}
+		}
+		if n == 0 {
+			return names, nil
+		}
+		_, _, names = syscall.ParseDirent(buf[:n], -1, names)
+	}
+}
+
+func remove(path string) error {
+	if err := syscall.Unlink(path); err != nil {
+		return &os.PathError{Op: "unlink", Path: path, Err: err}
+	}
+	return nil
+}
 
 func open(path string, mode uint32) (fd int, err error) {
 	err = retry(func() error {

@@ -4,7 +4,8 @@
 //
 // On the thread a number means another file than everywhere else. Functions that run there (Post's and Handler's) must not
 // touch an os.File, a net.Conn or a descriptor number from outside, must not call code that may (a logger), and must give no
-// number away; path names, memory, channels and the system calls of package syscall are fine.
+// number away; path names, memory, channels and the system calls of package syscall are fine. Of package os nothing that opens
+// or looks at files, either: in tests it has a log of that, which is a file.
 //
 // Go's runtime itself may use its poller from any thread (netpollBreak when a timer is set, netpoll when a garbage collection
 // ends) and kills the process where that fails. So the runtime's own epoll and eventfd descriptors keep their numbers in the new

@@ -1,0 +1,5 @@
+package logs
+
+// Ready has something in it whenever lines may have come since Next last found none. With it one goroutine waits for lines and for
+// other things at once; Next with an ended context then takes what is there.
+func (s *Subscription) Ready() <-chan struct{} { return s.wake }
