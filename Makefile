@@ -40,10 +40,10 @@ vet: ## go vet and staticcheck
 fmt: ## is everything formatted? (gofumpt; `make fmt FIX=-w` formats)
 	@out=$$($(TOOL) gofumpt -l $(FIX) $(SOURCES)); [ -z "$$out" ] || { echo "fmt: $$out"; [ -n "$(FIX)" ]; }
 
-bench: ## Go's benchmarks to bench.out, then cmgr beside other supervisors (root, gcc, python3, ../shared)
+bench: ## cmgr beside other supervisors (root, gcc, python3, ../shared), then Go's benchmarks to bench.out
+	tools/bench/peers.sh
 	go test -run '^$$' -bench . -benchmem -count=$${COUNT:-10} ./... | tee bench.out
 	$(TOOL) benchstat bench.out
-	tools/bench/peers.sh
 
 fuzz: ## every fuzz target for FUZZTIME
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file func; do \
