@@ -1,0 +1,312 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/manifest/codec"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runtime/loader"
+	"github.com/cmgr/cmgr/runtime/loader/disk"
+)
+
+// Disk resolves the URLs of files of this machine. What a file says is parsed once for as long as the file doesn't change, and shared:
+// a tree of thousands of children with one URL costs one parse, and two stats a child.
+type Disk struct {
+	options cml.Options
+
+	// mu guards the maps, not what is in them.
+	mu     sync.Mutex
+	places map[place]known
+	files  map[string]*file // by absolute name without symlinks
+}
+
+// known is what a place led to, for as long as its marks hold.
+type known struct {
+	*Resolved
+	marks []mark
+}
+
+// file is what was last read from one file.
+type file struct {
+	mu   sync.Mutex // held over reading and parsing, so that many who want the file at once read it once
+	last *parsed
+}
+
+// parsed is what a file said. It is never changed.
+type parsed struct {
+	decl     manifest.Validated
+	warnings manifest.Diagnostics
+	sources  []string
+	marks    []mark
+}
+
+const (
+	// cacheSize bounds each of Disk's maps. What falls out costs a parse; instances keep their declarations anyway.
+	cacheSize = 4096
+	// maxSource bounds the length of a manifest in bytes.
+	maxSource = codec.MaxSize
+)
+
+// NewDisk makes a resolver that compiles sources with these options.
+func NewDisk(o cml.Options) *Disk {
+	return &Disk{options: o, places: map[place]known{}, files: map[string]*file{}}
+}
+
+// Resolve reads the declaration at url.
+func (d *Disk) Resolve(ctx context.Context, url string, parent *Resolved) (*Resolved, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	at, err := locate(url, parent)
+	if err != nil {
+		return nil, &Error{URL: url, Why: capabilities.Invalid, Err: err}
+	}
+	d.mu.Lock()
+	k, ok := d.places[at]
+	d.mu.Unlock()
+	if ok && hold(k.marks) {
+		return k.Resolved, nil
+	}
+	r, marks, err := d.resolve(ctx, at)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	default:
+		return nil, explain(url, at, err)
+	}
+	if marks != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		// Two who resolved at the same time share what the first made.
+		if k, ok := d.places[at]; ok && k.Decl == r.Decl && k.Package == r.Package {
+			r = k.Resolved
+		}
+		keep(d.places, at, known{r, marks})
+	}
+	return r, nil
+}
+
+// keep puts an entry into a map of bounded size, in the place of some other.
+func keep[K comparable, V any](m map[K]V, key K, v V) {
+	if _, ok := m[key]; !ok && len(m) >= cacheSize {
+		for other := range m {
+			delete(m, other)
+			break
+		}
+	}
+	m[key] = v
+}
+
+// resolve is Resolve without the memory. There are no marks if what was found cannot be known by them.
+func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error) {
+	l, names, err := at.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	var absent []mark
+	var path, name string
+	for _, name = range names {
+		m := look(filepath.Join(l.Dir(), name))
+		if path, err = l.LocalPath(name); !errors.Is(err, loader.ErrNotExist) {
+			break
+		}
+		absent = append(absent, m)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := d.parse(ctx, l, name, path)
+	if err != nil {
+		return nil, nil, err
+	}
+
+	r := &Resolved{Decl: p.decl, Warnings: p.warnings, Sources: p.sources, dir: filepath.Dir(path), tree: at.tree}
+	if r.tree == "" {
+		r.tree = l.Dir()
+	}
+	if at.pkg != "" {
+		r.URL, r.Package.Dir = fileURL(l.Dir(), at.file), l.Dir()
+	} else {
+		r.URL, r.Package.Dir = fileURL(path, ""), packageOf(path, r.tree)
+	}
+	// Where a symlink was followed, marks would not tell that it leads to another package meanwhile, whose manifest may be a hard
+	// link to the same file.
+	lexical := at.file
+	if at.pkg != "" {
+		lexical = filepath.Join(at.pkg, name)
+	}
+	if path != lexical {
+		return r, nil, nil
+	}
+	return r, slices.Concat(absent, []mark{lookDir(r.dir)}, p.marks), nil
+}
+
+// open opens what bounds the place, a package or a tree, and says by which names the manifest is to be looked for in it.
+func (at place) open() (*disk.Loader, []string, error) {
+	if at.pkg != "" {
+		dir, err := at.realPackage()
+		if err != nil {
+			return nil, nil, err
+		}
+		names := []string{at.file}
+		if strings.HasSuffix(at.file, ".cm") {
+			names = append(names, at.file+"l")
+		}
+		l, err := disk.Open(dir)
+		return l, names, err
+	}
+	file, bound := at.file, at.tree
+	if bound == "" {
+		var err error
+		if file, err = filepath.EvalSymlinks(file); err != nil {
+			return nil, nil, err
+		}
+		bound = packageOf(file, "")
+	}
+	name, err := filepath.Rel(bound, file)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := disk.Open(bound)
+	return l, []string{name}, err
+}
+
+// realPackage is at.pkg without symlinks, proven to be beneath the tree if there is one.
+func (at place) realPackage() (string, error) {
+	if at.tree == "" {
+		return filepath.EvalSymlinks(at.pkg)
+	}
+	l, err := disk.Open(at.tree)
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	name, err := filepath.Rel(at.tree, at.pkg)
+	if err != nil {
+		return "", err
+	}
+	dir, err := l.LocalPath(name)
+	if errors.Is(err, loader.ErrOutside) {
+		err = outOfTree(at.tree)
+	}
+	return dir, err
+}
+
+// parse is what the file says that l calls name and the machine calls path.
+func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path string) (*parsed, error) {
+	d.mu.Lock()
+	f := d.files[path]
+	if f == nil {
+		f = &file{}
+		keep(d.files, path, f)
+	}
+	d.mu.Unlock()
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.last != nil && hold(f.last.marks) {
+		return f.last, nil
+	}
+	before := look(path)
+	data, err := read(ctx, l, name)
+	if err != nil {
+		return nil, err
+	}
+	load := func() (manifest.Validated, manifest.Diagnostics) { return cml.Load(path, data, d.options) }
+	compiled := codec.Is(data) || strings.HasSuffix(path, ".cm")
+	if compiled {
+		load = func() (manifest.Validated, manifest.Diagnostics) { return codec.Load(path, data) }
+	}
+	decl, found := load()
+	if err := found.Err(); err != nil {
+		return nil, err
+	}
+	p := &parsed{decl: decl, warnings: found, sources: []string{path}, marks: []mark{before}}
+	if included := decl.Decl().Sources; !compiled && len(included) > 1 {
+		for _, s := range included[1:] {
+			p.sources = append(p.sources, s)
+			p.marks = append(p.marks, look(s))
+		}
+	}
+	f.last = p
+	return p, nil
+}
+
+func read(ctx context.Context, l loader.Loader, name string) ([]byte, error) {
+	f, err := l.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSource+1))
+	if err == nil && len(data) > maxSource {
+		err = fmt.Errorf("a manifest of more than %d bytes", maxSource)
+	}
+	return data, err
+}
+
+// explain says of an error what was looked for and what might have been meant.
+func explain(url string, at place, err error) error {
+	e := &Error{Why: capabilities.Unavailable, Err: err}
+	var errno syscall.Errno
+	_, wrong := manifest.AsDiagnostics(err)
+	switch {
+	case wrong:
+		e.Why = capabilities.Invalid
+	case errors.As(err, &e):
+	case errors.Is(err, loader.ErrOutside) && at.pkg != "":
+		e.Why, e.Err = capabilities.Denied, fmt.Errorf("leads out of the package %s", at.pkg)
+	case errors.Is(err, loader.ErrOutside):
+		e = outOfTree(at.tree)
+	case errors.Is(err, loader.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
+		e.Why = capabilities.NotFound
+		e.Err, e.Hint = missing(at)
+	case errors.Is(err, fs.ErrPermission):
+		e.Why, e.Err = capabilities.Denied, fmt.Errorf("%s: %w", at, fs.ErrPermission)
+	case errors.As(err, &errno):
+		e.Err = fmt.Errorf("%s: %w", at, errno)
+	}
+	e.URL = url
+	return e
+}
+
+func outOfTree(tree string) *Error {
+	return &Error{
+		Why: capabilities.Denied, Err: fmt.Errorf("leads out of the tree %s", tree),
+		Hint: "relative URLs stay in the package of the nearest ancestor with an absolute URL; file:///path leads elsewhere",
+	}
+}
+
+// missing says where a manifest was looked for, and what is there instead.
+func missing(at place) (err error, hint string) {
+	tried := at.String()
+	if at.pkg != "" && strings.HasSuffix(at.file, ".cm") {
+		tried += " or " + filepath.Base(at.file) + "l"
+	}
+	near, rel := runners.Package{Dir: at.pkg}, at.file
+	if at.pkg == "" {
+		near.Dir = at.tree
+		if near.Dir == "" {
+			near.Dir = "/" // an absolute URL may name any file
+		}
+		rel, _ = filepath.Rel(near.Dir, at.file)
+	}
+	if n := near.Nearest(rel); n != "" {
+		hint = "did you mean " + filepath.Join(near.Dir, n) + "?"
+	}
+	return fmt.Errorf("no such manifest: tried %s", tried), hint
+}
