@@ -84,7 +84,7 @@ func (w *walk) registered(s step) (next step, done bool, err error) {
 		return s, true, nil
 	}
 	if !closed {
-		names = append(names, w.e.list(s.kind)...)
+		names = append(names, w.e.list(s.kind, w.e.b.InRootEnvironment)...)
 	}
 	return s, false, w.fail(s, capabilities.NotFound, w.registrationHint(s, names, nearest.owner, nearest.d, nearest.env),
 		"%s `%s` was not registered in environment of `%s`", s.kind, s.name, s.n.Moniker())

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cmgr/cmgr/capabilities"
@@ -32,11 +33,13 @@ func suggest(word string, candidates []string, otherwise string) string {
 	}
 }
 
-func (e *Engine) list(kind manifest.Kind) []string {
-	if l, ok := e.b.(Lister); ok {
-		return l.List(kind)
+// list names the built-ins for which has is true: one of the methods of Builtins.
+func (e *Engine) list(kind manifest.Kind, has func(manifest.Kind, string) bool) []string {
+	l, ok := e.b.(Lister)
+	if !ok {
+		return nil
 	}
-	return nil
+	return slices.DeleteFunc(l.List(kind), func(s string) bool { return !has(kind, s) })
 }
 
 // quoted is a one-line entry of a manifest, of key-value pairs.
@@ -100,13 +103,6 @@ func (w *walk) bestSource(s step, p Node, d *manifest.Component) (best struct{ f
 	return best
 }
 
-func (w *walk) builtinHint(s step) string {
-	if s.n == nil {
-		return ""
-	}
-	return suggest(s.name, w.e.list(s.kind), "")
-}
-
 func (w *walk) notDeclared(s step, d *manifest.Component) *capabilities.Error {
 	var declared []string
 	for i := range d.Capabilities {
@@ -144,8 +140,8 @@ func declaration(kind manifest.Kind, capability string) string {
 }
 
 func (w *walk) noChild(s step) *capabilities.Error {
-	hint := ""
-	if d, err := s.n.Decl(w.ctx); err == nil {
+	hint := "create it first"
+	if d, err := s.n.Decl(w.ctx); err == nil && !strings.Contains(s.src.Name, ":") {
 		children := make([]string, len(d.Children))
 		for i := range d.Children {
 			children[i] = d.Children[i].Name
@@ -183,7 +179,7 @@ func (w *walk) notFramework(s step, candidates []string) *capabilities.Error {
 		format = "`%[2]s` tried to expose `%[1]s` from the framework, but no such framework capability was found"
 	}
 	if candidates == nil {
-		candidates = w.e.list(s.kind)
+		candidates = w.e.list(s.kind, w.e.b.Framework)
 	}
 	return w.fail(s, capabilities.NotFound, suggest(s.name, candidates, ""), format, s.name, s.n.Moniker())
 }
@@ -243,5 +239,5 @@ func oneOf(names []string) string {
 	if len(names) == 0 {
 		return ""
 	}
-	return "the environment has " + strings.Join(names, ", ")
+	return "there are " + strings.Join(names, ", ")
 }

@@ -49,7 +49,7 @@ type Builtins interface {
 
 // A Lister is Builtins that can name what they have, for "did you mean".
 type Lister interface {
-	// List names all that Has or InRootEnvironment knows of this kind.
+	// List names all of this kind that any method of Builtins knows, in a slice of the caller's own.
 	List(kind manifest.Kind) []string
 }
 

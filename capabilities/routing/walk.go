@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -17,15 +18,21 @@ import (
 type walk struct {
 	e      *Engine
 	ctx    context.Context
+	target name.Moniker
 	kind   manifest.Kind // what was asked for, and under which name
 	name   string
+	steps  *int // taken, over all branches
 	r      *capabilities.Route
 	asked  manifest.Rights // the rights that the hops so far rely on
 	source Node            // of a source that a component declares
-	// inside are the steps that wait for a dictionary to be found. Such a search may lead into further dictionaries; if it leads
-	// back to a step that waits, it would never end.
+	// inside are the steps that wait for a dictionary to be found or for the members of a service. Such a search may lead to further
+	// ones; if it leads back to a step that waits, it would never end.
 	inside []step
 }
+
+// maxSteps bounds one question: a deep tree takes a thousand steps, a service of 9,000 instances 40,000. Dictionaries out of
+// dictionaries and services out of services can be declared so that a question takes 2ⁿ steps for n lines.
+const maxSteps = 1 << 16
 
 // A step is a declaration that says where to look next: at n, in src, for name.
 type step struct {
@@ -51,15 +58,14 @@ const (
 
 func (e *Engine) walk(ctx context.Context, n Node, kind manifest.Kind, capability string) *walk {
 	r := &capabilities.Route{Kind: kind, Target: n.Moniker(), Hops: make([]capabilities.Hop, 0, 4)}
-	return &walk{e: e, ctx: ctx, kind: kind, name: capability, r: r}
+	return &walk{e: e, ctx: ctx, target: r.Target, kind: kind, name: capability, steps: new(int), r: r}
 }
 
 // branch is a walk that goes on from here by itself, with a route of its own.
 func (w *walk) branch() *walk {
 	b, r := *w, *w.r
-	r.Hops = slices.Clone(r.Hops)
-	r.Scope = slices.Clone(r.Scope)
-	b.r, b.inside = &r, slices.Clone(w.inside)
+	r.Hops, r.Scope, b.inside = slices.Clip(r.Hops), slices.Clip(r.Scope), slices.Clip(w.inside)
+	b.r = &r
 	return &b
 }
 
@@ -92,6 +98,9 @@ func (w *walk) follow(s step) error {
 	for n, power := 1, 1; ; n++ {
 		if err := w.ctx.Err(); err != nil {
 			return w.asError(s, err)
+		}
+		if *w.steps++; *w.steps > maxSteps {
+			return w.fail(s, capabilities.Invalid, "route through fewer dictionaries and aggregated services", "the route takes more than %d steps", maxSteps)
 		}
 		next, done, err := w.next(s)
 		if err != nil || done {
@@ -138,7 +147,7 @@ func (w *walk) parent(s step) (step, bool, error) {
 	p, ok := s.n.Parent()
 	if !ok {
 		if !w.e.b.Has(s.kind, s.name) {
-			return s, false, w.fail(s, capabilities.NotFound, w.builtinHint(s), "`%s` is not a built-in capability", s.name)
+			return s, false, w.fail(s, capabilities.NotFound, suggest(s.name, w.e.list(s.kind, w.e.b.Has), ""), "`%s` is not a built-in capability", s.name)
 		}
 		w.builtin(s)
 		return s, true, nil
@@ -172,10 +181,14 @@ func (w *walk) offers(n Node, o *manifest.Offer, more []*manifest.Offer) (step, 
 		next, err := w.offer(n, o)
 		return next, false, err
 	}
+	at := step{n: n, by: byOffer, kind: o.Kind, src: o.Target, name: o.TargetName, pos: o.Pos}
+	if err := w.enter(at); err != nil {
+		return at, false, err
+	}
 	for _, o := range append([]*manifest.Offer{o}, more...) {
 		w.member(func(b *walk) (step, error) { return b.offer(n, o) })
 	}
-	return step{}, true, w.aggregated(n, o.TargetName)
+	return at, true, w.aggregated(n, o.TargetName)
 }
 
 // offer goes on at o, which n says.
@@ -195,6 +208,9 @@ func (w *walk) expose(n Node, x *manifest.Expose) (step, error) {
 // pass takes in what a hop says beside where it leads.
 func (w *walk) pass(n Node, a manifest.Availability, r manifest.Rights, subdir string, scope []manifest.Ref, s step) error {
 	if hasAvailability(s.kind) {
+		if s.src.Kind == manifest.RefVoid && w.r.Availability == manifest.Required {
+			return w.voidForRequired(s)
+		}
 		if err := w.availability(a, s); err != nil {
 			return err
 		}
@@ -219,7 +235,8 @@ func (w *walk) availability(hop manifest.Availability, s step) error {
 	case have == manifest.SameAsTarget, hop < have: // Required < Optional < Transitional: stronger
 		w.r.Availability = hop
 	default:
-		return w.fail(s, capabilities.NotFound, "", "availability requested by the target has stronger guarantees than what is being provided at the source at `%s`", s.n.Moniker())
+		return w.fail(s, capabilities.NotFound, fmt.Sprintf(`set "availability" to %q there, or to %q where it is used`, have, hop),
+			"availability requested by the target has stronger guarantees than what is being provided at the source at `%s`", s.n.Moniker())
 	}
 	return nil
 }
@@ -230,7 +247,7 @@ func (w *walk) rights(n Node, r manifest.Rights, pos manifest.Pos) error {
 		return nil
 	}
 	if !r.Has(w.asked) {
-		return w.fail(step{n: n, pos: pos}, capabilities.Denied, "", "requested rights (%s) greater than provided rights (%s) at %q",
+		return w.fail(step{n: n, pos: pos}, capabilities.Denied, "give the missing rights there, or ask for fewer", "requested rights (%s) greater than provided rights (%s) at %q",
 			rightsText(w.asked), rightsText(r), n.Moniker())
 	}
 	if w.asked == 0 {
@@ -333,6 +350,10 @@ func (w *walk) exposed(s step, c Node) (step, bool, error) {
 		next, err := w.expose(c, x)
 		return next, false, err
 	}
+	at := step{n: c, by: byExpose, kind: x.Kind, name: x.TargetName, pos: x.Pos}
+	if err := w.enter(at); err != nil {
+		return s, false, err
+	}
 	for _, x := range append([]*manifest.Expose{x}, more...) {
 		w.member(func(b *walk) (step, error) { return b.expose(c, x) })
 	}
@@ -347,6 +368,9 @@ func (w *walk) collection(s step) (step, bool, error) {
 	}
 	if d.Collection(s.src.Name) == nil {
 		return s, false, w.fail(s, capabilities.NotFound, "", "`%s` does not have collection `#%s`", s.n.Moniker(), s.src.Name)
+	}
+	if err := w.enter(s); err != nil {
+		return s, false, err
 	}
 	for _, c := range s.n.Dynamic(s.src.Name) {
 		// An instance that exposes no such service is no member, and its manifest is not at fault.
@@ -365,6 +389,15 @@ func (w *walk) collection(s step) (step, bool, error) {
 	}
 	w.r.Source = capabilities.Source{Kind: capabilities.FromCollection, At: s.n.Moniker(), Name: s.src.Name}
 	return s, true, nil
+}
+
+// enter says that the walk waits at s from here on.
+func (w *walk) enter(s step) error {
+	if slices.Contains(w.inside, s) {
+		return w.cycle(s, 0)
+	}
+	w.inside = append(w.inside, s)
+	return nil
 }
 
 // member adds what a walk that starts with first finds. A first without a node has found it already.
@@ -391,11 +424,16 @@ func (w *walk) aggregated(n Node, capability string) error {
 	return w.r.Members[0].Err
 }
 
-// capability ends at what the manager makes of a capability that the component itself declares.
+// capability ends at what the manager makes of a storage capability that the component itself declares, or goes on in a dictionary
+// of its own.
 func (w *walk) capability(s step) (step, bool, error) {
 	d, err := s.n.Decl(w.ctx)
 	if err != nil {
 		return s, false, w.unresolved(s, s.n, err)
+	}
+	if capabilityOf(d, manifest.KindDictionary, s.src.Name) != nil {
+		s.src = manifest.Ref{Kind: manifest.RefSelf, Dictionary: s.src.Name}
+		return s, false, nil
 	}
 	c := capabilityOf(d, manifest.KindStorage, s.src.Name)
 	if c == nil {
@@ -426,14 +464,19 @@ func (w *walk) framework(s step) (step, bool, error) {
 
 func (w *walk) void(s step) (step, bool, error) {
 	if w.r.Availability == manifest.Required || !hasAvailability(s.kind) {
-		what := "offer"
-		if s.by == byExpose {
-			what = "expose"
-		}
-		return s, false, w.fail(s, capabilities.NotFound, "", "%s uses void source, but target requires the capability at `%s`", what, s.n.Moniker())
+		return s, false, w.voidForRequired(s)
 	}
 	w.r.Source = capabilities.Source{Kind: capabilities.FromVoid, At: s.n.Moniker(), Name: s.name}
 	return s, true, nil
+}
+
+func (w *walk) voidForRequired(s step) *capabilities.Error {
+	what := "offer"
+	if s.by == byExpose {
+		what = "expose"
+	}
+	return w.fail(s, capabilities.NotFound, `give it a source there, or set "availability" to "optional" where it is used`,
+		"%s uses void source, but target requires the capability at `%s`", what, s.n.Moniker())
 }
 
 // item goes on at what was put into the dictionary that s names.
@@ -441,11 +484,10 @@ func (w *walk) item(s step) (step, bool, error) {
 	if s.kind == manifest.KindStorage || s.kind == manifest.KindEventStream {
 		return s, false, w.fail(s, capabilities.Invalid, "", "dictionaries are not yet supported for %s capabilities at component `%s`", s.kind, s.n.Moniker())
 	}
-	if slices.Contains(w.inside, s) {
-		return s, false, w.cycle(s, 0)
+	waiting := len(w.inside)
+	if err := w.enter(s); err != nil {
+		return s, false, err
 	}
-	w.inside = append(w.inside, s)
-	defer func() { w.inside = w.inside[:len(w.inside)-1] }()
 
 	// "parent/d/e" is the item "e" of the dictionary "d" of the parent.
 	search := s
@@ -455,15 +497,18 @@ func (w *walk) item(s step) (step, bool, error) {
 	} else {
 		search.name, search.src.Dictionary = s.src.Dictionary, ""
 	}
+	asked := w.r.Availability
 	if err := w.follow(search); err != nil {
 		return s, false, err
 	}
+	w.inside = w.inside[:waiting]
 	found, owner := w.r.Source, w.source
-	w.r.Source, w.source = capabilities.Source{}, nil
-	switch {
-	case found.Kind == capabilities.FromVoid:
-		w.r.Source = found
+	if found.Kind == capabilities.FromVoid {
 		return s, true, nil
+	}
+	// The dictionary being there for certain does not make each item so.
+	w.r.Source, w.source, w.r.Availability = capabilities.Source{}, nil, asked
+	switch {
 	case found.Kind != capabilities.FromComponent:
 		return s, false, w.fail(s, capabilities.NotFound, "", "item `%s` is not present in dictionary at component `%s`", s.name, found)
 	case found.Capability.Path != "":
@@ -492,7 +537,7 @@ func (e *unresolvedError) Unwrap() error { return e.err }
 // fail makes the error of a walk that ends at s.
 func (w *walk) fail(s step, why capabilities.Code, hint, format string, args ...any) *capabilities.Error {
 	return &capabilities.Error{
-		Target: w.r.Target, Kind: w.kind, Name: w.name, At: s.n.Moniker(), Reason: fmt.Sprintf(format, args...), Pos: s.pos, Hint: hint,
+		Target: w.target, Kind: w.kind, Name: w.name, At: s.n.Moniker(), Reason: fmt.Sprintf(format, args...), Pos: s.pos, Hint: hint,
 		Why: why, Hops: w.r.Hops,
 	}
 }
@@ -508,6 +553,9 @@ func (w *walk) asError(s step, err error) *capabilities.Error {
 	f := w.fail(s, capabilities.CodeOf(err), "", "could not be routed")
 	if errors.As(err, &u) {
 		f.At, f.Reason, err = u.n.Moniker(), fmt.Sprintf("failed to resolve `%s`", u.n.Moniker()), u.err
+		if errors.Is(err, fs.ErrNotExist) {
+			f.Why = capabilities.NotFound
+		}
 	}
 	if w.ctx.Err() != nil {
 		f.Why = capabilities.Unavailable
