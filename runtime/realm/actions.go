@@ -1,0 +1,593 @@
+package realm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runtime/resolver"
+	"github.com/cmgr/cmgr/runtime/supervision"
+)
+
+var (
+	errStopped   = errors.New("stopped while starting")
+	errEnds      = errors.New("it is being shut down")
+	errShutdown  = errors.New("it is shut down")
+	errDestroyed = errors.New("it is destroyed")
+)
+
+// final is why nothing can be started here any more, or nil.
+func (i *instance) finalLocked() error {
+	switch i.state.(type) {
+	case destroyed:
+		return errDestroyed
+	case shutdown:
+		return errShutdown
+	}
+	if i.closing {
+		return errEnds
+	}
+	return nil
+}
+
+func (i *instance) resolve(ctx context.Context) (*resolution, error) {
+	i.mu.Lock()
+	if res := i.resolutionLocked(); res != nil {
+		i.mu.Unlock()
+		return res, nil
+	}
+	if err := i.finalLocked(); err != nil {
+		i.mu.Unlock()
+		return nil, i.precondition("resolve", "%w", err)
+	}
+	a := i.beginLocked(resolving, i.doResolve)
+	i.mu.Unlock()
+	if err := a.wait(ctx); err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if res := i.resolutionLocked(); res != nil {
+		return res, nil
+	}
+	return nil, i.precondition("resolve", "its manifest was given up meanwhile")
+}
+
+func (i *instance) doResolve(ctx context.Context) error {
+	got, err := i.fetch(ctx)
+	if err != nil {
+		err = fmt.Errorf("resolve %s: %w", i.moniker, err)
+		i.realm.cfg.Sinks.Note(i.moniker, err.Error())
+		i.mu.Lock()
+		i.pastLocked().lastError = err
+		i.emitLocked(Event{Kind: EventFailed, Err: err})
+		i.mu.Unlock()
+		i.realm.noteEnd(i.moniker, err.Error())
+		return err
+	}
+	res := &resolution{got}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closing {
+		return i.precondition("resolve", "%w", errEnds)
+	}
+	i.state = resolved{res}
+	if i.past != nil {
+		i.past.lastError = nil
+	}
+	i.emitLocked(Event{Kind: EventResolved})
+	d := got.Decl.Decl()
+	if len(d.Children) > 0 {
+		i.children = make(map[string]*instance, len(d.Children))
+	}
+	for k := range d.Children {
+		c := &d.Children[k]
+		child := newInstance(i.realm, i, c.Name, childDecl{
+			url: c.URL, startup: c.Startup, onTerminate: c.OnTerminate, policy: c.Restart, environment: c.Environment,
+		})
+		i.children[c.Name] = child
+		child.emitLocked(Event{Kind: EventDiscovered})
+	}
+	return nil
+}
+
+// fetch finds the resolver for i's URL and asks it.
+func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
+	var parent *resolver.Resolved
+	absolute := i.decl.url
+	if i.parent != nil {
+		res, err := i.parent.resolve(ctx)
+		if err != nil {
+			return nil, err
+		}
+		parent = res.Resolved
+	}
+	u, err := url.Parse(absolute)
+	if err != nil {
+		return nil, fmt.Errorf("url %q: %w", absolute, err)
+	}
+	// A relative URL is resolved by what resolved the nearest ancestor with an absolute one: the parent's resolved URL is absolute.
+	scheme := u.Scheme
+	if scheme == "" && parent != nil {
+		if pu, err := url.Parse(parent.URL); err == nil {
+			scheme = pu.Scheme
+		}
+	}
+	route, err := i.realm.engine.Resolver(ctx, i, scheme)
+	if err != nil {
+		return nil, err
+	}
+	if route.Source.Kind != capabilities.FromBuiltin {
+		return nil, &Error{
+			Op: "resolve", At: i.moniker, Why: capabilities.Unavailable,
+			Err: fmt.Errorf("resolver for %s: comes from component %s, and only built-in resolvers can be used", scheme, route.Source.At),
+		}
+	}
+	r := i.realm.cfg.Resolvers[route.Source.Name]
+	if r == nil {
+		return nil, fmt.Errorf("resolver %s: not in this manager", route.Source.Name)
+	}
+	return r.Resolve(ctx, absolute, parent)
+}
+
+func (i *instance) start(ctx context.Context, reason string) error {
+	for {
+		i.mu.Lock()
+		if err := i.finalLocked(); err != nil {
+			i.mu.Unlock()
+			return i.precondition("start", "%w", err)
+		}
+		switch s := i.state.(type) {
+		case started:
+			if i.acts[stoppingRun] == nil {
+				i.mu.Unlock()
+				return nil
+			}
+		case stopping:
+			over := s.endedLocked()
+			i.mu.Unlock()
+			select {
+			case <-over:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			continue
+		}
+		if a := i.acts[stoppingRun]; a != nil {
+			i.mu.Unlock()
+			if err := a.wait(ctx); err != nil && ctx.Err() != nil {
+				return err
+			}
+			continue
+		}
+		i.dropRestartLocked()
+		a := i.beginLocked(starting, func(ctx context.Context) error { return i.doStart(ctx, reason) })
+		i.mu.Unlock()
+		return a.wait(ctx)
+	}
+}
+
+func (i *instance) doStart(ctx context.Context, reason string) error {
+	n, err := i.launch(ctx, reason)
+	if err == nil {
+		return i.running(ctx, n)
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w (%w)", cause, err)
+	}
+	err = i.startError(err)
+	i.realm.cfg.Sinks.Note(i.moniker, err.Error())
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.pastLocked().lastError = err
+	i.emitLocked(Event{Kind: EventFailed, Err: err, Text: reason})
+	if ctx.Err() != nil { // it was asked to end
+		return err
+	}
+	i.realm.noteEnd(i.moniker, err.Error())
+	switch capabilities.CodeOf(err) {
+	case capabilities.Invalid, capabilities.Denied, capabilities.NotFound:
+		// Trying again would give the same: the manifest, the policy or the package must change first.
+	default:
+		now := time.Now()
+		i.verdictLocked(&run{}, runners.Exit{Code: -1, Detail: err.Error(), Started: now, Ended: now})
+	}
+	return err
+}
+
+// startError names the instance once, whatever the cause calls itself.
+func (i *instance) startError(err error) error {
+	var re *runners.Error
+	if errors.As(err, &re) && re.At == i.moniker {
+		return err
+	}
+	var own *Error
+	if errors.As(err, &own) && own.At == i.moniker {
+		return err
+	}
+	return &Error{Op: "start", At: i.moniker, Why: capabilities.CodeOf(err), Err: err}
+}
+
+// launch brings i's program to life. n.program stays nil for a component without one.
+func (i *instance) launch(ctx context.Context, reason string) (*run, error) {
+	res, err := i.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := res.Decl.Decl()
+	if i.decl.onTerminate == manifest.OnTerminateReboot && !i.realm.cfg.Policy.RebootOnTerminate(i.moniker) {
+		return nil, &Error{
+			Op: "start", At: i.moniker, Why: capabilities.Denied,
+			Err:  errors.New(`on_terminate: "reboot" is not allowed for it`),
+			Hint: fmt.Sprintf("add %q to security_policy.child_policy.reboot_on_terminate of the manager's --config", i.moniker),
+		}
+	}
+	route, err := i.realm.engine.Runner(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	if route == nil {
+		return &run{reason: reason, since: time.Now()}, nil
+	}
+	if route.Source.Kind != capabilities.FromBuiltin {
+		return nil, &Error{
+			Op: "start", At: i.moniker, Why: capabilities.Unavailable,
+			Err: fmt.Errorf("runner %s: comes from component %s, and only built-in runners can be used", route.Source.Name, route.Source.At),
+		}
+	}
+	runner := i.realm.cfg.Runners[route.Source.Name]
+	if runner == nil {
+		return nil, fmt.Errorf("runner %s: not in this manager", route.Source.Name)
+	}
+	info := runners.StartInfo{Moniker: i.moniker, URL: res.URL, Package: res.Package}
+	if d.Program != nil {
+		info.Program = runners.Block{Pos: d.Program.Pos, Info: d.Program.Info}
+	}
+	n := &run{reason: reason, since: time.Now()}
+	if info.Stdout, info.Stderr, n.drained, err = i.realm.cfg.Sinks.Open(i.moniker); err != nil {
+		return nil, err
+	}
+	if n.program, err = runner.Start(ctx, info); err != nil {
+		n.drained(i.realm.ctx)
+		return nil, err
+	}
+	return n, nil
+}
+
+// running makes a launched run the instance's state.
+func (i *instance) running(ctx context.Context, n *run) error {
+	i.mu.Lock()
+	if ctx.Err() != nil && n.program == nil {
+		i.mu.Unlock()
+		return i.precondition("start", "%w", context.Cause(ctx))
+	}
+	res := i.resolutionLocked()
+	i.state = started{res, n}
+	if i.past != nil {
+		i.past.lastError = nil
+	}
+	i.emitLocked(Event{Kind: EventStarted, Text: n.reason})
+	i.mu.Unlock()
+	if n.program != nil {
+		i.realm.hold() // released in ended
+		i.realm.wg.Add(1)
+		over := func(e runners.Exit) {
+			go func() {
+				defer i.realm.wg.Done()
+				defer i.realm.release()
+				i.ended(n, e)
+			}()
+		}
+		if p, ok := n.program.(runners.Notifier); ok {
+			p.OnExit(over)
+		} else {
+			go func() {
+				e, err := n.program.Wait(context.Background())
+				if err != nil {
+					e = runners.Exit{Code: -1, Cause: runners.ByRunner, Detail: err.Error(), Started: n.since, Ended: time.Now()}
+				}
+				over(e)
+			}()
+		}
+	}
+	i.startEager(res)
+	return nil
+}
+
+// startEager starts the eager children, each after its own fashion; a failure is its own affair.
+func (i *instance) startEager(res *resolution) {
+	d := res.Decl.Decl()
+	eager := 0
+	for k := range d.Children {
+		if d.Children[k].Startup == manifest.Eager {
+			eager++
+		}
+	}
+	if eager == 0 {
+		return
+	}
+	r := i.realm
+	r.spawn(func() {
+		for k := range d.Children {
+			if d.Children[k].Startup != manifest.Eager {
+				continue
+			}
+			i.mu.Lock()
+			c := i.children[d.Children[k].Name]
+			i.mu.Unlock()
+			if c == nil {
+				return // unresolved meanwhile
+			}
+			r.launch <- struct{}{}
+			r.spawn(func() {
+				defer func() { <-r.launch }()
+				_ = c.start(r.ctx, "eager") // it is in c's events and log
+			})
+		}
+	})
+}
+
+// ended takes in the end of a run.
+func (i *instance) ended(n *run, exit runners.Exit) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*KillTimeout)
+	n.drained(ctx)
+	cancel()
+
+	i.mu.Lock()
+	res := i.resolutionLocked()
+	switch {
+	case n.timedOut:
+		exit.Cause = runners.ByTimeout
+	case n.asked && exit.Cause == runners.BySelf:
+		exit.Cause = runners.ByStop
+	}
+	p := i.pastLocked()
+	p.lastExit = &exit
+	i.state = resolved{res}
+	i.emitLocked(Event{Kind: EventStopped, Exit: &exit})
+	reboot := i.verdictLocked(n, exit)
+	closing := i.closing
+	if closing {
+		reboot = "" // it goes down already
+	}
+	n.finishLocked()
+	i.mu.Unlock()
+
+	switch {
+	case n.timedOut:
+		i.realm.noteEnd(i.moniker, exit.String())
+	case n.asked || exit.OK():
+		i.realm.noteEnd(i.moniker, "")
+	default:
+		i.realm.noteEnd(i.moniker, exit.String())
+		i.realm.cfg.Sinks.Note(i.moniker, exit.String())
+	}
+	if reboot != "" && i.realm.cfg.Rebooted != nil {
+		i.mu.Lock()
+		i.emitLocked(Event{Kind: EventReboot, Text: reboot, Exit: &exit})
+		i.mu.Unlock()
+		i.realm.noteEnd(i.moniker, exit.String()+"; "+reboot)
+		i.realm.cfg.Rebooted(i.moniker, reboot+": "+exit.String())
+	}
+	if !closing {
+		i.afterRun(res)
+	}
+}
+
+// afterRun lets go what lives only as long as a run: the dynamic children, or, in a single_run collection, the instance itself.
+func (i *instance) afterRun(res *resolution) {
+	if c := i.decl.collection; c != nil && c.Durability == manifest.SingleRun {
+		i.realm.spawn(func() { _ = i.destroy(i.realm.ctx) })
+		return
+	}
+	for k := range res.Decl.Decl().Collections {
+		for _, c := range i.Dynamic(res.Decl.Decl().Collections[k].Name) {
+			i.realm.spawn(func() { _ = c.(*instance).destroy(i.realm.ctx) })
+		}
+	}
+}
+
+// verdictLocked does what the instance's policy says about an end, and returns why the whole tree must go down, "" if it needn't.
+func (i *instance) verdictLocked(n *run, exit runners.Exit) (reboot string) {
+	p := i.pastLocked()
+	policy := supervision.Policy{OnTerminate: i.decl.onTerminate, Restart: i.decl.policy}
+	v, h := supervision.Decide(policy, p.history, exit, n.asked || i.closing, time.Now())
+	p.history = h
+	switch v.Kind {
+	case supervision.Nothing:
+	case supervision.Reboot:
+		return v.Reason
+	case supervision.GiveUp:
+		p.gaveUp = true
+		i.emitLocked(Event{Kind: EventGaveUp, Text: v.Reason})
+	case supervision.Restart:
+		p.nextStart = time.Now().Add(v.Delay)
+		i.emitLocked(Event{Kind: EventRestarting, Delay: v.Delay, Text: v.Reason})
+		i.realm.hold() // released when the timer fires or is dropped
+		i.restart = time.AfterFunc(v.Delay, i.restartDue)
+	}
+	return ""
+}
+
+func (i *instance) restartDue() {
+	i.mu.Lock()
+	if i.restart == nil {
+		i.mu.Unlock()
+		return // dropped meanwhile; the hold went with it
+	}
+	i.restart = nil
+	p := i.pastLocked()
+	p.nextStart = time.Time{}
+	p.restarts++
+	i.mu.Unlock()
+	i.realm.spawn(func() {
+		i.realm.release()
+		_ = i.start(i.realm.ctx, "restart")
+	})
+}
+
+// dropRestartLocked forgets a restart that is due.
+func (i *instance) dropRestartLocked() {
+	if i.restart == nil {
+		return
+	}
+	i.restart.Stop()
+	i.restart = nil
+	i.past.nextStart = time.Time{}
+	i.realm.release()
+}
+
+// abortStart gives up a start under way and returns once it has ended.
+func (i *instance) abortStart(ctx context.Context, cause error) error {
+	for _, v := range []verb{starting, resolving} {
+		i.mu.Lock()
+		a := i.acts[v]
+		if a != nil && v == starting {
+			a.cancel(cause)
+		}
+		i.mu.Unlock()
+		if a != nil && (v == starting || cause == errEnds) {
+			_ = a.wait(ctx)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+func (i *instance) stop(ctx context.Context, why string) error {
+	i.mu.Lock()
+	i.dropRestartLocked()
+	i.mu.Unlock()
+	if err := i.abortStart(ctx, errStopped); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	n := i.currentRunLocked()
+	if n == nil {
+		i.mu.Unlock()
+		return nil
+	}
+	a := i.beginLocked(stoppingRun, func(ctx context.Context) error { return i.doStop(ctx, n, why) })
+	i.mu.Unlock()
+	return a.wait(ctx)
+}
+
+// doStop asks a run to end, bounds that, and then kills it.
+func (i *instance) doStop(ctx context.Context, n *run, why string) error {
+	i.mu.Lock()
+	s, ok := i.state.(started)
+	if !ok || s.run != n {
+		over := n.endedLocked()
+		i.mu.Unlock()
+		return i.awaitKill(ctx, n, over) // it is on its way out
+	}
+	n.asked = true
+	if n.program == nil {
+		i.state = resolved{s.resolution}
+		i.emitLocked(Event{Kind: EventStopped, Text: why})
+		n.finishLocked()
+		closing := i.closing
+		i.mu.Unlock()
+		if !closing {
+			i.afterRun(s.resolution)
+		}
+		return nil
+	}
+	i.state = stopping{s.resolution, n}
+	i.emitLocked(Event{Kind: EventStopping, Text: why})
+	over := n.endedLocked()
+	i.mu.Unlock()
+
+	timeout, err := i.realm.engine.StopTimeout(ctx, i)
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := n.program.Stop(bounded); err != nil && bounded.Err() == nil {
+		i.realm.cfg.Sinks.Note(i.moniker, "stop: "+err.Error())
+		cancel()
+	}
+	warn := time.NewTimer(min(timeout/2, 2*time.Second))
+	defer warn.Stop()
+	for asked := time.Now(); ; {
+		select {
+		case <-over:
+			return nil
+		case <-warn.C:
+			i.mu.Lock()
+			took := time.Since(asked).Round(100 * time.Millisecond)
+			i.emitLocked(Event{Kind: EventWaiting, Text: fmt.Sprintf("asked to stop %s ago, will be killed after %s", took, timeout)})
+			i.mu.Unlock()
+			continue
+		case <-bounded.Done():
+		case <-i.realm.kill:
+		}
+		break
+	}
+	i.mu.Lock()
+	n.timedOut = bounded.Err() != nil
+	i.mu.Unlock()
+	if err := n.program.Kill(ctx); err != nil {
+		return &Error{Op: "kill", At: i.moniker, Why: capabilities.Internal, Err: err}
+	}
+	return i.awaitKill(ctx, n, over)
+}
+
+// awaitKill waits for the end of a run that was killed. One that doesn't end is said, not hidden.
+func (i *instance) awaitKill(ctx context.Context, n *run, over <-chan struct{}) error {
+	t := time.NewTimer(KillTimeout)
+	defer t.Stop()
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+	}
+	err := &Error{
+		Op: "kill", At: i.moniker, Why: capabilities.Unavailable,
+		Err: fmt.Errorf("it still runs %s after it was killed", KillTimeout),
+	}
+	if p, ok := n.program.(runners.ProcessLister); ok {
+		if pids, perr := p.Processes(ctx); perr == nil && len(pids) > 0 {
+			err.Hint = fmt.Sprintf("processes %v are left; `cat /proc/%d/stack` tells where the kernel holds one", pids, pids[0])
+		}
+	}
+	i.realm.cfg.Sinks.Note(i.moniker, err.Error())
+	i.realm.noteEnd(i.moniker, err.Error())
+	return err
+}
+
+func (i *instance) killRun(ctx context.Context) error {
+	i.mu.Lock()
+	i.dropRestartLocked()
+	i.mu.Unlock()
+	if err := i.abortStart(ctx, errStopped); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	n := i.currentRunLocked()
+	if n == nil {
+		i.mu.Unlock()
+		return nil
+	}
+	if n.program == nil {
+		i.mu.Unlock()
+		return i.stop(ctx, "asked by an operator")
+	}
+	n.asked = true
+	over := n.endedLocked()
+	i.mu.Unlock()
+	if err := n.program.Kill(ctx); err != nil {
+		return &Error{Op: "kill", At: i.moniker, Why: capabilities.Internal, Err: err}
+	}
+	return i.awaitKill(ctx, n, over)
+}

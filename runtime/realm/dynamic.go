@@ -1,0 +1,212 @@
+package realm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runtime/supervision"
+)
+
+// Create adds a dynamic child to a collection of parent. In a single_run collection, and if the child is eager, it returns once the
+// child runs; else the child is only created. The name may be used again as soon as it is destroyed.
+func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection string, c ChildDecl) (name.Moniker, error) {
+	p, err := r.reach(ctx, parent)
+	if err != nil {
+		return "", err
+	}
+	d, err := p.Decl(ctx)
+	if err != nil {
+		return "", err
+	}
+	m := p.moniker.Child(collection + ":" + c.Name)
+	invalid := func(format string, args ...any) error {
+		return &Error{Op: "create", At: m, Why: capabilities.Invalid, Err: fmt.Errorf(format, args...)}
+	}
+	coll := d.Collection(collection)
+	if coll == nil {
+		names := make([]string, len(d.Collections))
+		for k := range d.Collections {
+			names[k] = d.Collections[k].Name
+		}
+		e := &Error{Op: "create", At: m, Why: capabilities.NotFound, Err: fmt.Errorf("`%s` does not have collection `#%s`", p.moniker, collection)}
+		if near := name.Nearest(collection, names); near != "" {
+			e.Hint = fmt.Sprintf("did you mean %s?", near)
+		}
+		return "", e
+	}
+	check := name.Check
+	if coll.AllowLongNames {
+		check = name.CheckLong
+	}
+	if err := check(c.Name); err != nil {
+		return "", invalid("%w", err)
+	}
+	if err := name.CheckURL(c.URL); err != nil {
+		return "", invalid("url: %w", err)
+	}
+	if len(c.DynamicOffers) > 0 && !coll.DynamicOffers {
+		return "", invalid("collection %q takes no dynamic offers (allowed_offers: \"static_only\")", collection)
+	}
+	p.mu.Lock()
+	if err := p.finalLocked(); err != nil {
+		p.mu.Unlock()
+		return "", p.precondition("create in", "%w", err)
+	}
+	seg := collection + ":" + c.Name
+	if p.children[seg] != nil {
+		p.mu.Unlock()
+		return "", &Error{
+			Op: "create", At: m, Why: capabilities.Precondition, Err: errors.New("component instance already exists"),
+			Hint: "destroy it first, or choose another name",
+		}
+	}
+	child := newInstance(r, p, seg, childDecl{
+		url: c.URL, startup: c.Startup, environment: coll.Environment, collection: coll, offers: c.DynamicOffers,
+	})
+	if p.children == nil {
+		p.children = map[string]*instance{}
+	}
+	p.children[seg] = child
+	child.emitLocked(Event{Kind: EventDiscovered})
+	p.mu.Unlock()
+	switch {
+	case coll.Durability == manifest.SingleRun:
+		if err = child.start(ctx, "single_run"); err != nil {
+			_ = child.destroy(r.ctx)
+		}
+	case c.Startup == manifest.Eager:
+		err = child.start(ctx, "eager")
+	}
+	return m, err
+}
+
+// Destroy takes a dynamic child and all below it out of the tree, after shutting it down.
+func (r *Realm) Destroy(ctx context.Context, m name.Moniker) error {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return err
+	}
+	if i.decl.collection == nil {
+		return &Error{
+			Op: "destroy", At: m, Why: capabilities.Invalid, Err: errors.New("only dynamic children can be destroyed"),
+			Hint: fmt.Sprintf("it stands in the manifest of its parent; `cmgr stop %s` stops it", m),
+		}
+	}
+	return i.destroy(ctx)
+}
+
+func (i *instance) destroy(ctx context.Context) error {
+	i.mu.Lock()
+	if _, ok := i.state.(destroyed); ok {
+		i.mu.Unlock()
+		return nil
+	}
+	a := i.beginLocked(destroying, func(ctx context.Context) error {
+		if err := i.shutdown(ctx); err != nil {
+			return err
+		}
+		i.leave()
+		seg := i.moniker.Base()
+		i.parent.mu.Lock()
+		if i.parent.children[seg] == i {
+			delete(i.parent.children, seg)
+		}
+		i.parent.mu.Unlock()
+		return nil
+	})
+	i.mu.Unlock()
+	return a.wait(ctx)
+}
+
+// leave marks i and what is below it as destroyed. All of it has been shut down.
+func (i *instance) leave() {
+	i.mu.Lock()
+	kids := i.childrenLocked()
+	i.children = nil
+	i.mu.Unlock()
+	for _, c := range kids {
+		c.leave()
+	}
+	i.mu.Lock()
+	if _, ok := i.state.(destroyed); !ok {
+		i.state = destroyed{}
+		i.emitLocked(Event{Kind: EventDestroyed})
+	}
+	i.mu.Unlock()
+	i.realm.cfg.Sinks.Remove(i.moniker)
+}
+
+// Unresolve shuts m down and forgets its manifest and all that is below it; then it can be resolved and started anew.
+func (r *Realm) Unresolve(ctx context.Context, m name.Moniker) error {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return err
+	}
+	return i.unresolve(ctx)
+}
+
+func (i *instance) unresolve(ctx context.Context) error {
+	if err := i.shutdown(ctx); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	kids := i.childrenLocked()
+	i.mu.Unlock()
+	for _, c := range kids {
+		c.leave()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if _, ok := i.state.(shutdown); !ok {
+		return i.precondition("unresolve", "it is being changed by somebody else")
+	}
+	i.children = nil
+	i.state = unresolved{}
+	i.closing = false
+	if i.past != nil {
+		i.past.gaveUp = false
+		i.past.history = supervision.History{}
+	}
+	i.emitLocked(Event{Kind: EventUnresolved})
+	return nil
+}
+
+// Reload reads m's manifest and those below it anew: it shuts the subtree down, resolves again, and starts what ran before, as far as
+// it is still there. A manifest that has become invalid is reported before anything is stopped.
+func (r *Realm) Reload(ctx context.Context, m name.Moniker) error {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return err
+	}
+	if _, err := i.fetch(ctx); err != nil {
+		return &Error{Op: "reload", At: m, Why: capabilities.CodeOf(err), Err: err, Hint: "nothing was stopped"}
+	}
+	var ran []name.Moniker
+	for _, n := range r.Instances() {
+		if m.Contains(n.Moniker) && n.State == Started {
+			ran = append(ran, n.Moniker)
+		}
+	}
+	if err := i.unresolve(ctx); err != nil {
+		return err
+	}
+	if _, err := i.resolve(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range ran {
+		if n.Collection() != "" {
+			continue // dynamic children went with the old manifest
+		}
+		err := r.Start(ctx, n, "reload")
+		if e := (*Error)(nil); errors.As(err, &e) && e.Op == "find" {
+			continue
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

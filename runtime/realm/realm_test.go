@@ -1,0 +1,605 @@
+package realm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/runnertest"
+	"github.com/cmgr/cmgr/runtime/resolver"
+)
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+
+// files is a resolver of manifests in memory: the URL mem:///x is the text at x.
+type files map[string]string
+
+func (f files) Resolve(_ context.Context, url string, _ *resolver.Resolved) (*resolver.Resolved, error) {
+	text, ok := f[strings.TrimPrefix(url, "mem:///")]
+	if !ok {
+		return nil, &resolver.Error{URL: url, Why: capabilities.NotFound, Err: fs.ErrNotExist}
+	}
+	v, ds := cml.Load(url, []byte(text), cml.Options{})
+	if err := ds.Err(); err != nil {
+		return nil, &resolver.Error{URL: url, Why: capabilities.Invalid, Err: err}
+	}
+	return &resolver.Resolved{URL: url, Decl: v}, nil
+}
+
+// above has the runner "fake" and the scheme "mem".
+type above struct{}
+
+func (above) Has(k manifest.Kind, n string) bool {
+	return k == manifest.KindRunner && n == "fake" || k == manifest.KindResolver && n == "mem"
+}
+func (above) Framework(manifest.Kind, string) bool               { return false }
+func (a above) InRootEnvironment(k manifest.Kind, n string) bool { return a.Has(k, n) }
+
+// sinks takes no output; it remembers notes.
+type sinks struct{ notes chan string }
+
+func (sinks) Open(name.Moniker) (stdout, stderr *os.File, drained func(context.Context), err error) {
+	return nil, nil, func(context.Context) {}, nil
+}
+
+func (s sinks) Note(m name.Moniker, text string) {
+	select {
+	case s.notes <- string(m) + ": " + text:
+	default:
+	}
+}
+func (sinks) Remove(name.Moniker) {}
+
+type allow string
+
+func (a allow) RebootOnTerminate(m name.Moniker) bool { return string(m) == string(a) }
+
+// prog is a program that the fake runner runs.
+const prog = `program: { runner: "fake" }`
+
+// world is a tree over a fake runner.
+type world struct {
+	*Realm
+	t        *testing.T
+	fake     *runnertest.Fake
+	rebooted chan string
+}
+
+func newWorld(t *testing.T, f files) *world {
+	w := &world{t: t, fake: runnertest.NewFake(), rebooted: make(chan string, 10)}
+	w.Realm = New(Config{
+		RootURL: "mem:///root", Builtins: above{}, Runners: map[string]runners.Runner{"fake": w.fake},
+		Resolvers: map[string]resolver.Resolver{"mem": f}, Sinks: sinks{make(chan string, 100)}, Policy: allow("/may"),
+		Log: slog.New(slog.DiscardHandler), Rebooted: func(m name.Moniker, why string) { w.rebooted <- string(m) + " " + why },
+	})
+	t.Cleanup(func() {
+		w.Close()
+		w.fake.Wait()
+	})
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// settle waits, in a bubble, until nothing moves by itself at this time.
+func (w *world) settle() { synctest.Wait() }
+
+func (w *world) events() []string {
+	sub := w.Subscribe(0)
+	var out []string
+	for range w.LastEvent() {
+		e, _, err := sub.Next(w.t.Context())
+		w.must(err)
+		out = append(out, e.Kind.String()+" "+string(e.Moniker))
+	}
+	return out
+}
+
+func (w *world) state(m name.Moniker) State {
+	w.t.Helper()
+	i, ok := w.Instance(m)
+	if !ok {
+		w.t.Fatalf("%s: no such instance; events %q", m, w.events())
+	}
+	return i.State
+}
+
+func (w *world) states(want map[name.Moniker]State) {
+	w.t.Helper()
+	for m, s := range want {
+		if got := w.state(m); got != s {
+			w.t.Errorf("%s is %s, want %s; events %q", m, got, s, w.events())
+		}
+	}
+}
+
+// before says whether event a came, and before b.
+func before(events []string, a, b string) bool {
+	x, y := slices.Index(events, a), slices.Index(events, b)
+	return x >= 0 && y >= 0 && x < y
+}
+
+func bubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, f)
+}
+
+func TestEagerAndLazy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" }, { name: "lazy", url: "mem:///p" } ] }`,
+			"a":    `{ ` + prog + `, children: [ { name: "b", url: "mem:///p", startup: "eager" } ] }`,
+			"p":    `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		w.states(map[name.Moniker]State{"/": Started, "/a": Started, "/a/b": Started, "/lazy": Unresolved})
+		if got := w.fake.Running(); !slices.Equal(got, []name.Moniker{"/a", "/a/b"}) {
+			t.Errorf("running: %q", got)
+		}
+		if !before(w.events(), "started /a", "started /a/b") {
+			t.Errorf("a child started before its parent: %q", w.events())
+		}
+		w.must(w.Start(t.Context(), "/lazy", "test"))
+		w.states(map[name.Moniker]State{"/lazy": Started})
+	})
+}
+
+func TestStopIsNotRecursiveAndNotFinal(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ ` + prog + `, children: [ { name: "a", url: "mem:///p", startup: "eager" } ] }`,
+			"p":    `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		w.must(w.Stop(t.Context(), "/"))
+		w.states(map[name.Moniker]State{"/": Resolved, "/a": Started})
+		i, _ := w.Instance("/")
+		if i.LastExit == nil || i.LastExit.Cause != runners.ByStop {
+			t.Errorf("last exit %+v, want one by stop", i.LastExit)
+		}
+		w.must(w.Stop(t.Context(), "/")) // nothing to do
+		w.must(w.Start(t.Context(), "/", "again"))
+		w.states(map[name.Moniker]State{"/": Started})
+	})
+}
+
+func TestShutdownOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			// b uses what a exposes; self uses d; c's offer from b is weak.
+			"root": `{ ` + prog + `,
+				children: [
+					{ name: "a", url: "mem:///srv", startup: "eager" }, { name: "b", url: "mem:///srv", startup: "eager" },
+					{ name: "c", url: "mem:///p", startup: "eager" }, { name: "d", url: "mem:///srv", startup: "eager" },
+				],
+				use: [ { protocol: "x", from: "#d" } ],
+				offer: [
+					{ protocol: "x", from: "#a", to: "#b" },
+					{ protocol: "x", from: "#b", to: "#a", as: "y", dependency: "weak" },
+				] }`,
+			"srv": `{ ` + prog + `, capabilities: [ { protocol: "x" } ], expose: [ { protocol: "x", from: "self" } ] }`,
+			"p":   `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		w.must(w.Shutdown(t.Context()))
+		ev := w.events()
+		for _, o := range [][2]string{
+			{"stopped /b", "stopping /a"}, {"stopped /a", "stopping /"}, {"stopped /c", "stopping /"}, {"stopped /", "stopping /d"},
+			{"stopped /d", "shutdown /"},
+		} {
+			if !before(ev, o[0], o[1]) {
+				t.Errorf("%q does not come before %q: %q", o[0], o[1], ev)
+			}
+		}
+		w.states(map[name.Moniker]State{"/": Shutdown, "/a": Shutdown})
+		err := w.Start(t.Context(), "/a", "too late")
+		if capabilities.CodeOf(err) != capabilities.Precondition {
+			t.Errorf("start after shutdown: %v", err)
+		}
+	})
+}
+
+func TestStopAbortsStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{"root": `{ ` + prog + ` }`})
+		w.fake.Behave("/", runnertest.NeverReady)
+		starts := make(chan error, 2)
+		for range 2 { // equal actions join
+			go func() { starts <- w.Start(context.Background(), "/", "root") }()
+		}
+		w.settle()
+		if i, _ := w.Instance("/"); !i.Starting {
+			t.Error("not starting")
+		}
+		w.must(w.Stop(t.Context(), "/"))
+		for range 2 {
+			if err := <-starts; !errors.Is(err, errStopped) {
+				t.Errorf("start that was stopped: %v", err)
+			}
+		}
+		w.states(map[name.Moniker]State{"/": Resolved})
+		if got := w.fake.Log(); !slices.Equal(got, []string{"refuse /"}) {
+			t.Errorf("the runner saw %q", got)
+		}
+		if len(w.Failures()) != 0 {
+			t.Errorf("a start that was stopped counts as a failure: %v", w.Failures())
+		}
+	})
+}
+
+func TestStartGoesOnWhenItsCallerGivesUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{"root": `{ ` + prog + ` }`})
+		w.fake.Behave("/", runnertest.NeverReady)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.Start(ctx, "/", "root") }()
+		w.settle()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		w.fake.Behave("/", runnertest.UntilStopped)
+		w.settle()
+		w.states(map[name.Moniker]State{"/": Started})
+	})
+}
+
+func TestStopTimeoutKills(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [ { name: "a", url: "mem:///p", startup: "eager", environment: "#e" }, { name: "b", url: "mem:///p", startup: "eager" } ],
+				environments: [ { name: "e", extends: "realm", __stop_timeout_ms: 100 } ] }`,
+			"p": `{ ` + prog + ` }`,
+		})
+		w.fake.Behave("/a", runnertest.IgnoresStop)
+		w.fake.Behave("/b", runnertest.IgnoresStop)
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		for m, want := range map[name.Moniker]time.Duration{"/a": 100 * time.Millisecond, "/b": 5 * time.Second} {
+			at := time.Now()
+			w.must(w.Stop(t.Context(), m))
+			if took := time.Since(at); took != want {
+				t.Errorf("%s was killed after %s, want %s", m, took, want)
+			}
+			if i, _ := w.Instance(m); i.LastExit.Cause != runners.ByTimeout {
+				t.Errorf("%s: %s", m, i.LastExit)
+			}
+		}
+		if len(w.Failures()) != 2 {
+			t.Errorf("failures: %v", w.Failures())
+		}
+		if !slices.Contains(w.events(), "waiting /b") {
+			t.Errorf("nobody was told what is waited for: %q", w.events())
+		}
+	})
+}
+
+func TestKillDuringStop(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{"root": `{ ` + prog + ` }`})
+		w.fake.Behave("/", runnertest.IgnoresStop)
+		w.must(w.Start(t.Context(), "/", "root"))
+		stopped := make(chan error)
+		at := time.Now()
+		go func() { stopped <- w.Stop(t.Context(), "/") }()
+		w.settle()
+		w.states(map[name.Moniker]State{"/": Stopping})
+		w.must(w.Kill(t.Context(), "/"))
+		w.must(<-stopped)
+		if time.Since(at) != 0 {
+			t.Errorf("it took %s", time.Since(at))
+		}
+	})
+}
+
+func TestKillAllHurriesAShutdown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{"root": `{ ` + prog + ` }`})
+		w.fake.Behave("/", runnertest.IgnoresStop)
+		w.must(w.Start(t.Context(), "/", "root"))
+		at := time.Now()
+		time.AfterFunc(time.Millisecond, w.KillAll)
+		w.must(w.Shutdown(t.Context()))
+		if took := time.Since(at); took != time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+func TestAKillThatDoesNotEndIsSaid(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{"root": `{ ` + prog + ` }`})
+		w.fake.Behave("/", runnertest.SurvivesKill)
+		w.must(w.Start(t.Context(), "/", "root"))
+		err := w.Shutdown(t.Context())
+		if capabilities.CodeOf(err) != capabilities.Unavailable || !strings.Contains(err.Error(), "still runs") {
+			t.Errorf("got %v", err)
+		}
+		w.states(map[name.Moniker]State{"/": Stopping})
+		w.fake.Exit("/", runners.Exit{Code: -1, Signal: 9})
+		w.settle()
+		w.must(w.Shutdown(t.Context())) // now it can
+		w.states(map[name.Moniker]State{"/": Shutdown})
+	})
+}
+
+func TestCollections(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ ` + prog + `, collections: [ { name: "jobs", durability: "transient" }, { name: "once", durability: "single_run" } ] }`,
+			"p":    `{ ` + prog + ` }`,
+		})
+		ctx := t.Context()
+		w.must(w.Start(ctx, "/", "root"))
+		m, err := w.Create(ctx, "/", "jobs", ChildDecl{Name: "x", URL: "mem:///p"})
+		w.must(err)
+		if m != "/jobs:x" || w.state(m) != Unresolved {
+			t.Errorf("%s is %s", m, w.state(m))
+		}
+		if _, err = w.Create(ctx, "/", "jobs", ChildDecl{Name: "x", URL: "mem:///p"}); capabilities.CodeOf(err) != capabilities.Precondition {
+			t.Errorf("created twice: %v", err)
+		}
+		if _, err = w.Create(ctx, "/", "jobz", ChildDecl{Name: "x", URL: "mem:///p"}); !strings.Contains(fmt.Sprint(err), "did you mean jobs") {
+			t.Errorf("unknown collection: %v", err)
+		}
+		if _, err = w.Create(ctx, "/", "jobs", ChildDecl{Name: "a/b", URL: "mem:///p"}); capabilities.CodeOf(err) != capabilities.Invalid {
+			t.Errorf("bad name: %v", err)
+		}
+		w.must(w.Start(ctx, m, "test"))
+		w.must(w.Destroy(ctx, m))
+		if _, ok := w.Instance(m); ok {
+			t.Error("it is still there")
+		}
+		_, err = w.Create(ctx, "/", "jobs", ChildDecl{Name: "x", URL: "mem:///p"}) // the name is free again
+		w.must(err)
+
+		once, err := w.Create(ctx, "/", "once", ChildDecl{Name: "y", URL: "mem:///p"})
+		w.must(err)
+		w.states(map[name.Moniker]State{once: Started})
+		w.fake.Exit(once, runners.Exit{})
+		w.settle()
+		if _, ok := w.Instance(once); ok {
+			t.Error("a single_run instance outlived its run")
+		}
+		if err := w.Destroy(ctx, "/"); capabilities.CodeOf(err) != capabilities.Invalid {
+			t.Errorf("destroyed a static instance: %v", err)
+		}
+		w.must(w.Stop(ctx, "/"))
+		w.settle()
+		if _, ok := w.Instance(m); ok {
+			t.Error("a transient child outlived its parent's run")
+		}
+	})
+}
+
+func TestReload(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := files{
+			"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" } ] }`,
+			"a":    `{ ` + prog + `, children: [ { name: "old", url: "mem:///p", startup: "eager" }, { name: "both", url: "mem:///p" } ] }`,
+			"p":    `{ ` + prog + ` }`,
+		}
+		w := newWorld(t, f)
+		ctx := t.Context()
+		w.must(w.Start(ctx, "/", "root"))
+		w.settle()
+		w.must(w.Start(ctx, "/a/both", "test"))
+
+		f["a"] = `{ nonsense: 1 }`
+		if err := w.Reload(ctx, "/a"); capabilities.CodeOf(err) != capabilities.Invalid {
+			t.Errorf("reload of a bad manifest: %v", err)
+		}
+		w.states(map[name.Moniker]State{"/a": Started, "/a/old": Started, "/a/both": Started})
+
+		f["a"] = `{ ` + prog + `, children: [ { name: "both", url: "mem:///p" }, { name: "new", url: "mem:///p", startup: "eager" } ] }`
+		w.must(w.Reload(ctx, "/a"))
+		w.settle()
+		w.states(map[name.Moniker]State{"/": Started, "/a": Started, "/a/both": Started, "/a/new": Started})
+		if _, ok := w.Instance("/a/old"); ok {
+			t.Error("/a/old is still there")
+		}
+		if got := w.fake.Running(); !slices.Equal(got, []name.Moniker{"/a", "/a/both", "/a/new"}) {
+			t.Errorf("running: %q", got)
+		}
+	})
+}
+
+func TestRestartPolicy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [ { name: "a", url: "mem:///p", startup: "eager", on_terminate: "restart",
+				restart: { when: "failure", delay_ms: 100, backoff: 2, limit: 2, window_ms: 60000 } } ] }`,
+			"p": `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		for n, delay := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond} {
+			w.fake.Exit("/a", runners.Exit{Code: 1})
+			w.settle()
+			w.states(map[name.Moniker]State{"/a": Resolved})
+			time.Sleep(delay - time.Millisecond)
+			w.settle()
+			w.states(map[name.Moniker]State{"/a": Resolved})
+			time.Sleep(time.Millisecond)
+			w.settle()
+			w.states(map[name.Moniker]State{"/a": Started})
+			if i, _ := w.Instance("/a"); i.Restarts != n+1 {
+				t.Errorf("%d restarts, want %d", i.Restarts, n+1)
+			}
+		}
+		w.fake.Exit("/a", runners.Exit{Code: 1})
+		w.must(w.Idle(t.Context()))
+		if i, _ := w.Instance("/a"); !i.RestartsUp || len(w.Failures()) != 1 {
+			t.Errorf("%+v, failures %v", i, w.Failures())
+		}
+	})
+}
+
+func TestAStopEndsARestartThatIsDue(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [ { name: "a", url: "mem:///p", startup: "eager", on_terminate: "restart", restart: { delay_ms: 1000 } } ] }`,
+			"p":    `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		w.fake.Exit("/a", runners.Exit{})
+		w.settle()
+		if i, _ := w.Instance("/a"); i.NextStart.Sub(time.Now()) != time.Second {
+			t.Errorf("next start at %s", i.NextStart)
+		}
+		w.must(w.Stop(t.Context(), "/a"))
+		time.Sleep(time.Minute)
+		w.states(map[name.Moniker]State{"/a": Resolved})
+		w.must(w.Idle(t.Context()))
+	})
+}
+
+func TestReboot(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [
+				{ name: "may", url: "mem:///p", startup: "eager", on_terminate: "reboot" },
+				{ name: "maynot", url: "mem:///p", startup: "eager", on_terminate: "reboot" },
+				{ name: "critical", url: "mem:///p", startup: "eager" } ] }`,
+			"p": `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		i, _ := w.Instance("/maynot")
+		if capabilities.CodeOf(i.LastError) != capabilities.Denied || !strings.Contains(i.LastError.Error(), "reboot_on_terminate") {
+			t.Errorf("it was started, or refused for another reason: %v", i.LastError)
+		}
+		w.must(w.Stop(t.Context(), "/may")) // asked for: no reboot
+		w.must(w.Start(t.Context(), "/may", "test"))
+		w.fake.Exit("/may", runners.Exit{}) // exit code 0 counts too
+		w.fake.Wait()
+		w.settle()
+		if got := <-w.rebooted; !strings.HasPrefix(got, "/may ") {
+			t.Errorf("rebooted by %q", got)
+		}
+		w.fake.Exit("/critical", runners.Exit{Code: 1, Critical: true})
+		w.settle()
+		if got := <-w.rebooted; !strings.HasPrefix(got, "/critical ") {
+			t.Errorf("rebooted by %q", got)
+		}
+	})
+}
+
+func TestFailures(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [
+				{ name: "norunner", url: "mem:///norunner", startup: "eager" }, { name: "missing", url: "mem:///nowhere", startup: "eager" },
+				{ name: "bad", url: "mem:///bad", startup: "eager" }, { name: "refuses", url: "mem:///p", startup: "eager" },
+				{ name: "ends", url: "mem:///p", startup: "eager" }, { name: "fine", url: "mem:///p", startup: "eager" } ] }`,
+			"norunner": `{ program: {}, use: [ { runner: "fake" } ] }`,
+			"bad":      `{ program: { runner: "fake" } use: [] }`,
+			"p":        `{ ` + prog + ` }`,
+		})
+		w.fake.Behave("/refuses", runnertest.NeverStarts)
+		w.fake.Behave("/ends", runnertest.ExitSeven)
+		w.fake.Behave("/fine", runnertest.ExitZero)
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.must(w.Idle(t.Context()))
+		var got []string
+		for _, f := range w.Failures() {
+			got = append(got, string(f.Moniker))
+		}
+		if want := []string{"/bad", "/ends", "/missing", "/norunner", "/refuses"}; !slices.Equal(got, want) {
+			t.Errorf("failures %q, want %q", got, want)
+		}
+		i, _ := w.Instance("/norunner")
+		for _, want := range []string{"was not offered to `/norunner` by parent", `{ runner: "fake", from: "parent", to: "#norunner" }`} {
+			if i.LastError == nil || !strings.Contains(i.LastError.Error(), want) {
+				t.Errorf("the error does not say %q: %v", want, i.LastError)
+			}
+		}
+		if i, _ := w.Instance("/bad"); !strings.Contains(i.LastError.Error(), "comma") {
+			t.Errorf("%v", i.LastError)
+		}
+	})
+}
+
+func TestUnknownInstance(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{"root": `{ children: [ { name: "net", url: "mem:///p" } ] }`, "p": `{}`})
+		err := w.Start(t.Context(), "/nett", "test")
+		if capabilities.CodeOf(err) != capabilities.NotFound || !strings.Contains(err.Error(), "did you mean /net?") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestASlowReaderIsToldWhatItMissed(t *testing.T) {
+	var l eventLog
+	for range keptEvents + 5 {
+		l.add(Event{})
+	}
+	s := &Subscription{log: &l, next: 1}
+	e, lost, err := s.Next(t.Context())
+	if err != nil || lost != 5 || e.Seq != 6 {
+		t.Errorf("seq %d, lost %d, %v", e.Seq, lost, err)
+	}
+}
+
+// TestStress lets many actions loose on a small tree at once; what must hold is that nothing hangs and that the end is an end.
+func TestStress(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ ` + prog + `, children: [ { name: "a", url: "mem:///a", startup: "eager" } ],
+				collections: [ { name: "c", durability: "transient" } ] }`,
+			"a": `{ ` + prog + `, children: [ { name: "b", url: "mem:///p", startup: "eager", on_terminate: "restart", restart: { delay_ms: 1 } } ] }`,
+			"p": `{ ` + prog + ` }`,
+		})
+		ctx := t.Context()
+		done := make(chan struct{})
+		all := []func(){
+			func() { _ = w.Start(ctx, "/", "x") }, func() { _ = w.Stop(ctx, "/") }, func() { _ = w.Start(ctx, "/a/b", "x") },
+			func() { _ = w.Kill(ctx, "/a/b") }, func() { _ = w.Reload(ctx, "/a") }, func() { _ = w.Unresolve(ctx, "/a") },
+			func() { _, _ = w.Create(ctx, "/", "c", ChildDecl{Name: "x", URL: "mem:///p", Startup: manifest.Eager}) },
+			func() { _ = w.Destroy(ctx, "/c:x") }, func() { w.fake.Exit("/a/b", runners.Exit{Code: 1}) }, func() { w.Instances() },
+		}
+		for _, f := range all {
+			go func() {
+				for range 50 {
+					f()
+					time.Sleep(time.Millisecond)
+				}
+				done <- struct{}{}
+			}()
+		}
+		for range all {
+			<-done
+		}
+		w.must(w.Shutdown(ctx))
+		w.settle()
+		if got := w.fake.Running(); len(got) > 0 {
+			t.Errorf("still running: %q", got)
+		}
+		w.must(w.Idle(ctx))
+	})
+}
