@@ -54,23 +54,31 @@ type Writer struct {
 // Open locks dir, which must exist, and opens current to append to it. If that was left by a crash it is put aside first. A
 // directory that another logger has is an ErrLocked.
 func Open(dir string, opt Options) (*Writer, error) {
-	lock, err := open(filepath.Join(dir, "lock"), 0o600)
-	if err != nil {
+	w := &Writer{dir: dir, opt: opt, fd: -1}
+	if err := w.flock(); err != nil {
 		return nil, err
+	}
+	if err := w.openCurrent(); err != nil {
+		syscall.Close(w.lock)
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *Writer) flock() error {
+	lock, err := open(filepath.Join(w.dir, "lock"), 0o600)
+	if err != nil {
+		return err
 	}
 	if err := retry(func() error { return syscall.Flock(lock, syscall.LOCK_EX|syscall.LOCK_NB) }); err != nil {
 		syscall.Close(lock)
 		if err == syscall.EWOULDBLOCK {
 			err = ErrLocked
 		}
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
+		return fmt.Errorf("lock %s: %w", w.dir, err)
 	}
-	w := &Writer{dir: dir, opt: opt, lock: lock, fd: -1}
-	if err := w.openCurrent(); err != nil {
-		syscall.Close(lock)
-		return nil, err
-	}
-	return w, nil
+	w.lock = lock
+	return nil
 }
 
 // Write appends records, each ending with a newline, and rotates between them where the size says so. It returns how many bytes
@@ -147,6 +155,26 @@ func (w *Writer) Close() error {
 	syscall.Close(w.lock)
 	w.fd, w.lock = -1, -1
 	return err
+}
+
+// Remove removes dir and the files in it, unless another logger has it (ErrLocked) or there is a directory in it.
+func Remove(dir string) error {
+	w := &Writer{dir: dir, fd: -1}
+	if err := w.flock(); err != nil {
+		return err
+	}
+	defer w.Close()
+	names, err := list(dir)
+	for _, name := range names {
+		err = errors.Join(err, remove(filepath.Join(dir, name)))
+	}
+	if err != nil {
+		return err
+	}
+	if err := syscall.Rmdir(dir); err != nil {
+		return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return nil
 }
 
 func (w *Writer) current() string { return filepath.Join(w.dir, "current") }

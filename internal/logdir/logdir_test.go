@@ -159,6 +159,31 @@ func TestLock(t *testing.T) {
 	}
 }
 
+func TestRemove(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	if err := Remove(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Remove of nothing = %v", err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w := mustOpen(t, dir, Options{Size: 10})
+	mustWrite(t, w, strings.Repeat("1234567\n", 200))
+	if err := Remove(dir); !errors.Is(err, ErrLocked) {
+		t.Errorf("Remove of one in use = %v", err)
+	}
+	w.Close()
+	if got := len(listing(t, dir)); got != 201 {
+		t.Errorf("%d files", got)
+	}
+	if err := Remove(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
 // svlogd and a Writer take turns on one directory; neither loses or renames what the other wrote.
 func TestSvlogdTakesTurns(t *testing.T) {
 	svlogd := needs.Tool(t, "svlogd")

@@ -1,12 +1,14 @@
 package logs
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -19,6 +21,7 @@ import (
 const (
 	maxDirName  = 200
 	monikerFile = "moniker"
+	removedFile = "removed" // empty; its time says when the instance was destroyed
 )
 
 func dirName(m name.Moniker) string {
@@ -84,4 +87,24 @@ func stored(dir string) ([]name.Moniker, error) {
 		}
 	}
 	return ms, err
+}
+
+// A removal is an instance that was destroyed, with the modification time of its removedFile.
+type removal struct {
+	moniker name.Moniker
+	at      syscall.Timespec
+}
+
+// removals are those that are marked in dir, the oldest first.
+func removals(dir string) ([]removal, error) {
+	monikers, err := stored(dir)
+	var removed []removal
+	for _, m := range monikers {
+		var st syscall.Stat_t
+		if syscall.Lstat(filepath.Join(dir, dirName(m), removedFile), &st) == nil {
+			removed = append(removed, removal{m, st.Mtim})
+		}
+	}
+	slices.SortFunc(removed, func(a, b removal) int { return cmp.Compare(a.at.Nano(), b.at.Nano()) })
+	return removed, err
 }

@@ -83,7 +83,11 @@ func New(cfg Config) (*Logs, error) {
 		// The thread's other descriptors: two for each open directory, and what the runtime and the loop have.
 		maxPipes: int64(min(files.Cur, 1<<30)) - 2*maxOpen - 32,
 	}
-	l.loop = &loop{Logs: l, instances: map[name.Moniker]*instance{}, in: make([]byte, readSize)}
+	removed, err := removals(dir)
+	if err != nil {
+		return nil, err
+	}
+	l.loop = &loop{Logs: l, instances: map[name.Moniker]*instance{}, removed: removed, in: make([]byte, readSize)}
 	if l.thread, err = fdthread.Start(l.loop); err != nil {
 		return nil, err
 	}
@@ -118,6 +122,7 @@ func (l *Logs) Open(m name.Moniker) (stdout, stderr *os.File, drained func(ctx c
 		}
 	}
 	r := new(run)
+	r.live.Store(2)
 	err = l.thread.Post(func(fds []int) { l.loop.attach(m, r, fds) }, readers[:]...)
 	syscall.Close(readers[0])
 	syscall.Close(readers[1])
@@ -128,6 +133,9 @@ func (l *Logs) Open(m name.Moniker) (stdout, stderr *os.File, drained func(ctx c
 		return nil, nil, nil, fmt.Errorf("open log of %s: %w", m, err)
 	}
 	return files[0], files[1], func(ctx context.Context) {
+		if r.live.Load() == 0 {
+			return
+		}
 		l.wait(ctx, func() {
 			l.loop.drain(r, 0)
 			l.loop.drain(r, 1)
@@ -166,13 +174,9 @@ func (l *Logs) Note(m name.Moniker, text string) {
 	_ = l.thread.Post(func([]int) { l.loop.note(m, text) }) // closed: there is no log
 }
 
-// Remove forgets what is held for a destroyed instance. Its directory stays.
+// Remove says that m is destroyed. Its log stays among those of the last 1,000 destroyed instances, and for good if m comes back.
 func (l *Logs) Remove(m name.Moniker) {
-	_ = l.thread.Post(func([]int) {
-		if in := l.loop.instances[m]; in != nil && in.pipes == 0 {
-			l.loop.shut(in)
-		}
-	})
+	_ = l.thread.Post(func([]int) { l.loop.remove(m) }) // closed: it is one more directory for the next manager
 }
 
 // Read returns the last n lines of m's log, oldest first; all that are kept if n is negative. It includes what was noted or
@@ -222,9 +226,9 @@ func (l *Logs) subscribe(filter func(name.Moniker) bool) (*Subscription, time.Ti
 const maxHistory = 64 << 20
 
 // Follow gives the last n lines of each instance that filter wants (all that are kept if n is negative), those of all instances
-// in order of time, and then lines as they come, until ctx or the Logs ends, none twice and none left out. Where there is more
-// than Follow can gather or the caller takes, a line says how many are not shown. An error is that of reading old lines; new ones
-// follow all the same. filter is as in Subscribe.
+// in order of time, and then lines as they come, until ctx or the Logs ends, none twice and none left out (but those that a full
+// disk has kept in memory). Where there is more than Follow can gather or the caller takes, a line says how many are not shown.
+// An error is that of reading old lines; new ones follow all the same. filter is as in Subscribe.
 func (l *Logs) Follow(ctx context.Context, filter func(name.Moniker) bool, n int) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		s, since := l.subscribe(filter)

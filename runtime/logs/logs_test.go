@@ -230,6 +230,38 @@ func TestQuietComponentsHaveNoDirectory(t *testing.T) {
 	}
 }
 
+func TestLogsOfTheDestroyedAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	job := func(i int) name.Moniker { return name.Moniker("/jobs:" + strconv.Itoa(i)) }
+	have := func(i int) bool {
+		_, err := os.Stat(filepath.Join(dir, dirName(job(i))))
+		return err == nil
+	}
+	l := newLogs(t, Config{Dir: dir})
+	for i := range maxRemoved {
+		l.Note(job(i), "x")
+		l.Remove(job(i))
+	}
+	l.Remove("/never/wrote")
+	open(t, l, job(1)).end() // it came back
+	open(t, l, job(2)).end() // came back and went
+	l.Remove(job(2))
+	l.Close()
+	l = newLogs(t, Config{Dir: dir})
+	for i := range 5 {
+		m := job(maxRemoved + i)
+		l.Note(m, "x")
+		l.Remove(m)
+	}
+	l.Close()
+	// 999 were there, 1 not among them; 5 more came: 0, 3, 4, 5 had to go.
+	for i := range maxRemoved + 5 {
+		if want := i != 0 && (i < 3 || i > 5); have(i) != want {
+			t.Errorf("the log of job %d is there: %v", i, have(i))
+		}
+	}
+}
+
 func TestRotationIsBounded(t *testing.T) {
 	l := newLogs(t, Config{Size: 10_000, Keep: 3})
 	c := open(t, l, "/a")

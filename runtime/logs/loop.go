@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ const (
 	maxBacklog  = 64 << 10 // bytes that wait for a disk, of one component
 	maxBacklogs = 8 << 20  // of all
 	maxOpen     = 64       // directories open at a time
+	maxRemoved  = 1000     // destroyed instances whose directories are kept
 	retryAfter  = time.Second
 )
 
@@ -41,6 +43,7 @@ type loop struct {
 	held      int                        // bytes
 	backlogs  int                        // bytes
 	uses      uint64                     // counts uses of Writers
+	removed   []removal                  // the oldest first
 	subs      []*Subscription
 	matching  []*Subscription // those that want the lines being taken
 	last      int64           // what now returned last, in Unix nanoseconds
@@ -60,7 +63,8 @@ type instance struct {
 // A run is the two pipes of one run.
 type run struct {
 	of      *instance
-	streams [2]struct { // Stdout, Stderr
+	live    atomic.Int32 // streams that have not ended
+	streams [2]struct {  // Stdout, Stderr
 		fd   int // -1 when it has ended
 		tail []byte
 	}
@@ -85,11 +89,15 @@ func (l *loop) instance(m name.Moniker) *instance {
 
 // attach takes over the reading ends of a run.
 func (l *loop) attach(m name.Moniker, r *run, fds []int) {
+	if len(l.removed) > 0 { // it may be one of these
+		_ = syscall.Unlink(filepath.Join(l.dir, dirName(m), removedFile))
+	}
 	r.of = l.instance(m)
 	r.of.pipes += len(fds)
 	for s := range r.streams {
 		if s >= len(fds) {
 			r.streams[s].fd = -1 // a full table: Open keeps count so that it never is
+			r.live.Add(-1)
 			l.pipes.Add(-1)
 			continue
 		}
@@ -157,6 +165,7 @@ func (l *loop) end(r *run, s int) {
 	l.runs[st.fd] = nil
 	l.thread.Drop(st.fd)
 	st.fd = -1
+	r.live.Add(-1)
 	l.pipes.Add(-1)
 	if r.of.pipes--; r.of.pipes == 0 {
 		l.shut(r.of)
@@ -385,6 +394,33 @@ func (l *loop) unstick(in *instance) bool {
 		l.note(in.moniker, fmt.Sprintf("%d lines lost: %v", b.lost, b.err))
 	}
 	return true
+}
+
+// remove marks the directory of a destroyed instance, if it has one, and removes the one that was marked first if there are too
+// many.
+func (l *loop) remove(m name.Moniker) {
+	if in := l.instances[m]; in != nil && in.pipes == 0 {
+		l.shut(in)
+	}
+	mark := filepath.Join(l.dir, dirName(m), removedFile)
+	fd, err := syscall.Open(mark, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return
+	}
+	var st syscall.Stat_t
+	if syscall.Fstat(fd, &st) == nil {
+		l.removed = append(l.removed, removal{m, st.Mtim})
+	}
+	syscall.Close(fd)
+	for len(l.removed) > maxRemoved {
+		oldest := l.removed[0]
+		l.removed = l.removed[1:]
+		path := filepath.Join(l.dir, dirName(oldest.moniker))
+		// The mark is gone or newer if the instance came back.
+		if syscall.Lstat(filepath.Join(path, removedFile), &st) == nil && st.Mtim == oldest.at {
+			_ = logdir.Remove(path) // what can't be removed now is tried again by the next manager
+		}
+	}
 }
 
 func (l *loop) unsubscribe(s *Subscription) {
