@@ -52,7 +52,8 @@ type Route struct {
 	// Backing is the route of the directory that a storage capability keeps its data in, from the component that declares the
 	// storage; nil for other kinds. Backing.Subdir includes the storage's own subdir.
 	Backing *Route
-	// Members are what a service from FromCollection is put together of, in order; none for an empty collection.
+	// Members are what a service from FromCollection is put together of, in order; none for an empty collection. Their hops begin
+	// where this route's end.
 	Members []Member
 }
 

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+	"weak"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
@@ -197,5 +201,52 @@ func BenchmarkRunnerEnvironment(b *testing.B) {
 		if _, err := e.Runner(b.Context(), n); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A declaration that is gone must not leave its index behind, or a manager that reloads would grow for ever.
+func TestIndexEndsWithItsDeclaration(t *testing.T) {
+	p := func() weak.Pointer[manifest.Component] {
+		n := siblings(100)[0]
+		if _, err := New(elf).Runner(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		return weak.Make(n.parent.decl)
+	}()
+	if _, ok := indexes.Load(p); !ok && p.Value() != nil {
+		t.Fatal("a large declaration is not indexed")
+	}
+	for range 100 {
+		runtime.GC()
+		if _, ok := indexes.Load(p); !ok {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // cleanups run on a goroutine of the runtime's
+	}
+	t.Error("the index is still there")
+}
+
+// Many ask at once, the first of them for a declaration that is not indexed yet.
+func TestConcurrentQuestions(t *testing.T) {
+	all, e := siblings(500), New(elf)
+	var wg sync.WaitGroup
+	for part := range 4 {
+		wg.Go(func() {
+			for i := range all {
+				if _, err := e.Runner(t.Context(), all[(i+part*100)%len(all)]); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// The first question to a parent pays for its index.
+func BenchmarkIndex9000(b *testing.B) {
+	d := siblings(9000)[0].parent.decl
+	b.ReportAllocs()
+	for b.Loop() {
+		newIndex(d)
 	}
 }

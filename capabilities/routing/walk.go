@@ -61,12 +61,20 @@ func (e *Engine) walk(ctx context.Context, n Node, kind manifest.Kind, capabilit
 	return &walk{e: e, ctx: ctx, target: r.Target, kind: kind, name: capability, steps: new(int), r: r}
 }
 
-// branch is a walk that goes on from here by itself, with a route of its own.
+// branch is a walk that goes on from here by itself, with a route of its own that begins here.
 func (w *walk) branch() *walk {
 	b, r := *w, *w.r
-	r.Hops, r.Scope, b.inside = slices.Clip(r.Hops), slices.Clip(r.Scope), slices.Clip(w.inside)
+	r.Hops, r.Members, r.Scope, b.inside = nil, nil, slices.Clip(r.Scope), slices.Clip(w.inside)
 	b.r = &r
 	return &b
+}
+
+// failed is the error of a branch as that of the whole walk.
+func (w *walk) failed(branch error) error {
+	if f, ok := errors.AsType[*capabilities.Error](branch); ok {
+		f.Hops = slices.Concat(w.r.Hops, f.Hops)
+	}
+	return branch
 }
 
 func (w *walk) hop(n Node, decl string, kind manifest.Kind, capability string, pos manifest.Pos) {
@@ -318,9 +326,8 @@ func (w *walk) backing(n Node, c *manifest.Capability) error {
 	b.source = nil
 	err := b.follow(step{n: n, by: byStorage, kind: manifest.KindDirectory, src: c.Storage.Source, name: c.Storage.BackingDir, pos: c.Pos})
 	if err != nil {
-		return err
+		return w.failed(err)
 	}
-	b.r.Hops = b.r.Hops[len(w.r.Hops):]
 	w.r.Backing = b.r
 	return nil
 }
@@ -403,7 +410,6 @@ func (w *walk) enter(s step) error {
 // member adds what a walk that starts with first finds. A first without a node has found it already.
 func (w *walk) member(first func(*walk) (step, error)) {
 	b := w.branch()
-	b.r.Members = nil
 	var m capabilities.Member
 	s, err := first(b)
 	if err == nil {
@@ -421,7 +427,7 @@ func (w *walk) aggregated(n Node, capability string) error {
 			return nil
 		}
 	}
-	return w.r.Members[0].Err
+	return w.failed(w.r.Members[0].Err)
 }
 
 // capability ends at what the manager makes of a storage capability that the component itself declares, or goes on in a dictionary
