@@ -1646,7 +1646,7 @@ func (x *Edge) GetCapability() string {
 
 type LogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One instance each; none for all.
+	// One instance each; none for all. The moniker of an instance that was destroyed finds its log as long as it is kept.
 	Queries []string `protobuf:"bytes,1,rep,name=queries,proto3" json:"queries,omitempty"`
 	// Go on with new lines as they are written.
 	Follow bool `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
@@ -1708,10 +1708,17 @@ func (x *LogsRequest) GetLines() uint32 {
 }
 
 type LogLine struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Moniker       string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "" only for a line that says how many are not shown.
+	Moniker string `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	// When the line was complete; absent if the log doesn't say.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Without its newline; bytes that are not UTF-8 are replaced.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// stdout, stderr, or manager for a line of the manager's about the instance.
+	Stream string `protobuf:"bytes,4,opt,name=stream,proto3" json:"stream,omitempty"`
+	// There was no newline: the stream's next line goes on, or this was its end.
+	Partial       bool `protobuf:"varint,5,opt,name=partial,proto3" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1767,6 +1774,20 @@ func (x *LogLine) GetText() string {
 	return ""
 }
 
+func (x *LogLine) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *LogLine) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
 type EventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only those after this sequence number.
@@ -1776,7 +1797,9 @@ type EventsRequest struct {
 	// Go on with new ones as they happen.
 	Follow bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Only those of this instance; "" for all.
-	Query         string `protobuf:"bytes,4,opt,name=query,proto3" json:"query,omitempty"`
+	Query string `protobuf:"bytes,4,opt,name=query,proto3" json:"query,omitempty"`
+	// Only those that happen from now on.
+	NewOnly       bool `protobuf:"varint,5,opt,name=new_only,json=newOnly,proto3" json:"new_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1839,13 +1862,20 @@ func (x *EventsRequest) GetQuery() string {
 	return ""
 }
 
+func (x *EventsRequest) GetNewOnly() bool {
+	if x != nil {
+		return x.NewOnly
+	}
+	return false
+}
+
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Counts from 1.
 	Seq  float64                `protobuf:"fixed64,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// discovered, resolved, unresolved, started, stopping, stopped, failed, restarting, gave_up, shutdown, destroyed, reboot,
-	// waiting.
+	// waiting; or lost, for what was too much for the reader (text says how many).
 	Kind    string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	Moniker string `protobuf:"bytes,4,opt,name=moniker,proto3" json:"moniker,omitempty"`
 	Url     string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`
@@ -2712,17 +2742,20 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\aqueries\x18\x01 \x03(\tR\aqueries\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x19\n" +
 	"\x05lines\x18\x03 \x01(\rH\x00R\x05lines\x88\x01\x01B\b\n" +
-	"\x06_lines\"g\n" +
+	"\x06_lines\"\x99\x01\n" +
 	"\aLogLine\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\x95\x01\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x16\n" +
+	"\x06stream\x18\x04 \x01(\tR\x06stream\x12\x18\n" +
+	"\apartial\x18\x05 \x01(\bR\apartial\"\xb0\x01\n" +
 	"\rEventsRequest\x12\x1b\n" +
 	"\tsince_seq\x18\x01 \x01(\x01R\bsinceSeq\x129\n" +
 	"\n" +
 	"since_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x12\x16\n" +
 	"\x06follow\x18\x03 \x01(\bR\x06follow\x12\x14\n" +
-	"\x05query\x18\x04 \x01(\tR\x05query\"\x9a\x02\n" +
+	"\x05query\x18\x04 \x01(\tR\x05query\x12\x19\n" +
+	"\bnew_only\x18\x05 \x01(\bR\anewOnly\"\x9a\x02\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x01R\x03seq\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +

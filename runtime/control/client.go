@@ -1,0 +1,73 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/proto/controlpb/controlpbconnect"
+)
+
+// ErrNoManager is in the chain of Dial's error when there is no manager to speak to.
+var ErrNoManager = errors.New("no manager")
+
+// A Client speaks to one manager. Its errors are made for ProblemOf.
+type Client struct {
+	controlpbconnect.ControlClient
+	http *http.Client
+}
+
+// Dial finds the manager of that name, or the one that listens at socket if that is not "", and checks that it is there.
+func Dial(ctx context.Context, manager, socket string) (*Client, error) {
+	path := socket
+	if path == "" {
+		path = Path(manager)
+	}
+	var d net.Dialer
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }
+	conn, err := dial(ctx, "", "")
+	if err != nil {
+		return nil, noManager(manager, socket, path, err)
+	}
+	conn.Close()
+	c := &http.Client{Transport: &http.Transport{DialContext: dial}}
+	return &Client{controlpbconnect.NewControlClient(c, "http://cmgr"), c}, nil
+}
+
+// Close drops the client's connections; call it after the last stream is closed.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func noManager(manager, socket, path string, err error) error {
+	p := &Problem{Kind: capabilities.Unavailable.String()}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		p.Kind = capabilities.Denied.String()
+		p.Message = fmt.Sprintf("the manager at %s belongs to another user", path)
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
+		p.Message = err.Error()
+	case socket != "":
+		p.Message = fmt.Sprintf("no manager listens at %s", path)
+	default:
+		p.Message = fmt.Sprintf("no manager named %s is running", manager)
+		p.Hint = "start one with `cmgr run ROOT`"
+		if manager != DefaultName {
+			p.Hint = fmt.Sprintf("start one with `cmgr run --name %s ROOT`", manager)
+		}
+		if others := Running(); len(others) > 0 {
+			p.Hint += ", or name another with --name (running: " + strings.Join(others, ", ") + ")"
+		}
+	}
+	return absent{&Error{p}}
+}
+
+// absent is an Error that is ErrNoManager too.
+type absent struct{ err *Error }
+
+func (a absent) Error() string   { return a.err.Error() }
+func (a absent) Unwrap() []error { return []error{a.err, ErrNoManager} }

@@ -1,0 +1,152 @@
+// Package control is the management interface of a running tree: the server of cmgr.control.v1.Control (proto/control/v1) on
+// a unix socket that only the manager's own user and root can use, and the client that finds it. It decides nothing: it finds
+// the instance that a query means, asks the tree, and writes down the answer.
+//
+// Goroutines: Serve runs the HTTP server on the caller's; each connection's goroutines end with it, and Close waits for them.
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/routing"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/proto/controlpb/controlpbconnect"
+	"github.com/cmgr/cmgr/runtime/logs"
+	"github.com/cmgr/cmgr/runtime/realm"
+)
+
+// A Tree is what the server manages. Its methods are those of a realm.Realm; OfRealm makes one of it.
+type Tree interface {
+	Resolve(ctx context.Context, m name.Moniker) error
+	Unresolve(ctx context.Context, m name.Moniker) error
+	Start(ctx context.Context, m name.Moniker, reason string) error
+	Stop(ctx context.Context, m name.Moniker) error
+	Kill(ctx context.Context, m name.Moniker) error
+	Reload(ctx context.Context, m name.Moniker) error
+	Create(ctx context.Context, parent name.Moniker, collection string, c realm.ChildDecl) (name.Moniker, error)
+	Destroy(ctx context.Context, m name.Moniker) error
+	Instances() []realm.Info
+	Instance(m name.Moniker) (realm.Info, bool)
+	Node(m name.Moniker) (routing.Node, bool)
+	Subscribe(since uint64) Subscription
+	LastEvent() uint64
+}
+
+// A Subscription gives events in their order; lost counts those that were thrown away because the reader was too slow. After the
+// tree's end, and once nothing is left to read, Next gives realm.ErrClosed.
+type Subscription interface {
+	Next(ctx context.Context) (e realm.Event, lost uint64, err error)
+}
+
+// OfRealm is r as a Tree.
+func OfRealm(r *realm.Realm) Tree { return ofRealm{r} }
+
+type ofRealm struct{ *realm.Realm }
+
+func (r ofRealm) Subscribe(since uint64) Subscription { return r.Realm.Subscribe(since) }
+
+// A Router answers route questions; a routing.Engine is one.
+type Router interface {
+	Use(ctx context.Context, n routing.Node, u *manifest.Use) (*capabilities.Route, error)
+	Expose(ctx context.Context, n routing.Node, e *manifest.Expose) (*capabilities.Route, error)
+	Runner(ctx context.Context, n routing.Node) (*capabilities.Route, error)
+	StopTimeout(ctx context.Context, n routing.Node) (time.Duration, error)
+}
+
+var (
+	_ Router = (*routing.Engine)(nil)
+	_ Logs   = (*logs.Logs)(nil)
+)
+
+// A Check is one thing that the manager found out about its machine.
+type Check struct {
+	Status Status
+	Key    string // "job backend"
+	Value  string // "cgroup v2 at /sys/fs/cgroup/cmgr"
+	Hint   string // what to do; "" for nothing
+}
+
+// Status is how good a Check's finding is.
+type Status uint8
+
+const (
+	OK   Status = iota
+	Warn        // it works, but less well
+	Fail        // something will not work
+)
+
+func (s Status) String() string { return [...]string{"ok", "warn", "fail"}[s] }
+
+// Config is what a Server serves.
+type Config struct {
+	Name    string // of the manager; "default" unless it was given one
+	Version string
+	RootURL string
+	Tree    Tree
+	Router  Router
+	Logs    Logs
+	// Doctor says what the manager found on this machine; nil for nothing to say.
+	Doctor func(ctx context.Context) []Check
+	// Shutdown shuts the tree down, returns when that is done, and makes the manager end soon after.
+	Shutdown func(ctx context.Context) error
+	Log      *slog.Logger
+}
+
+// A Server serves one tree.
+type Server struct {
+	cfg     Config
+	http    *http.Server
+	started time.Time
+	ctx     context.Context // ends when streams must: at Close
+	cancel  context.CancelFunc
+}
+
+// New makes a server that serves nothing yet.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, started: time.Now()}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	mux := http.NewServeMux()
+	mux.Handle(controlpbconnect.NewControlHandler(s, connect.WithCodec(jsonCodec("json")), connect.WithCodec(jsonCodec("json; charset=utf-8"))))
+	s.http = &http.Server{
+		Handler:           ofOwner(uint32(os.Geteuid()), mux),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// Serve answers requests on l until Close, which it reports as nil. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Close takes no new requests, ends streams once they have given what is there, waits for the other requests as long as ctx
+// allows, and drops the rest.
+func (s *Server) Close(ctx context.Context) error {
+	s.cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		return errors.Join(err, s.http.Close())
+	}
+	return nil
+}
+
+// untilClose is ctx that also ends at Close.
+func (s *Server) untilClose(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ctx, func() { cancel(realm.ErrClosed) })
+	return ctx, func() { stop(); cancel(nil) }
+}

@@ -1,0 +1,374 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/proto/controlpb"
+	"github.com/cmgr/cmgr/proto/controlpb/controlpbconnect"
+	"github.com/cmgr/cmgr/runtime/realm"
+)
+
+// The methods that follow are those of the service; control.proto says what they do.
+var _ controlpbconnect.ControlHandler = (*Server)(nil)
+
+// operator is the reason of a start that somebody asked for.
+const operator = "asked by an operator"
+
+func asRoutingError(err error) (*capabilities.Error, bool) {
+	return errors.AsType[*capabilities.Error](err)
+}
+
+// gone is the error for an instance that left the tree between two looks.
+func gone(m name.Moniker) error {
+	return &Error{&Problem{Kind: capabilities.NotFound.String(), Message: fmt.Sprintf("%s was destroyed", m)}}
+}
+
+// List answers cmgr.control.v1.Control/List.
+func (s *Server) List(ctx context.Context, req *controlpb.ListRequest) (*controlpb.ListResponse, error) {
+	all, err := s.only(ctx, req.GetOnly())
+	if err != nil {
+		return nil, failed("list", "", err)
+	}
+	out := &controlpb.ListResponse{}
+	for _, i := range all {
+		x := instance(i)
+		if req.GetUsage() && isRunning(i) && i.Program != nil {
+			x.Usage = usage(ctx, i.Program)
+		}
+		out.Instances = append(out.Instances, x)
+	}
+	return out, nil
+}
+
+// Show answers cmgr.control.v1.Control/Show.
+func (s *Server) Show(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.ShowResponse, error) {
+	i, err := s.find(ctx, req.GetQuery())
+	if err != nil {
+		return nil, failed("find", req.GetQuery(), err)
+	}
+	out := &controlpb.ShowResponse{
+		Moniker: string(i.Moniker), Url: i.URL, Environment: i.Environment, State: i.State.String(), Starting: i.Starting,
+		Resolved: resolved(i), LastExit: exit(i.LastExit), LastError: errorText(i.LastError),
+		Restarts: uint32(i.Restarts), NextStart: timestamp(i.NextStart), GaveUp: i.RestartsUp, LogDirectory: s.cfg.Logs.Dir(i.Moniker),
+	}
+	if out.Resolved != nil && isRunning(i) {
+		out.Resolved.Started = started(ctx, i)
+	}
+	if n, ok := s.cfg.Tree.Node(i.Moniker); ok {
+		if t, err := s.cfg.Router.StopTimeout(ctx, n); err == nil {
+			out.StopTimeoutMs = uint32(t.Milliseconds())
+		}
+	}
+	return out, nil
+}
+
+// act finds an instance, does something to it, and says how it is afterwards.
+func (s *Server) act(ctx context.Context, op, query string, f func(context.Context, name.Moniker) error) (*controlpb.InstanceResponse, error) {
+	i, err := s.find(ctx, query)
+	if err != nil {
+		return nil, failed("find", query, err)
+	}
+	if err := f(ctx, i.Moniker); err != nil {
+		return nil, failed(op, string(i.Moniker), err)
+	}
+	s.cfg.Log.Debug("done", "op", op, "instance", i.Moniker)
+	return s.after(i), nil
+}
+
+// after is i as it is now. One that is destroyed when it stops (single_run) is told of as it last was.
+func (s *Server) after(i realm.Info) *controlpb.InstanceResponse {
+	if now, ok := s.cfg.Tree.Instance(i.Moniker); ok {
+		return &controlpb.InstanceResponse{Instance: instance(now)}
+	}
+	i.State, i.Starting = realm.Destroyed, false
+	return &controlpb.InstanceResponse{Instance: instance(i)}
+}
+
+// Resolve answers cmgr.control.v1.Control/Resolve.
+func (s *Server) Resolve(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "resolve", req.GetQuery(), s.cfg.Tree.Resolve)
+}
+
+// Unresolve answers cmgr.control.v1.Control/Unresolve.
+func (s *Server) Unresolve(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "unresolve", req.GetQuery(), s.cfg.Tree.Unresolve)
+}
+
+// Start answers cmgr.control.v1.Control/Start.
+func (s *Server) Start(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "start", req.GetQuery(), s.start)
+}
+
+func (s *Server) start(ctx context.Context, m name.Moniker) error {
+	return s.cfg.Tree.Start(ctx, m, operator)
+}
+
+// Stop answers cmgr.control.v1.Control/Stop.
+func (s *Server) Stop(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "stop", req.GetQuery(), s.cfg.Tree.Stop)
+}
+
+// Kill answers cmgr.control.v1.Control/Kill.
+func (s *Server) Kill(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "kill", req.GetQuery(), s.cfg.Tree.Kill)
+}
+
+// Reload answers cmgr.control.v1.Control/Reload.
+func (s *Server) Reload(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "reload", req.GetQuery(), s.cfg.Tree.Reload)
+}
+
+// Destroy answers cmgr.control.v1.Control/Destroy.
+func (s *Server) Destroy(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error) {
+	r, err := s.act(ctx, "destroy", req.GetQuery(), s.cfg.Tree.Destroy)
+	if err != nil {
+		return nil, err
+	}
+	return &controlpb.DestroyResponse{Moniker: r.GetInstance().GetMoniker()}, nil
+}
+
+// Create answers cmgr.control.v1.Control/Create.
+func (s *Server) Create(ctx context.Context, req *controlpb.CreateRequest) (*controlpb.InstanceResponse, error) {
+	m, err := name.ParseMoniker(req.GetMoniker())
+	if err == nil && m.Collection() == "" {
+		err = fmt.Errorf("%s is no instance of a collection", m)
+	}
+	if err != nil {
+		return nil, failed("create", "", &Error{&Problem{
+			Kind: capabilities.Invalid.String(), Message: err.Error(), Hint: "name it PARENT/COLLECTION:NAME, as in /core/jobs:import-7",
+		}})
+	}
+	i, err := s.create(ctx, m, req.GetUrl())
+	if err != nil {
+		return nil, failed("create", string(m), err)
+	}
+	return s.after(i), nil
+}
+
+func (s *Server) create(ctx context.Context, m name.Moniker, url string) (realm.Info, error) {
+	parent, _ := m.Parent() // a moniker with a collection has one
+	collection, child, _ := strings.Cut(m.Base(), ":")
+	got, err := s.cfg.Tree.Create(ctx, parent, collection, realm.ChildDecl{Name: child, URL: url})
+	if err != nil {
+		return realm.Info{}, err
+	}
+	if i, ok := s.cfg.Tree.Instance(got); ok {
+		return i, nil
+	}
+	return realm.Info{Moniker: got, URL: url, State: realm.Destroyed}, nil // a single run that is over
+}
+
+// RunInCollection answers cmgr.control.v1.Control/RunInCollection.
+func (s *Server) RunInCollection(ctx context.Context, req *controlpb.RunInCollectionRequest) (*controlpb.InstanceResponse, error) {
+	m, err := name.ParseMoniker(req.GetMoniker())
+	if err == nil && m == name.Root {
+		err = errors.New("the root is no collection")
+	}
+	if err == nil && m.Collection() == "" {
+		m, err = name.ParseMoniker(string(m) + ":" + nameOf(req.GetUrl()))
+	}
+	if err != nil {
+		return nil, failed("run", "", &Error{&Problem{
+			Kind: capabilities.Invalid.String(), Message: err.Error(), Hint: "name PARENT/COLLECTION or PARENT/COLLECTION:NAME, as in /core/jobs:import-7",
+		}})
+	}
+	if _, exists := s.cfg.Tree.Instance(m); exists {
+		if !req.GetRecreate() {
+			return nil, failed("run", string(m), &Error{&Problem{
+				Kind: capabilities.Precondition.String(), Message: "component instance already exists",
+				Hint: "use --recreate to destroy and recreate it, or another name: " + string(m) + "-2",
+			}})
+		}
+		if err := s.cfg.Tree.Destroy(ctx, m); err != nil {
+			return nil, failed("run", string(m), err)
+		}
+	}
+	i, err := s.create(ctx, m, req.GetUrl())
+	if err == nil && i.State != realm.Destroyed {
+		err = s.start(ctx, m)
+	}
+	if err != nil {
+		return nil, failed("run", string(m), err)
+	}
+	return s.after(i), nil
+}
+
+// nameOf makes a child's name of a URL: the manifest's file name without its ending, what names can't have replaced by "_".
+func nameOf(url string) string {
+	s, fragment, ok := strings.Cut(url, "#")
+	if ok && fragment != "" {
+		s = fragment
+	}
+	s, _, _ = strings.Cut(s, "?")
+	s = path.Base(s)
+	s = strings.TrimSuffix(s, path.Ext(s))
+	return strings.Map(func(r rune) rune {
+		if name.Check("_"+string(r)) != nil {
+			return '_'
+		}
+		return r
+	}, s)
+}
+
+// Wait answers cmgr.control.v1.Control/Wait.
+func (s *Server) Wait(ctx context.Context, req *controlpb.WaitRequest) (*controlpb.WaitResponse, error) {
+	until := req.GetUntil()
+	if until != "running" && until != "stopped" && until != "exited" {
+		return nil, failed("wait", "", invalid("until must be 'running', 'stopped' or 'exited', is '%s'", until))
+	}
+	ctx, cancel := s.untilClose(ctx)
+	defer cancel()
+	i, err := s.find(ctx, req.GetQuery())
+	if err != nil {
+		return nil, failed("find", req.GetQuery(), err)
+	}
+	m := i.Moniker
+	fail := func(err error) (*controlpb.WaitResponse, error) { return nil, failed("wait", string(m), err) }
+	events := s.cfg.Tree.Subscribe(s.cfg.Tree.LastEvent())
+	for {
+		// The state decides where it can; the events tell of what was over before one looked.
+		now, ok := s.cfg.Tree.Instance(m)
+		if ok {
+			i = now
+		} else {
+			i.State, i.Starting, i.NextStart = realm.Destroyed, false, time.Time{}
+		}
+		answer := &controlpb.WaitResponse{Moniker: string(m), State: i.State.String(), Exit: exit(i.LastExit)}
+		settled := !isRunning(i) && !i.Starting
+		final := i.State == realm.Shutdown || i.State == realm.Destroyed
+		switch {
+		case until == "running" && i.State == realm.Started && !i.Starting:
+			answer.Exit = nil
+			return answer, nil
+		case until == "stopped" && settled && i.NextStart.IsZero(), until == "exited" && settled && i.LastExit != nil:
+			return answer, nil
+		case final && settled:
+			return fail(&Error{&Problem{
+				Kind: capabilities.Precondition.String(), Message: fmt.Sprintf("it is %s and will not be %s any more", isDown(i.State), until),
+			}})
+		}
+		for changed := false; !changed; {
+			e, lost, err := events.Next(ctx)
+			if err != nil {
+				return fail(err)
+			}
+			changed = lost > 0
+			if e.Moniker != m {
+				continue
+			}
+			changed = true
+			switch {
+			case e.Kind == realm.EventStopped && until == "exited":
+				answer.Exit, answer.State = exit(e.Exit), realm.Resolved.String()
+				if now, ok := s.cfg.Tree.Instance(m); ok {
+					answer.State = now.State.String()
+				}
+				return answer, nil
+			case e.Kind == realm.EventStarted && until == "running":
+				answer.Exit, answer.State = nil, realm.Started.String()
+				return answer, nil
+			case e.Kind == realm.EventFailed && until != "stopped":
+				if now, ok := s.cfg.Tree.Instance(m); !ok || now.NextStart.IsZero() {
+					return fail(e.Err)
+				}
+			case e.Kind == realm.EventGaveUp && until == "running":
+				return fail(&Error{&Problem{Kind: capabilities.Unavailable.String(), Message: "its restart policy has given up"}})
+			}
+		}
+	}
+}
+
+func isDown(s realm.State) string {
+	if s == realm.Shutdown {
+		return "shut down"
+	}
+	return s.String()
+}
+
+// Events answers cmgr.control.v1.Control/Events.
+func (s *Server) Events(ctx context.Context, req *controlpb.EventsRequest, out *connect.ServerStream[controlpb.Event]) error {
+	ctx, cancel := s.untilClose(ctx)
+	defer cancel()
+	var of name.Moniker
+	if q := req.GetQuery(); q != "" {
+		i, err := s.find(ctx, q)
+		if err != nil {
+			return failed("find", q, err)
+		}
+		of = i.Moniker
+	}
+	since, last := uint64(max(req.GetSinceSeq(), 0)), s.cfg.Tree.LastEvent()
+	if req.GetNewOnly() {
+		since = last
+	}
+	from := time.Time{}
+	if t := req.GetSinceTime(); t != nil {
+		from = t.AsTime()
+	}
+	events := s.cfg.Tree.Subscribe(since)
+	for at := since; req.GetFollow() || at < last; {
+		e, lost, err := events.Next(ctx)
+		if err != nil {
+			return ended("events", err)
+		}
+		at = e.Seq
+		// What was too old when this began was never promised; what is lost later is said.
+		if lost > 0 && at > last {
+			x := &controlpb.Event{Seq: float64(at - 1), Time: timestamp(e.Time), Kind: "lost", Text: fmt.Sprintf("%d events were lost", lost)}
+			if err := out.Send(x); err != nil {
+				return err
+			}
+		}
+		if of != "" && e.Moniker != of || e.Time.Before(from) {
+			continue
+		}
+		if err := out.Send(event(e)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ended is the end of a stream: nil when the manager ends.
+func ended(op string, err error) error {
+	if errors.Is(err, realm.ErrClosed) {
+		return nil
+	}
+	return failed(op, "", err)
+}
+
+// Doctor answers cmgr.control.v1.Control/Doctor.
+func (s *Server) Doctor(ctx context.Context, _ *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error) {
+	out := &controlpb.DoctorResponse{}
+	if s.cfg.Doctor != nil {
+		for _, c := range s.cfg.Doctor(ctx) {
+			out.Checks = append(out.Checks, &controlpb.Check{Status: c.Status.String(), Key: c.Key, Value: c.Value, Hint: c.Hint})
+		}
+	}
+	return out, nil
+}
+
+// Shutdown answers cmgr.control.v1.Control/Shutdown.
+func (s *Server) Shutdown(ctx context.Context, _ *controlpb.ShutdownRequest) (*controlpb.ShutdownResponse, error) {
+	if err := s.cfg.Shutdown(ctx); err != nil {
+		return nil, failed("shutdown", "", err)
+	}
+	return &controlpb.ShutdownResponse{}, nil
+}
+
+// Version answers cmgr.control.v1.Control/Version.
+func (s *Server) Version(context.Context, *controlpb.VersionRequest) (*controlpb.VersionResponse, error) {
+	return &controlpb.VersionResponse{
+		Version: s.cfg.Version, Manager: s.cfg.Name, ProcessId: int32(os.Getpid()), RootUrl: s.cfg.RootURL, StartedAt: timestamp(s.started),
+	}, nil
+}

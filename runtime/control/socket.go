@@ -1,0 +1,151 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest/name"
+)
+
+// DefaultName is the manager that is meant when none is named.
+const DefaultName = "default"
+
+// Dir is where the sockets of this user's managers are: /run/cmgr for root, $XDG_RUNTIME_DIR/cmgr for others, /tmp/cmgr-UID where
+// that isn't set. A manager that has made itself root of a user namespace of its own finds the same place as its user outside.
+func Dir() string {
+	uid := os.Geteuid()
+	if uid == 0 && syscall.Access("/run", 2 /* W_OK */) == nil {
+		return "/run/cmgr"
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		return filepath.Join(d, "cmgr")
+	}
+	uidMap, _ := os.ReadFile("/proc/self/uid_map")
+	return filepath.Join("/tmp", "cmgr-"+strconv.Itoa(outerID(string(uidMap), uid)))
+}
+
+// outerID is what id is called in the parent user namespace (user_namespaces(7): lines of inside, outside, count); id itself if the
+// map doesn't say.
+func outerID(idMap string, id int) int {
+	for line := range strings.Lines(idMap) {
+		var inside, outside, count int
+		if n, _ := fmt.Sscan(line, &inside, &outside, &count); n == 3 && id >= inside && id-inside < count {
+			return outside + id - inside
+		}
+	}
+	return id
+}
+
+// Path is the socket of the manager of that name.
+func Path(manager string) string { return filepath.Join(Dir(), manager+".sock") }
+
+// maxPath is what fits into sun_path with its final zero (unix(7)).
+const maxPath = 107
+
+// Listen makes the socket of the manager of that name: at socket, or if that is "" at Path(manager), whose directory is made if
+// need be. A socket that a dead manager left is replaced; one that is answered is refused with Precondition. Only this user can
+// connect. Closing the listener removes the socket.
+func Listen(manager, socket string) (*net.UnixListener, error) {
+	refuse := func(code capabilities.Code, hint, format string, args ...any) error {
+		return &Error{&Problem{Kind: code.String(), Message: fmt.Sprintf(format, args...), Hint: hint}}
+	}
+	if err := name.Check(manager); err != nil {
+		return nil, refuse(capabilities.Invalid, "", "manager: %v", err)
+	}
+	dir := filepath.Dir(socket)
+	if socket == "" {
+		socket, dir = Path(manager), Dir()
+		if err := privateDir(dir); err != nil {
+			return nil, err
+		}
+	}
+	if len(socket) > maxPath {
+		return nil, refuse(capabilities.Invalid, "choose a shorter one with --socket", "listen %s: longer than the %d bytes of a socket's name", socket, maxPath)
+	}
+	// The directory's lock makes looking at an old socket and replacing it one step among managers that start at once.
+	lock, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("listen %s: %w", socket, err)
+	}
+	defer lock.Close()
+	for {
+		if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	switch c, err := net.Dial("unix", socket); {
+	case err == nil:
+		defer c.Close()
+		pid := ""
+		if cred, err := peerOf(c); err == nil {
+			pid = fmt.Sprintf(" (pid %d)", cred.Pid)
+		}
+		return nil, refuse(capabilities.Precondition, "give this one another name with --name, or end that one with `cmgr shutdown`",
+			"a manager named %s is already running%s", manager, pid)
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, syscall.ECONNREFUSED): // a socket (or a file) that nobody listens to
+		if i, err := os.Lstat(socket); err == nil && i.Mode().Type() != fs.ModeSocket {
+			return nil, refuse(capabilities.Invalid, "", "listen %s: it exists and is no socket", socket)
+		}
+		if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+	default: // it is there, and not ours to judge
+		return nil, fmt.Errorf("listen %s: %w", socket, err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen %s: %w", socket, errors.Unwrap(err))
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+// privateDir makes dir for this user only, and refuses one that somebody else made (in /tmp anybody can).
+func privateDir(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	i, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := i.Sys().(*syscall.Stat_t)
+	if !ok || !i.IsDir() || int(st.Uid) != os.Geteuid() || i.Mode().Perm()&0o077 != 0 {
+		return &Error{&Problem{
+			Kind: capabilities.Denied.String(), Message: fmt.Sprintf("%s must be a directory of user %d with mode 0700", dir, os.Geteuid()),
+			Hint: "remove it, or name another socket with --socket",
+		}}
+	}
+	return nil
+}
+
+// Running are the names of this user's managers that answer, sorted.
+func Running() []string {
+	var out []string
+	socks, _ := filepath.Glob(filepath.Join(Dir(), "*.sock"))
+	for _, s := range socks {
+		if c, err := net.Dial("unix", s); err == nil {
+			c.Close()
+			out = append(out, strings.TrimSuffix(filepath.Base(s), ".sock"))
+		}
+	}
+	return out
+}
