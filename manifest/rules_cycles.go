@@ -84,7 +84,7 @@ func (v *validator) cycles() {
 		}
 		texts[i] = "{" + b.String() + cycle[0].from + "}"
 	}
-	v.report(found[0][0].pos, "cycle", hint.String(), "Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. Cycles: {%s}",
+	v.report(here(found[0][0].pos), "cycle", hint.String(), "Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. Cycles: {%s}",
 		strings.Join(texts, ", "))
 }
 

@@ -16,7 +16,7 @@ func (v *validator) program() {
 			continue
 		}
 		if first != nil {
-			v.report(u.Pos, "many-runners", at("the first one", first.Pos), "`use runner` should occur at most once.")
+			v.report(here(u.Pos), "many-runners", at("the first one", first.Pos), "`use runner` should occur at most once.")
 			continue
 		}
 		first = u
@@ -27,10 +27,10 @@ func (v *validator) program() {
 	}
 	switch {
 	case p.Runner == "" && first == nil:
-		v.report(p.Pos, "no-runner", `add runner: "elf" to the program`, "Component has a `program` block defined, but doesn't specify a `runner`. "+
+		v.report(here(p.Pos), "no-runner", `add runner: "elf" to the program`, "Component has a `program` block defined, but doesn't specify a `runner`. "+
 			"Components need to use a runner to actually execute code.")
 	case p.Runner != "" && first != nil && (first.SourceName != p.Runner || first.Source.Kind != RefEnvironment):
-		v.report(first.Pos, "runner-conflict", at("remove one of them; `program.runner`", p.RunnerPos),
+		v.report(here(first.Pos), "runner-conflict", at("remove one of them; `program.runner`", p.RunnerPos),
 			"Component has conflicting runners in `program` block and `use` block.")
 	}
 }
@@ -47,7 +47,7 @@ func (v *validator) children() {
 			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "", "restart: max_delay_ms (%d) is less than delay_ms (%d)", r.MaxDelayMS, r.DelayMS)
 		}
 		if (c.Restart != nil) != (c.OnTerminate == OnTerminateRestart) {
-			v.report(c.Pos, "bad-restart", "", "child %q: `restart` and on_terminate: \"restart\" belong together", c.Name)
+			v.report(here(c.Pos), "bad-restart", "", "child %q: `restart` and on_terminate: \"restart\" belong together", c.Name)
 		}
 	}
 }
@@ -59,7 +59,7 @@ func (v *validator) collections() {
 	}
 }
 
-func (v *validator) environmentOf(env string, pos Pos) {
+func (v *validator) environmentOf(env string, pos place) {
 	if env == "" {
 		return
 	}
@@ -79,12 +79,12 @@ func (v *validator) environments() {
 		for j := range e.Runners {
 			r := &e.Runners[j]
 			if first, ok := runners[r.As]; ok {
-				v.report(r.Pos, "duplicate-runner", at("the first one", first.Pos), "Duplicate runners registered under name %q: %q and %q.", r.As, r.Name, first.Name)
+				v.report(here(r.Pos), "duplicate-runner", at("the first one", first.Pos), "Duplicate runners registered under name %q: %q and %q.", r.As, r.Name, first.Name)
 			} else {
 				runners[r.As] = r
 			}
 			if r.Source.Kind == RefSelf && !v.has(KindRunner, r.Name) {
-				v.report(r.Pos, "undeclared", nearest(r.Name, v.declared(KindRunner)), "Runner %q registered in environment is not in \"runners\"", r.Name)
+				v.report(here(r.Pos), "undeclared", nearest(r.Name, v.declared(KindRunner)), "Runner %q registered in environment is not in \"runners\"", r.Name)
 			}
 			v.registrationSource(r)
 		}
@@ -92,13 +92,13 @@ func (v *validator) environments() {
 		for j := range e.Resolvers {
 			r := &e.Resolvers[j]
 			if first, ok := schemes[r.As]; ok {
-				v.report(r.Pos, "duplicate-scheme", at("the first one", first.Pos), "scheme %q for resolver %q is already registered; previously registered to resolver %q.",
+				v.report(here(r.Pos), "duplicate-scheme", at("the first one", first.Pos), "scheme %q for resolver %q is already registered; previously registered to resolver %q.",
 					r.As, r.Name, first.Name)
 			} else {
 				schemes[r.As] = r
 			}
 			if r.Source.Kind == RefSelf && !v.has(KindResolver, r.Name) {
-				v.report(r.Pos, "undeclared", nearest(r.Name, v.declared(KindResolver)), "resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
+				v.report(here(r.Pos), "undeclared", nearest(r.Name, v.declared(KindResolver)), "resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
 			}
 			v.registrationSource(r)
 		}
@@ -106,14 +106,14 @@ func (v *validator) environments() {
 		for j := range e.Debug {
 			r := &e.Debug[j]
 			if first, ok := debug[r.As]; ok {
-				v.report(r.Pos, "duplicate-debug", at("the first one", first.Pos), "%q is a duplicate debug protocol of environment %q", r.As, e.Name)
+				v.report(here(r.Pos), "duplicate-debug", at("the first one", first.Pos), "%q is a duplicate debug protocol of environment %q", r.As, e.Name)
 			} else {
 				debug[r.As] = r
 			}
-			v.declaredInSelf("registered as debug", KindProtocol, r.Name, r.Source, r.Pos)
-			v.source("debug", KindProtocol, r.Source, r.Pos)
+			v.declaredInSelf("registered as debug", KindProtocol, r.Name, r.Source, here(r.Pos))
+			v.source("debug", KindProtocol, r.Source, here(r.Pos))
 			if r.Source.Kind == RefVoid {
-				v.report(r.Pos, "bad-source", "", "a debug protocol cannot come from void")
+				v.report(here(r.Pos), "bad-source", "", "a debug protocol cannot come from void")
 			}
 		}
 	}
@@ -128,7 +128,7 @@ func (v *validator) registrationSource(r *Registration) {
 			return
 		}
 	}
-	v.report(r.Pos, "unknown-source", nearest(r.Source.String(), prefixed(sorted(v.children_))), "%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
+	v.report(here(r.Pos), "unknown-source", nearest(r.Source.String(), prefixed(sorted(v.children_))), "%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
 }
 
 func (v *validator) has(k Kind, name string) bool {
@@ -142,14 +142,14 @@ func (v *validator) capabilities() {
 		switch c.Kind {
 		case KindDirectory, KindRunner, KindResolver:
 			if c.Path == "" {
-				v.report(c.Pos, "missing-path", "", "\"path\" should be present with %q", c.Kind)
+				v.report(here(c.Pos), "missing-path", "", "\"path\" should be present with %q", c.Kind)
 			}
 			if c.Kind == KindDirectory && c.Rights == 0 {
-				v.report(c.Pos, "missing-rights", `for instance rights: ["r*"]`, "\"rights\" should be present with %q", c.Kind)
+				v.report(here(c.Pos), "missing-rights", `for instance rights: ["r*"]`, "\"rights\" should be present with %q", c.Kind)
 			}
 		case KindProtocol, KindService:
 			if c.Path == "" {
-				v.report(c.Pos, "missing-path", "", "\"path\" should be present with %q", c.Kind)
+				v.report(here(c.Pos), "missing-path", "", "\"path\" should be present with %q", c.Kind)
 			}
 		case KindStorage:
 			v.storage(i, c)
@@ -161,7 +161,7 @@ func (v *validator) capabilities() {
 				v.report(v.pos(SectionCapabilities, i, "value", c.Pos), "bad-config-value", "", "config %q: %v", c.Name, err)
 			}
 		case KindEventStream:
-			v.report(c.Pos, "event-stream-declared", "offer or use it from framework or parent", "event streams are the manager's own: a component cannot declare one")
+			v.report(here(c.Pos), "event-stream-declared", "offer or use it from framework or parent", "event streams are the manager's own: a component cannot declare one")
 		}
 	}
 }
@@ -169,7 +169,7 @@ func (v *validator) capabilities() {
 func (v *validator) storage(i int, c *Capability) {
 	s := c.Storage
 	if s == nil || s.BackingDir == "" {
-		v.report(c.Pos, "missing-backing-dir", "", "\"backing_dir\" should be present with \"storage\"")
+		v.report(here(c.Pos), "missing-backing-dir", "", "\"backing_dir\" should be present with \"storage\"")
 		return
 	}
 	from := v.pos(SectionCapabilities, i, "from", c.Pos)
@@ -194,11 +194,11 @@ func (v *validator) config() {
 	for i := range v.c.Config.Fields {
 		f := &v.c.Config.Fields[i]
 		if p, ok := seen[f.Key]; ok {
-			v.report(f.Pos, "duplicate-key", at("the first one", p), "config key %q is defined twice", f.Key)
+			v.report(here(f.Pos), "duplicate-key", at("the first one", p), "config key %q is defined twice", f.Key)
 		}
 		seen[f.Key] = f.Pos
 		if err := name.CheckConfigKey(f.Key); err != nil && f.Key != "" {
-			v.report(f.Pos, "bad-config-key", "", "%v", err)
+			v.report(here(f.Pos), "bad-config-key", "", "%v", err)
 		}
 	}
 }

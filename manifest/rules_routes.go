@@ -7,7 +7,7 @@ import (
 )
 
 // declaredInSelf checks that what comes from self, or from a dictionary of self, is declared (V11, V12, V32, V40).
-func (v *validator) declaredInSelf(verb string, k Kind, capName string, source Ref, pos Pos) {
+func (v *validator) declaredInSelf(verb string, k Kind, capName string, source Ref, pos place) {
 	if source.Kind != RefSelf {
 		return
 	}
@@ -32,7 +32,7 @@ func (v *validator) declaredInSelf(verb string, k Kind, capName string, source R
 }
 
 // source checks that a source "#x" exists and can have a capability of the kind (V28, V56, V66).
-func (v *validator) source(section string, k Kind, source Ref, pos Pos) {
+func (v *validator) source(section string, k Kind, source Ref, pos place) {
 	var ok bool
 	var candidates []string
 	where := `"children"`
@@ -80,7 +80,7 @@ func (v *validator) source(section string, k Kind, source Ref, pos Pos) {
 }
 
 // noDictionary checks that the kind can be held by a dictionary (V19, V35, V44).
-func (v *validator) noDictionary(k Kind, source Ref, pos Pos) {
+func (v *validator) noDictionary(k Kind, source Ref, pos place) {
 	if source.Dictionary != "" && (k == KindStorage || k == KindEventStream) {
 		v.report(pos, "no-dictionary", "", "Dictionaries do not support %q capabilities", k)
 	}
@@ -134,17 +134,17 @@ func (v *validator) uses() {
 		switch u.Kind {
 		case KindDirectory, KindStorage:
 			if u.TargetPath == "" {
-				v.report(u.Pos, "missing-path", "", "\"path\" should be present for `use %s`.", u.Kind)
+				v.report(here(u.Pos), "missing-path", "", "\"path\" should be present for `use %s`.", u.Kind)
 			}
 			if u.Kind == KindDirectory && u.Rights == 0 {
-				v.report(u.Pos, "missing-rights", `for instance rights: ["r*"]`, "This use statement requires a `rights` field.")
+				v.report(here(u.Pos), "missing-rights", `for instance rights: ["r*"]`, "This use statement requires a `rights` field.")
 			}
 		case KindProtocol:
 			if (u.TargetPath == "") == (u.NumberedHandle == nil) {
-				v.report(u.Pos, "missing-path", "", "a used protocol has either a path or a numbered handle")
+				v.report(here(u.Pos), "missing-path", "", "a used protocol has either a path or a numbered handle")
 			}
 		case KindResolver:
-			v.report(u.Pos, "bad-kind", "", "a resolver cannot be used; an environment registers it")
+			v.report(here(u.Pos), "bad-kind", "", "a resolver cannot be used; an environment registers it")
 		case KindConfig:
 			if u.Config == nil {
 				break // reported where it was read
@@ -267,9 +267,9 @@ func comparePaths(a, b string) int {
 }
 
 // void checks that what comes from nowhere is optional (V57).
-func (v *validator) void(capName string, source Ref, a Availability, pos Pos) {
+func (v *validator) void(capName string, source Ref, a Availability, from place) {
 	if source.Kind == RefVoid && a != Optional {
-		v.report(pos, "void-availability", `write availability: "optional"`,
+		v.report(v.or(from, "availability"), "void-availability", `write availability: "optional"`,
 			"capabilities with a source of \"void\" must have an availability of \"optional\", capabilities: %q, from: \"void\"", capName)
 	}
 }
@@ -287,7 +287,7 @@ func (v *validator) offers() {
 		switch {
 		case o.Kind == KindEventStream && o.Source.Kind == RefSelf && o.Source.Dictionary == "":
 			v.report(from, "bad-source", "", "cannot offer an event_stream from self")
-		case o.Kind == KindStorage && o.Source.Kind == RefChild && o.Source.Dictionary == "":
+		case o.Kind == KindStorage && (o.Source.Kind == RefChild || o.Source.Kind == RefCollection) && o.Source.Dictionary == "":
 			v.report(from, "bad-source", "", "Storage %q is offered from a child, but storage capabilities cannot be exposed", o.SourceName)
 		case o.Source.Kind == RefDebug || o.Source.Kind == RefEnvironment:
 			v.report(from, "bad-source", "", "an offer cannot come from %q", o.Source)
@@ -296,7 +296,7 @@ func (v *validator) offers() {
 			v.source("offer", o.Kind, o.Source, from)
 		}
 		v.noDictionary(o.Kind, o.Source, from)
-		v.void(o.SourceName, o.Source, o.Availability, v.pos(SectionOffer, i, "availability", from))
+		v.void(o.SourceName, o.Source, o.Availability, from)
 		v.scope(SectionOffer, i, o.Scope, o.Pos)
 		v.offerTarget(o, to)
 
@@ -315,7 +315,7 @@ func (v *validator) offers() {
 	}
 }
 
-func (v *validator) offerTarget(o *Offer, to Pos) {
+func (v *validator) offerTarget(o *Offer, to place) {
 	switch o.Target.Kind {
 	case RefChild:
 		if _, ok := v.children_[o.Target.Name]; !ok {
@@ -342,7 +342,7 @@ func (v *validator) offerTarget(o *Offer, to Pos) {
 	}
 }
 
-func (v *validator) unknownTarget(o *Offer, to Pos) {
+func (v *validator) unknownTarget(o *Offer, to place) {
 	if o.Target.Name == "" {
 		return // reported where it was read
 	}
@@ -351,7 +351,7 @@ func (v *validator) unknownTarget(o *Offer, to Pos) {
 }
 
 // dictionaryTarget checks an offer into one of the component's own dictionaries (V50, V51, V52).
-func (v *validator) dictionaryTarget(o *Offer, to Pos) {
+func (v *validator) dictionaryTarget(o *Offer, to place) {
 	if o.Kind == KindStorage || o.Kind == KindEventStream {
 		v.report(to, "no-dictionary", "", "\"offer\" to dictionary %q for %q but dictionaries do not support this type yet.", o.Target, o.Kind)
 		return
@@ -382,13 +382,13 @@ func (v *validator) exposes() {
 		case e.Source.Kind == RefDebug || e.Source.Kind == RefEnvironment:
 			v.report(from, "bad-source", "", "an expose cannot come from %q", e.Source)
 		case e.Kind == KindStorage:
-			v.report(e.Pos, "bad-kind", "expose the directory behind it", "storage cannot be exposed")
+			v.report(here(e.Pos), "bad-kind", "expose the directory behind it", "storage cannot be exposed")
 		default:
 			v.declaredInSelf("exposed", e.Kind, e.SourceName, e.Source, from)
 			v.source("expose", e.Kind, e.Source, from)
 		}
 		v.noDictionary(e.Kind, e.Source, from)
-		v.void(e.SourceName, e.Source, e.Availability, v.pos(SectionExpose, i, "availability", from))
+		v.void(e.SourceName, e.Source, e.Availability, from)
 		v.scope(SectionExpose, i, e.Scope, e.Pos)
 		if e.Subdir != "" && e.Target.Kind == RefFramework {
 			v.report(v.pos(SectionExpose, i, "subdir", e.Pos), "framework-subdir", "", "`subdir` is not supported for expose to framework. Directly expose the subdirectory instead.")
@@ -397,7 +397,7 @@ func (v *validator) exposes() {
 		if first, ok := seen[key]; ok {
 			f := &v.c.Exposes[first]
 			if e.Kind != KindService || f.Kind != KindService {
-				v.report(e.Pos, "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"expose\" target capability for %q", e.TargetName, e.Target)
+				v.report(here(e.Pos), "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"expose\" target capability for %q", e.TargetName, e.Target)
 			} else if e.Availability != f.Availability {
 				v.report(v.pos(SectionExpose, i, "availability", e.Pos), "aggregate", at("the first one", f.Pos),
 					"All sources that feed into an aggregation operation should have the same availability. Got [ %s, %s ].", f.Availability, e.Availability)

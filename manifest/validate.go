@@ -87,18 +87,40 @@ type capability struct {
 	name string
 }
 
-func (v *validator) report(pos Pos, rule, hint, format string, args ...any) {
-	v.out = append(v.out, Diagnostic{Pos: pos, Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})
+func (v *validator) report(p place, rule, hint, format string, args ...any) {
+	v.out = append(v.out, Diagnostic{Pos: v.find(p), Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})
 }
 
+// A place is where something stands, found only when there is something to say of it: a key, else its entry.
+type place struct {
+	section Section
+	i       int
+	key     string
+	entry   Pos
+}
+
+func here(p Pos) place { return place{entry: p} }
+
 // pos is the place of a key, or of its entry.
-func (v *validator) pos(s Section, i int, key string, entry Pos) Pos {
-	if v.options.Where != nil {
-		if p := v.options.Where(s, i, key); p.IsValid() {
-			return p
+func (v *validator) pos(s Section, i int, key string, entry Pos) place {
+	return place{s, i, key, entry}
+}
+
+// or is the place of another key of the same entry, or p.
+func (v *validator) or(p place, key string) place {
+	if q := (place{p.section, p.i, key, Pos{}}); v.find(q).IsValid() {
+		return q
+	}
+	return p
+}
+
+func (v *validator) find(p place) Pos {
+	if p.key != "" && v.options.Where != nil {
+		if at := v.options.Where(p.section, p.i, p.key); at.IsValid() {
+			return at
 		}
 	}
-	return entry
+	return p.entry
 }
 
 // index makes the maps of names, and checks that the identifiers of one declaration differ (V1), as do its capabilities (V9).
@@ -119,7 +141,7 @@ func (v *validator) index() {
 			return // reported where it was read
 		}
 		if f, ok := seen[id]; ok {
-			v.report(pos, "duplicate-name", at("the first one", f.pos), "identifier %q is defined twice, once in %q and once in %q", id, list, f.list)
+			v.report(here(pos), "duplicate-name", at("the first one", f.pos), "identifier %q is defined twice, once in %q and once in %q", id, list, f.list)
 			return
 		}
 		seen[id] = first{list, pos}
@@ -149,15 +171,16 @@ func (v *validator) index() {
 			}
 		}
 	}
-	names := make(map[string]Pos, len(c.Capabilities))
+	names := make(map[string]*Capability, len(c.Capabilities))
 	for i := range c.Capabilities {
 		k := &c.Capabilities[i]
 		v.capabilities_[capability{k.Kind, k.Name}] = i
-		if p, ok := names[k.Name]; ok {
-			v.report(k.Pos, "duplicate-capability", at("the first one", p), "%q is a duplicate \"capability\" name", k.Name)
+		// A dictionary may bear the name of a directory: manifests in use do so ("diagnostics"), and no reference can mean both.
+		if f, ok := names[k.Name]; ok && !(f.Kind == KindDictionary && k.Kind == KindDirectory || f.Kind == KindDirectory && k.Kind == KindDictionary) {
+			v.report(here(k.Pos), "duplicate-capability", at("the first one", f.Pos), "%q is a duplicate \"capability\" name", k.Name)
 			continue
 		}
-		names[k.Name] = k.Pos
+		names[k.Name] = k
 	}
 }
 

@@ -17,14 +17,25 @@ type Options struct {
 	// Restrict refuses what a restricted feature gates, unless Features names the feature.
 	Restrict bool
 	Features []string
+
+	// What every manifest must offer to all its children and collections, and must use.
+	MustOfferProtocols    []string
+	MustOfferDictionaries []string
+	MustUseProtocols      []string
+
+	// Includes find what the manifest includes; nil refuses includes.
+	Includes *Includes
 }
 
 // Load parses, compiles and validates one manifest, and reports the errors and warnings of all three in the order of their places.
 // The Validated is zero if there is an error.
 func Load(file string, src []byte, o Options) (manifest.Validated, manifest.Diagnostics) {
-	doc, parsed := Parse(file, src)
-	v, ds := doc.load(o, len(parsed.Errors()) > 0)
-	return v, arrange(append(parsed, ds...))
+	doc, before := Parse(file, src)
+	if o.Includes != nil {
+		before = append(before, Expand(doc, o.Includes)...)
+	}
+	v, ds := doc.load(o, len(before.Errors()) > 0)
+	return v, arrange(append(before, ds...))
 }
 
 // load compiles and validates. After errors the Validated is zero, and broken says that there were some before.
@@ -66,6 +77,14 @@ type compiler struct {
 	offers                      []offerOrigin
 
 	kindOf map[string]manifest.RefKind // of "#name"
+	toAll  map[allName]At              // what has been offered to "all"
+
+	allClauses []*Clause // the offers to "all"
+}
+
+type allName struct {
+	kind manifest.Kind
+	name string
 }
 
 type offerOrigin struct {
@@ -140,12 +159,12 @@ func keyPos[T any](s *shape[T], t *T, key string) manifest.Pos {
 
 func (k *compiler) compile() {
 	doc := k.doc
-	k.out = &manifest.Component{Sources: []string{doc.Source.File}}
+	k.out = &manifest.Component{Sources: append([]string{doc.Source.File}, doc.Included...)}
 	if !doc.At.IsSet() {
 		return
 	}
 	if len(doc.Include.Items) > 0 {
-		k.report(doc.Include.Items[0].At, "include", "", "includes have not been resolved")
+		k.report(doc.Include.Items[0].At, "include", "", "includes cannot be resolved here")
 	}
 	k.indexNames()
 	k.children()
@@ -159,6 +178,11 @@ func (k *compiler) compile() {
 		k.use(&doc.Use.Items[i])
 	}
 	for i := range doc.Offer.Items {
+		if c := &doc.Offer.Items[i]; toAll(c) {
+			k.allClauses = append(k.allClauses, c)
+		}
+	}
+	for i := range doc.Offer.Items {
 		k.offer(&doc.Offer.Items[i])
 	}
 	for i := range doc.Expose.Items {
@@ -166,11 +190,10 @@ func (k *compiler) compile() {
 	}
 	if doc.Facets.At.IsSet() && doc.Facets.Kind == json5.Object {
 		k.out.Facets = k.dictionary(&doc.Facets, "")
-		if m := doc.Facets.Get("fuchsia.test"); m != nil && m.Value.Kind != json5.Object {
-			k.report(m.Value.At, "bad-facet", "", "'fuchsia.test' is not an object: %s", m.Value.Text)
-		}
+		k.testFacets()
 	}
 	k.config()
+	k.requirements()
 }
 
 // indexNames notes what a reference "#name" means: a child before a collection before a capability.
@@ -653,6 +676,9 @@ func (k *compiler) offer(c *Clause) {
 			source, avail = manifest.Ref{Kind: manifest.RefVoid}, manifest.Optional
 		}
 		for _, n := range c.Names.Items {
+			if toAll(c) && !k.firstToAll(c, n) {
+				continue
+			}
 			for _, to := range targets {
 				if to.all && source.Kind == manifest.RefChild && source.Name == to.ref.Name && to.ref.Kind == manifest.RefChild {
 					continue // "all" means all others
@@ -670,6 +696,22 @@ func (k *compiler) offer(c *Clause) {
 		}
 	}
 }
+
+// firstToAll says whether n is the first of its name that is offered to "all", and reports it if not (V39).
+func (k *compiler) firstToAll(c *Clause, n Text) bool {
+	key := allName{c.Kind, as(c, n.Value)}
+	if at, ok := k.toAll[key]; ok {
+		k.report(n.At, "duplicate-target", "the first one is at "+at.Pos().String(), "%s(s) [%q] offered to \"all\" multiple times", title(c.Kind), key.name)
+		return false
+	}
+	if k.toAll == nil {
+		k.toAll = map[allName]At{}
+	}
+	k.toAll[key] = n.At
+	return true
+}
+
+func title(k manifest.Kind) string { return strings.ToUpper(k.String()[:1]) + k.String()[1:] }
 
 // as is the name under which a clause gives n.
 func as(c *Clause, n string) string {
@@ -707,7 +749,7 @@ func (k *compiler) targets(c *Clause) []target {
 	}
 	for _, t := range c.To.Items {
 		r := k.ref(t.Value)
-		if c.TargetAvailability.Value == "unknown" && r.Kind == manifest.RefChild && k.kindOf[r.Name] == 0 {
+		if c.TargetAvailability.Value == "unknown" && k.absent(r) {
 			continue
 		}
 		out = append(out, target{r, t.At, false})
@@ -715,26 +757,37 @@ func (k *compiler) targets(c *Clause) []target {
 	return out
 }
 
+// absent says whether a target is not in the manifest.
+func (k *compiler) absent(r manifest.Ref) bool {
+	if r.Kind == manifest.RefSelf {
+		return !k.declares(manifest.KindDictionary, r.Dictionary)
+	}
+	return r.Kind == manifest.RefChild && k.kindOf[r.Name] == 0
+}
+
+func (k *compiler) declares(kind manifest.Kind, name string) bool {
+	return slices.ContainsFunc(k.out.Capabilities, func(c manifest.Capability) bool { return c.Kind == kind && c.Name == name })
+}
+
 // coveredByAll says whether an offer to one target is the same as one to "all", which has it already; and reports it where only the
 // name is the same.
 func (k *compiler) coveredByAll(c *Clause, o *manifest.Offer, to target) bool {
-	if to.all || o.Kind != manifest.KindProtocol && o.Kind != manifest.KindDictionary || o.Target.Kind == manifest.RefSelf {
+	if o.Kind != manifest.KindProtocol && o.Kind != manifest.KindDictionary || o.Target.Kind == manifest.RefSelf {
 		return false
 	}
-	for i := range k.doc.Offer.Items {
-		a := &k.doc.Offer.Items[i]
-		if a.Kind != c.Kind || !toAll(a) || len(a.From.Items) != 1 {
+	if to.all || o.Target.Kind == manifest.RefCollection {
+		// What a collection is offered by its name counts more than what all are.
+		return to.all && o.Target.Kind == manifest.RefCollection && k.offeredByName(c, o)
+	}
+	for _, a := range k.allClauses {
+		if a.Kind != c.Kind || len(a.From.Items) != 1 {
 			continue
 		}
 		for _, n := range a.Names.Items {
 			if as(a, n.Value) != o.TargetName {
 				continue
 			}
-			word := strings.ToUpper(c.Kind.String()[:1]) + c.Kind.String()[1:]
-			what := "child component"
-			if o.Target.Kind == manifest.RefCollection {
-				what = "collection"
-			}
+			word := title(c.Kind)
 			hint := "the offer to \"all\" is at " + n.At.Pos().String()
 			switch source := k.ref(a.From.Items[0].Value); {
 			case n.Value != o.SourceName:
@@ -742,8 +795,20 @@ func (k *compiler) coveredByAll(c *Clause, o *manifest.Offer, to target) bool {
 				k.report(to.at, "offer-to-all", hint, "%s %s is aliased to %q with the same name as an offer to \"all\", but from different source %s",
 					word, o.TargetName, o.Target.Name, plural)
 			case source != o.Source:
-				k.report(to.at, "offer-to-all", hint, "%s %s is offered to both \"all\" and %s %q with different sources", word, o.SourceName, what, o.Target.Name)
+				k.report(to.at, "offer-to-all", hint, "%s %s is offered to both \"all\" and child component %q with different sources", word, o.SourceName, o.Target.Name)
 			}
+			return true
+		}
+	}
+	return false
+}
+
+// offeredByName says whether another offer gives o's target the same name.
+func (k *compiler) offeredByName(all *Clause, o *manifest.Offer) bool {
+	for i := range k.doc.Offer.Items {
+		c := &k.doc.Offer.Items[i]
+		if c.Kind == all.Kind && !toAll(c) && slices.ContainsFunc(c.To.Items, func(t Text) bool { return k.ref(t.Value) == o.Target }) &&
+			slices.ContainsFunc(c.Names.Items, func(n Text) bool { return as(c, n.Value) == o.TargetName }) {
 			return true
 		}
 	}
@@ -879,7 +944,7 @@ func (k *compiler) constant(t manifest.ConfigType, f *Free) any {
 		}
 	}
 	if v == nil {
-		k.report(f.At, "bad-config-value", "", "%s is not a value of type %s", cmp.Or(f.Text, f.Kind.String()), t.Kind)
+		k.report(f.At, "bad-config-value", "", "%s is not a value of type %s", f.describe(), t.Kind)
 		return nil
 	}
 	if err := t.Check(v); err != nil {
@@ -889,6 +954,17 @@ func (k *compiler) constant(t manifest.ConfigType, f *Free) any {
 	return v
 }
 
+// describe is f as messages show it.
+func (f *Free) describe() string {
+	switch f.Kind {
+	case json5.String:
+		return fmt.Sprintf("string %q", f.Text)
+	case json5.Number, json5.Bool:
+		return f.Text
+	}
+	return f.Kind.String()
+}
+
 func (k *compiler) useConfig(c *Clause) *manifest.UseConfig {
 	name := ""
 	if len(c.Names.Items) > 0 {
@@ -896,6 +972,9 @@ func (k *compiler) useConfig(c *Clause) *manifest.UseConfig {
 	}
 	if !c.Key.At.IsSet() {
 		k.report(c.Names.At, "missing-key", "", "Config '%s' missing field 'key'", name)
+	}
+	if c.Default.At.IsSet() && availability(c.Availability) == manifest.Required {
+		k.report(c.Default.At, "required-default", `write availability: "optional", or remove the default`, "Config '%s' is required and has a default value", name)
 	}
 	v := k.configValue(c, &c.Default, "default")
 	if v == nil || !c.Key.At.IsSet() {

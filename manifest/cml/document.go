@@ -39,7 +39,8 @@ func (a At) Pos() manifest.Pos {
 // A Document is one manifest as it was written, or several merged into one.
 type Document struct {
 	At           At
-	Source       *Source
+	Source       *Source  // the main file
+	Included     []string // the files that Expand merged into it
 	Include      Texts
 	Program      Free
 	Children     List[Child]

@@ -3,6 +3,7 @@ package cml
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"regexp"
 	"slices"
 	"strings"
@@ -224,7 +225,7 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 		}
 		item := Text{d.at(e.StartOffset), json5.Text(*e)}
 		if slices.ContainsFunc(t.Items, func(o Text) bool { return o.Value == item.Value }) {
-			d.report(item.At, "duplicate-element", "", "invalid value: array with duplicate element %q, expected %s", item.Value, f.want)
+			d.report(item.At, "duplicate-element", fmt.Sprintf("%q is there already", item.Value), "invalid value: array with duplicate element, expected %s", f.want)
 			continue
 		}
 		f.item.verify(d, item)
@@ -377,12 +378,14 @@ func (f objectForm[T]) decode(d *decoder, v *hujson.Value, into any) {
 		return
 	}
 	var seen, keywords uint64
+	unknown := false
 	for i := range obj.Members {
 		m := &obj.Members[i]
 		word := json5.Name(m.Name)
 		k := f.shape.index(word)
 		if k < 0 {
-			d.unknownKey(m, word, f.shape.name, f.shape.gone[word], f.shape.names())
+			d.unknownKey(m, word, f.shape.gone[word], f.shape.names())
+			unknown = true
 			continue
 		}
 		if seen&(1<<k) != 0 {
@@ -405,35 +408,24 @@ func (f objectForm[T]) decode(d *decoder, v *hujson.Value, into any) {
 			d.report(d.at(v.StartOffset), "missing-key", "", "missing field `%s` in %s", f.shape.keys[k].name, f.shape.name)
 		}
 	}
-	d.checkKeywords(f.shape.section(), d.at(v.StartOffset), f.shape.keywords, func(yield func(string) bool) {
-		for k := range f.shape.keys {
-			if keywords&(1<<k) != 0 && !yield(f.shape.keys[k].name) {
-				return
-			}
-		}
-	})
-}
-
-// section is "use" of "an entry of `use`", "" for other shapes.
-func (s *shape[T]) section() string {
-	_, after, _ := strings.Cut(s.name, "an entry of `")
-	return strings.TrimSuffix(after, "`")
+	if f.shape.section != "" {
+		f.checkKeywords(d, v.StartOffset, keywords, unknown)
+	}
 }
 
 // checkKeywords reports a clause that has no capability keyword, or several.
-func (d *decoder) checkKeywords(section string, at At, all func() []string, found func(func(string) bool)) {
-	if section == "" {
-		return
-	}
-	names := slices.Collect(found)
-	if section == "capabilities" {
-		section = "capability"
-	}
-	switch {
-	case len(names) == 0:
-		d.report(at, "missing-keyword", "", "`%s` declaration is missing a capability keyword, one of: %s", section, quoted(all()))
-	case len(names) > 1:
-		d.report(at, "many-keywords", "write one entry for each", "%s declaration has multiple capability types defined: [%s]", section, quoted(names))
+func (f objectForm[T]) checkKeywords(d *decoder, offset int, keywords uint64, unknown bool) {
+	switch n := bits.OnesCount64(keywords); {
+	case n == 0 && !unknown: // an unknown key was probably meant to be it
+		d.report(d.at(offset), "missing-keyword", "", "`%s` declaration is missing a capability keyword, one of: %s", f.shape.section, quoted(f.shape.keywords()))
+	case n > 1:
+		var names []string
+		for k := range f.shape.keys {
+			if keywords&(1<<k) != 0 {
+				names = append(names, f.shape.keys[k].name)
+			}
+		}
+		d.report(d.at(offset), "many-keywords", "write one entry for each", "%s declaration has multiple capability types defined: [%s]", f.shape.section, quoted(names))
 	}
 }
 
@@ -454,35 +446,27 @@ func (s *shape[T]) index(word string) int {
 	return -1
 }
 
-func (d *decoder) unknownKey(m *hujson.ObjectMember, word, where, gone string, known []string) {
+func (d *decoder) unknownKey(m *hujson.ObjectMember, word, gone string, known []string) {
 	at := d.at(m.Name.StartOffset)
-	near := name.Nearest(word, known)
-	switch {
-	case gone != "":
-		d.report(at, "unknown-key", gone, "unknown field `%s` in %s", word, where)
-	case near != "":
-		d.report(at, "unknown-key", "", "unknown key `%s` in %s, did you mean `%s`?", word, where, near)
-	default:
-		d.report(at, "unknown-key", "", "unknown field `%s` in %s, expected %s", word, where, oneOf(known))
+	if near := name.Nearest(word, known); near != "" && gone == "" {
+		d.report(at, "unknown-key", "", "unknown key `%s`, did you mean `%s`?", word, near)
+		return
 	}
+	d.report(at, "unknown-key", gone, "unknown field `%s`, expected %s", word, oneOf(known))
 }
 
-func (f objectForm[T]) equal(a, b any) bool { return f.equalBut(a, b, "") }
-
-// equalBut compares all keys but one.
-func (f objectForm[T]) equalBut(a, b any, but string) bool {
+func (f objectForm[T]) equal(a, b any) bool {
 	x, y := a.(*T), b.(*T)
 	if f.shape.at(x).IsSet() != f.shape.at(y).IsSet() {
 		return false
 	}
+	if c, ok := any(x).(*Clause); ok && c.Kind != any(y).(*Clause).Kind {
+		return false
+	}
 	for i := range f.shape.keys {
-		k := &f.shape.keys[i]
-		if k.name != but && !k.form.equal(k.field(x), k.field(y)) {
+		if k := &f.shape.keys[i]; !k.form.equal(k.field(x), k.field(y)) {
 			return false
 		}
-	}
-	if c, ok := any(x).(*Clause); ok {
-		return c.Kind == any(y).(*Clause).Kind
 	}
 	return true
 }

@@ -14,10 +14,12 @@ import (
 
 // A shape is a closed object.
 type shape[T any] struct {
-	name string // for messages: "an entry of `use`"
+	name string // for messages: "a child"
 	keys []key[T]
 	gone map[string]string // keys of older dialects, and what to write instead
 	at   func(*T) *At
+
+	section string // of clauses: "use", …; "" for other objects
 }
 
 // A key is one key of a shape.
@@ -293,7 +295,7 @@ func keySubdir(of []manifest.Kind) key[Clause] {
 }
 
 var capabilityShape = shape[Clause]{
-	name: "an entry of `capabilities`", at: clauseAt,
+	name: "an entry of `capabilities`", at: clauseAt, section: "capability",
 	keys: append([]key[Clause]{
 		keyword(manifest.KindService, manyNames), keyword(manifest.KindProtocol, manyNames), keyword(manifest.KindDirectory, singleName),
 		keyword(manifest.KindStorage, singleName), keyword(manifest.KindRunner, singleName), keyword(manifest.KindResolver, singleName),
@@ -311,7 +313,7 @@ var capabilityShape = shape[Clause]{
 }
 
 var useShape = shape[Clause]{
-	name: "an entry of `use`", at: clauseAt,
+	name: "an entry of `use`", at: clauseAt, section: "use",
 	gone: map[string]string{
 		"resolver":                "a resolver is not used but put into an environment: environments: [ { resolvers: … } ]",
 		"event":                   "events are now used as event_stream",
@@ -337,7 +339,7 @@ var useShape = shape[Clause]{
 }
 
 var offerShape = shape[Clause]{
-	name: "an entry of `offer`", at: clauseAt,
+	name: "an entry of `offer`", at: clauseAt, section: "offer",
 	gone: map[string]string{"event": "events are now offered as event_stream"},
 	keys: []key[Clause]{
 		keyword(manifest.KindService, manyNames), keyword(manifest.KindProtocol, manyNames), keyword(manifest.KindDirectory, manyNames),
@@ -351,7 +353,7 @@ var offerShape = shape[Clause]{
 }
 
 var exposeShape = shape[Clause]{
-	name: "an entry of `expose`", at: clauseAt,
+	name: "an entry of `expose`", at: clauseAt, section: "expose",
 	gone: map[string]string{"storage": "storage cannot be exposed; expose the directory behind it"},
 	keys: []key[Clause]{
 		keyword(manifest.KindService, manyNames), keyword(manifest.KindProtocol, manyNames), keyword(manifest.KindDirectory, manyNames),

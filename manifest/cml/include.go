@@ -1,0 +1,113 @@
+package cml
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/cmgr/cmgr/manifest"
+)
+
+// maxIncludes bounds the files of one manifest.
+const maxIncludes = 1000
+
+// Includes say where included files are found. An include "//x" is x below Root; an absolute path is itself; any other is the first that
+// exists of: x beside the including file, x, x below each of Paths.
+type Includes struct {
+	// Open gives the contents of a file, named as above with "." and ".." removed lexically. That there is none is an
+	// fs.ErrNotExist.
+	Open  func(file string) ([]byte, error)
+	Root  string
+	Paths []string
+}
+
+// Expand merges all that doc includes into it, each file once, its own includes first, and removes `include`. doc.Included lists the files
+// afterwards.
+func Expand(doc *Document, in *Includes) manifest.Diagnostics {
+	e := expander{in: in, visited: map[string]bool{}}
+	e.expand(doc, []string{path.Clean(doc.Source.File)})
+	doc.Included = e.files
+	return arrange(e.diagnostics)
+}
+
+type expander struct {
+	in          *Includes
+	visited     map[string]bool
+	files       []string
+	diagnostics manifest.Diagnostics
+}
+
+func (e *expander) report(at At, hint, format string, args ...any) {
+	e.diagnostics = append(e.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: "include", Hint: hint, Message: fmt.Sprintf(format, args...)})
+}
+
+// expand merges doc's includes into doc. stack is the files under way, doc's own last.
+func (e *expander) expand(doc *Document, stack []string) {
+	includes := doc.Include.Items
+	doc.Include = Texts{}
+	for _, t := range includes {
+		file, src, err := e.find(t.Value, path.Dir(stack[len(stack)-1]))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			e.report(t.At, "searched: "+strings.Join(e.candidates(t.Value, path.Dir(stack[len(stack)-1])), ", "), "include %q: no such file", t.Value)
+			continue
+		case err != nil:
+			e.report(t.At, "", "include %q: %v", t.Value, err)
+			continue
+		}
+		if i := slices.Index(stack, file); i >= 0 {
+			e.report(t.At, "", "Circular include detected: %s -> %s", strings.Join(stack[i:], " -> "), file)
+			continue
+		}
+		if e.visited[file] {
+			continue
+		}
+		if len(e.files) == maxIncludes {
+			e.report(t.At, "", "more than %d files included", maxIncludes)
+			return
+		}
+		e.visited[file] = true
+		e.files = append(e.files, file)
+		part, ds := Parse(file, src)
+		e.diagnostics = append(e.diagnostics, ds...)
+		e.expand(part, append(stack[:len(stack):len(stack)], file))
+		e.diagnostics = append(e.diagnostics, doc.Merge(part)...)
+	}
+}
+
+// candidates are the files that x may mean, in order.
+func (e *expander) candidates(x, dir string) []string {
+	if rest, ok := strings.CutPrefix(x, "//"); ok {
+		return []string{path.Join(e.in.Root, rest)}
+	}
+	if path.IsAbs(x) {
+		return []string{path.Clean(x)}
+	}
+	out := []string{path.Join(dir, x)}
+	for _, p := range append([]string{""}, e.in.Paths...) {
+		if c := path.Join(p, x); !slices.Contains(out, c) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (e *expander) find(x, dir string) (string, []byte, error) {
+	err := fs.ErrNotExist
+	if x == "" {
+		return "", nil, err
+	}
+	for _, c := range e.candidates(x, dir) {
+		src, openErr := e.in.Open(c)
+		if openErr == nil {
+			return c, src, nil
+		}
+		if err = openErr; !errors.Is(err, fs.ErrNotExist) {
+			return c, nil, err
+		}
+	}
+	return "", nil, err
+}
