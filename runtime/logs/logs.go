@@ -21,8 +21,8 @@
 // Once a program has ended, drained returns after all that it wrote is in the file. A record is written when it was read, and not
 // synced: it survives the death of the manager, not the loss of power. While a directory can't be written (a full disk, somebody
 // else's lock) 64 KiB for each component and 8 MiB for all wait in memory and are tried every second; what is more is lost, and
-// a line of the manager's says in its place how many lines. Components never wait for a disk. What the last newline has not come
-// for is lost if the manager is killed with SIGKILL.
+// a line of the manager's says in its place how many lines. So components never wait for a disk that is full; for one that is
+// slow they do, once their pipes are. A line whose newline has not come is lost if the manager is killed with SIGKILL.
 //
 // # How
 //

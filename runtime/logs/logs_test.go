@@ -167,7 +167,8 @@ func TestLastLinesOfAProgram(t *testing.T) {
 	for i := range 5 {
 		m := name.Moniker("/p" + strconv.Itoa(i))
 		c := open(t, l, m)
-		cmd := exec.Command(sh, "-c", `i=0; while [ $i -lt 2000 ]; do echo "$i `+strings.Repeat("x", 500)+`"; i=$((i+1)); done; printf last; echo err >&2`)
+		line := strings.Repeat("x", 500)
+		cmd := exec.Command(sh, "-c", `i=0; while [ $i -lt 2000 ]; do echo "$i $0"; i=$((i+1)); done; printf last; echo err >&2`, line)
 		cmd.Stdout, cmd.Stderr = c.out, c.err
 		if err := cmd.Run(); err != nil {
 			t.Fatal(err)
@@ -400,7 +401,8 @@ func TestFloodIsFair(t *testing.T) {
 
 func TestLongLines(t *testing.T) {
 	l := newLogs(t, Config{})
-	want := strings.Repeat("long", 100_000) + "\n" + strings.Repeat("a", maxLine) + "\n" + strings.Repeat("b", maxLine+1) + "\nshort\n"
+	want := strings.Repeat("long", 100_000) + "\n" + strings.Repeat("a", maxLine) + "\n" + strings.Repeat("b", maxLine+1) +
+		"\nshort\n"
 	c := open(t, l, "/a")
 	c.print(want)
 	c.end()
