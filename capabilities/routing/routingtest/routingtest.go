@@ -261,10 +261,12 @@ func parseOffer(w []string) (manifest.Offer, error) {
 	default:
 		o.Source = manifest.Ref{Kind: manifest.RefChild, Name: strings.TrimPrefix(ref, "#"), Dictionary: dict}
 	}
-	for rest := w[4:]; len(rest) > 0; rest = rest[1:] {
-		switch rest[0] {
-		case "as":
-			o.TargetName, rest = rest[1], rest[1:]
+	rest := w[4:]
+	if len(rest) >= 2 && rest[0] == "as" {
+		o.TargetName, rest = rest[1], rest[2:]
+	}
+	for _, word := range rest {
+		switch word {
 		case "weak":
 			o.Dependency = manifest.Weak
 		case "optional":
@@ -274,7 +276,7 @@ func parseOffer(w []string) (manifest.Offer, error) {
 		case "same_as_target":
 			o.Availability = manifest.SameAsTarget
 		default:
-			return o, fmt.Errorf("%q in an offer", rest[0])
+			return o, fmt.Errorf("%q in an offer", word)
 		}
 	}
 	return o, nil
