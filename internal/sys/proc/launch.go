@@ -95,7 +95,7 @@ func (s *Spec) check() error {
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "not an absolute path"}
 	case s.Dir != "" && !filepath.IsAbs(s.Dir):
 		return &Error{Kind: Invalid, Op: "chdir", Path: s.Dir, Reason: "not an absolute path"}
-	case len(s.Files)+2 > sock.MaxFDs: // two for the shim
+	case len(s.Files)+3 > sock.MaxFDs: // three for the shim
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "too many descriptors"}
 	}
 	hasNUL := func(s string) bool { return strings.IndexByte(s, 0) >= 0 }

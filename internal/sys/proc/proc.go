@@ -56,7 +56,6 @@ func statusOf(ws unix.WaitStatus) Status {
 var runtimeFDs []int
 
 func init() {
-	shimMain()
 	// Make Go open its poller now if it has not yet. Whatever is close-on-exec at this moment was opened by this program itself,
 	// since its exec closed all others; that needs no /proc, which a process no. 1 may not have yet.
 	if r, w, err := os.Pipe(); err == nil {
@@ -68,6 +67,7 @@ func init() {
 			runtimeFDs = append(runtimeFDs, fd)
 		}
 	}
+	shimMain()
 }
 
 // Setup makes the calling process a manager of others, once: descriptors that it inherited (3 and above) are no longer passed

@@ -325,7 +325,7 @@ func TestCredential(t *testing.T) {
 func TestSignal(t *testing.T) {
 	l := open(t)
 	ends := make(chan Status, 1)
-	pid, err := l.Start(sh("sleep 1000"), func(st Status) { ends <- st })
+	pid, err := l.Start(&Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}, func(st Status) { ends <- st })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/internal/sys/sock"
 )
 
 // The shim is this program executed once more (/proc/self/exe), recognised by its first argument, for what can only be done by a
@@ -19,7 +21,7 @@ import (
 // with what to do. It says on the report why it failed; that the report closes without a word says that the program runs.
 const shimName = "cmgr-shim"
 
-// shimMain is the shim; in any other process it returns.
+// shimMain is the shim; in any other process it returns. It ends by unix.Exit: there is nothing of Go that would have to be ended.
 func shimMain() {
 	if len(os.Args) != 3 || os.Args[0] != shimName {
 		return
@@ -28,15 +30,25 @@ func shimMain() {
 	runtime.LockOSThread()
 	report, err := strconv.Atoi(os.Args[2])
 	if err != nil {
-		os.Exit(111)
+		unix.Exit(111)
+	}
+	if os.Args[1] == "nothing" {
+		unix.Exit(0)
 	}
 	unix.CloseOnExec(report)
-	op, err := runShim(os.Args[1], report)
+	if os.Args[1] == "keep" {
+		runtime.UnlockOSThread()
+		err := keep(report)
+		_ = sock.Send(report, wireOf(&Error{Op: "keep", Reason: err.Error(), Err: errnoOf(err)}))
+		unix.Exit(111)
+	}
+	op, err := execShim(report)
 	_, _ = unix.Write(report, fmt.Appendf(nil, "%d %s", errnoOf(err), op))
-	os.Exit(111)
+	unix.Exit(111)
 }
 
-func runShim(mode string, report int) (op string, err error) {
+// execShim takes on what the orders say and becomes the program.
+func execShim(report int) (op string, err error) {
 	o, err := readOrders(report + 1)
 	if err != nil {
 		return "read orders", err
@@ -79,6 +91,11 @@ type orders struct {
 	args, env  []string
 	limits     []Limit
 	credential *syscall.Credential
+	// What follows is the keeper's alone; the launch thread does it for the other.
+	dir   string
+	umask *uint32
+	given []int // the program's descriptors
+	hold  bool  // there is a descriptor to hold after the orders
 }
 
 // write puts o into a memory file, as strings each ended by NUL, which occurs in none; lists are preceded by their length.
@@ -104,6 +121,16 @@ func (o *orders) write() (fd int, err error) {
 	}
 	list(limits)
 	list(ids)
+	var given []string
+	for _, n := range o.given {
+		given = append(given, strconv.Itoa(n))
+	}
+	list(given)
+	umask := ""
+	if o.umask != nil {
+		umask = strconv.FormatUint(uint64(*o.umask), 10)
+	}
+	list([]string{o.dir, umask, strconv.FormatBool(o.hold)})
 	fd, err = unix.MemfdCreate("cmgr-orders", unix.MFD_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -153,7 +180,18 @@ func readOrders(fd int) (*orders, error) {
 		return l
 	}
 	o := &orders{path: next(), args: list(), env: list()}
-	limits, ids := list(), list()
+	limits, ids, given, own := list(), list(), list(), list()
+	for _, n := range given {
+		o.given = append(o.given, int(number(n)))
+	}
+	if len(own) != 3 {
+		return nil, unix.EBADMSG
+	}
+	o.dir, o.hold = own[0], own[2] == "true"
+	if own[1] != "" {
+		u := uint32(number(own[1]))
+		o.umask = &u
+	}
 	for i := 0; i+2 < len(limits); i += 3 {
 		o.limits = append(o.limits, Limit{limits[i], number(limits[i+1]), number(limits[i+2])})
 	}
@@ -189,7 +227,7 @@ func (l *launcher) shimmed(s *Spec, exited func(Status)) (int, error) {
 	}
 	defer r.Close()
 	ends := make(chan Status, 1)
-	pid, err := l.startShim(s, "exec", int(w.Fd()), func(st Status) { ends <- st })
+	pid, err := l.startShim(s, "exec", int(w.Fd()), -1, func(st Status) { ends <- st })
 	w.Close()
 	if err != nil {
 		return 0, err
@@ -205,23 +243,32 @@ func (l *launcher) shimmed(s *Spec, exited func(Status)) (int, error) {
 	return 0, s.shimError(string(said))
 }
 
-// startShim starts the shim in the place of s.
-func (l *launcher) startShim(s *Spec, mode string, report int, exited func(Status)) (int, error) {
+// startShim starts the shim in the place of s, with hold, if not -1, as a third descriptor.
+func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func(Status)) (int, error) {
 	o := orders{path: s.Path, args: s.argv(), env: s.Env, limits: s.Limits, credential: s.Credential}
+	shim := *s
+	shim.Path, shim.Env, shim.Credential = "/proc/self/exe", nil, nil
+	if mode == "keep" {
+		o.dir, o.umask, o.hold = s.Dir, s.Umask, hold >= 0
+		shim.Dir, shim.Umask = "", nil
+		for i := range max(3, len(s.Files)) {
+			if i < 3 || s.Files[i] >= 0 {
+				o.given = append(o.given, i)
+			}
+		}
+	}
 	memory, err := o.write()
 	if err != nil {
 		return 0, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
 	}
 	defer unix.Close(memory)
-	shim := *s
-	shim.Path, shim.Env, shim.Credential = "/proc/self/exe", nil, nil
 	n := max(3, len(s.Files))
-	shim.Files = make([]int, n+2)
+	shim.Files = make([]int, n+3)
 	for i := range shim.Files {
 		shim.Files[i] = -1
 	}
 	copy(shim.Files, s.Files)
-	shim.Files[n], shim.Files[n+1] = report, memory
+	shim.Files[n], shim.Files[n+1], shim.Files[n+2] = report, memory, hold
 	shim.Args = []string{shimName, mode, strconv.Itoa(n)}
 	pid, err := l.start(&shim, exited)
 	if _, ok := errors.AsType[*Error](err); err != nil && !ok {

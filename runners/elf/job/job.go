@@ -128,7 +128,7 @@ func Open(o Options) (*Manager, error) {
 	for _, b := range []struct {
 		name string
 		open func(*Manager, Options) (backend, error)
-	}{{Cgroup2, openCgroups}} {
+	}{{Cgroup2, openCgroups}, {PIDNS, openPIDNS}, {Subreaper, openSubreaper}} {
 		if o.Backend != "" && o.Backend != b.name {
 			continue
 		}
@@ -178,9 +178,10 @@ type Job struct {
 	m    *Manager
 	name string // unique among m's; a file name
 
-	mu    sync.Mutex
-	main  int // process number, 0 before the start
-	watch *watch
+	mu     sync.Mutex
+	main   int          // process number, 0 before the start
+	keeper *proc.Keeper // with those backends, once started
+	watch  *watch       // with cgroups, while somebody waits; under cgroups.mu
 }
 
 // New makes an empty job. name is for people, such as a moniker.

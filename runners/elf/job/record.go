@@ -6,13 +6,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // A record is what a Manager leaves for its successor: the file jobs.lock in the state directory, locked while it lives
-// (flock(2)), holds the path of its cgroup subtree.
-type record struct{ file *os.File }
+// (flock(2)), holds the path of its cgroup subtree. The lock on jobs.keepers is shared with its keepers, so it is free when the
+// last of them has ended.
+type record struct{ file, keepers *os.File }
 
 // openRecord takes the state directory for this process and cleans up what the last one that had it left.
 func openRecord(dir string) (*record, error) {
@@ -28,9 +30,13 @@ func openRecord(dir string) (*record, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	r := &record{f}
-	if err := r.recover(); err != nil {
-		f.Close()
+	r := &record{file: f}
+	if err = r.recover(); err == nil {
+		// Keepers of the dead one, too, must have ended, whatever contains jobs from now on.
+		err = r.holdKeepers()
+	}
+	if err != nil {
+		r.close()
 		return nil, err
 	}
 	return r, nil
@@ -71,4 +77,24 @@ func (r *record) write(root string) error {
 	return err
 }
 
-func (r *record) close() { r.file.Close() }
+// holdKeepers waits until the keepers of a dead Manager have done their work, and takes their lock.
+func (r *record) holdKeepers() (err error) {
+	if r.keepers, err = os.OpenFile(filepath.Join(filepath.Dir(r.file.Name()), "jobs.keepers"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	fd := int(r.keepers.Fd())
+	for deadline := time.Now().Add(closeTimeout); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return fmt.Errorf("lock %s: processes of a manager that died are left: %w", r.keepers.Name(), err)
+		}
+	}
+}
+
+func (r *record) close() {
+	r.file.Close()
+	r.keepers.Close() // nil is fine
+}
