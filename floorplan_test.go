@@ -160,6 +160,11 @@ func TestFloorplan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for room := range p.floor {
+		if !seen[room] {
+			t.Errorf("floorplan.txt: %s: there is no such package", room)
+		}
+	}
 }
 
 // ownModule tells whether dir holds a module of its own.
