@@ -27,8 +27,10 @@ func BenchmarkPipes(b *testing.B) {
 			for i := range cs {
 				cs[i] = open(b, l, name.Moniker("/c"+strconv.Itoa(i)))
 			}
+			write(b, cs, pipes) // makes the directories
 			start := threadTime(b, l)
 			b.SetBytes(int64(len(chunk)))
+			b.ResetTimer()
 			write(b, cs, b.N)
 			for _, c := range cs {
 				c.end()
