@@ -867,7 +867,7 @@ func (x *Resolved) GetStarted() *Started {
 
 type Started struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// ELF, Builtin, … as the runner calls it; Unknown if it doesn't say.
+	// ELF, the name of another runner, or None for a component without a program.
 	Runtime string `protobuf:"bytes,1,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	// What the program provides, by the manifest.
 	OutgoingCapabilities []string               `protobuf:"bytes,2,rep,name=outgoing_capabilities,json=outgoingCapabilities,proto3" json:"outgoing_capabilities,omitempty"`
@@ -1796,7 +1796,7 @@ type EventsRequest struct {
 	SinceTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
 	// Go on with new ones as they happen.
 	Follow bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
-	// Only those of this instance; "" for all.
+	// Only those of this instance; "" for all. The moniker of an instance that was destroyed will do.
 	Query string `protobuf:"bytes,4,opt,name=query,proto3" json:"query,omitempty"`
 	// Only those that happen from now on.
 	NewOnly       bool `protobuf:"varint,5,opt,name=new_only,json=newOnly,proto3" json:"new_only,omitempty"`

@@ -388,9 +388,21 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%s: %q, want %q", x.what, got, x.want)
 		}
 	}
+	if err := tr.Destroy(t.Context(), "/core/jobs:none"); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Events(bounded(t), &controlpb.EventsRequest{Query: "/core/jobs:none"})
+	if got := collect(t, r, err, text); !slices.Equal(got, []string{"7 destroyed /core/jobs:none"}) {
+		t.Errorf("of one that is gone: %q", got)
+	}
+	r, err = c.Events(bounded(t), &controlpb.EventsRequest{Query: "/core/jobs:never"})
+	if err != nil || r.Receive() || connect.CodeOf(r.Err()) != connect.CodeNotFound {
+		t.Errorf("of one that never was: %v, %v", err, r.Err())
+	}
+	r.Close()
 	// A follower gets what comes, and a clean end with the manager's.
-	r, err := c.Events(bounded(t), &controlpb.EventsRequest{Follow: true, SinceSeq: 5})
-	if err != nil || !r.Receive() || text(r.Msg()) != all[5] {
+	r, err = c.Events(bounded(t), &controlpb.EventsRequest{Follow: true, SinceSeq: 9})
+	if err != nil || !r.Receive() || text(r.Msg()) != "10 discovered /core/log" {
 		t.Fatalf("follow: %v, %v", r.Msg(), err)
 	}
 	if err := tr.Stop(t.Context(), "/netstack"); err != nil {
@@ -398,7 +410,7 @@ func TestEvents(t *testing.T) {
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- s.Close(bounded(t)) }()
-	if got := collect(t, r, nil, text); !slices.Equal(got, []string{"7 stopped /netstack"}) {
+	if got := collect(t, r, nil, text); !slices.Equal(got, []string{"11 stopped /netstack"}) {
 		t.Errorf("follow: %q", got)
 	}
 	if err := <-closed; err != nil {
@@ -512,11 +524,15 @@ func TestWait(t *testing.T) {
 			tr.mu.Unlock()
 		}, "started exited code=3 after=1s"},
 		{"is destroyed", "exited", nil, func(tr *tree) {
-			tr.mu.Lock()
-			delete(tr.instances, "/netstack")
-			tr.emit(realm.Event{Kind: realm.EventDestroyed, Moniker: "/netstack"})
-			tr.mu.Unlock()
+			tr.remove("/netstack")
 		}, "precondition: wait /netstack: it is destroyed and will not be exited any more"},
+		{"was destroyed", "exited", func(tr *tree) {
+			_ = tr.ends("/netstack", exited)
+			tr.remove("/netstack")
+		}, nil, "destroyed exited code=3 after=1s"},
+		{"was destroyed", "running", func(tr *tree) {
+			tr.remove("/netstack")
+		}, nil, "not_found: find /netstack: no such component instance"},
 		{"ends with the tree", "exited", nil, func(tr *tree) { tr.close() }, "unavailable: wait /netstack: the tree is shut down"},
 		{"for nonsense", "done", nil, nil, "invalid: wait: until must be 'running', 'stopped' or 'exited', is 'done'"},
 	} {
@@ -534,7 +550,7 @@ func TestWait(t *testing.T) {
 			got := make(chan answer, 1)
 			ctx := bounded(t)
 			go func() {
-				r, err := c.Wait(ctx, &controlpb.WaitRequest{Query: "netstack", Until: x.until})
+				r, err := c.Wait(ctx, &controlpb.WaitRequest{Query: "/netstack", Until: x.until})
 				got <- answer{r, err}
 			}()
 			if x.then != nil {

@@ -130,16 +130,15 @@ func runnerName(d *manifest.Component) string {
 	return d.Program.Runner
 }
 
-// started is what is known of i's running program.
+// started is what is known of i's running program; its Runtime only if the runner tells.
 func started(ctx context.Context, i realm.Info) *controlpb.Started {
-	out := &controlpb.Started{Runtime: "Unknown", StartReason: i.StartReason, StartedAt: timestamp(i.StartedAt)}
+	out := &controlpb.Started{StartReason: i.StartReason, StartedAt: timestamp(i.StartedAt)}
 	for _, c := range i.Decl.Capabilities {
 		if c.Path != "" {
 			out.OutgoingCapabilities = append(out.OutgoingCapabilities, c.Name)
 		}
 	}
 	if i.Program == nil {
-		out.Runtime = "None"
 		return out
 	}
 	out.Usage = usage(ctx, i.Program)

@@ -172,11 +172,15 @@ func (t *tree) Destroy(_ context.Context, m name.Moniker) error {
 	if m.Collection() == "" {
 		return &realm.Error{Op: "destroy", At: m, Why: capabilities.Invalid, Err: errors.New("only dynamic children can be destroyed")}
 	}
+	t.remove(m)
+	return nil
+}
+
+func (t *tree) remove(m name.Moniker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.instances, m)
 	t.emit(realm.Event{Kind: realm.EventDestroyed, Moniker: m})
-	return nil
 }
 
 func (t *tree) Instances() []realm.Info {
@@ -318,7 +322,7 @@ func (fakeProgram) Wait(context.Context) (runners.Exit, error) {
 }
 func (fakeProgram) Processes(context.Context) ([]int, error) { return []int{20490, 20491}, nil }
 func (fakeProgram) Describe() []runners.Detail {
-	return []runners.Detail{{Key: "Runtime", Value: "ELF"}, {Key: "Job ID", Value: "/sys/fs/cgroup/cmgr/net"}}
+	return []runners.Detail{{Key: "Job ID", Value: "/sys/fs/cgroup/cmgr/net"}}
 }
 func (fakeProgram) Stats(context.Context) (runners.Stats, error) {
 	return runners.Stats{CPU: 1500 * time.Millisecond, Memory: 3 << 20, Processes: -1}, nil

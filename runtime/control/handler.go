@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/proto/controlpb/controlpbconnect"
@@ -65,11 +66,29 @@ func (s *Server) Show(ctx context.Context, req *controlpb.InstanceRequest) (*con
 		out.Resolved.Started = started(ctx, i)
 	}
 	if n, ok := s.cfg.Tree.Node(i.Moniker); ok {
+		if x := out.GetResolved().GetStarted(); x != nil && x.Runtime == "" {
+			x.Runtime = s.runtime(ctx, n)
+		}
 		if t, err := s.cfg.Router.StopTimeout(ctx, n); err == nil {
 			out.StopTimeoutMs = uint32(t.Milliseconds())
 		}
 	}
 	return out, nil
+}
+
+// runtime is what a program runs on, in the words of the reference: ELF, or the runner's name where it comes from; None without a
+// program.
+func (s *Server) runtime(ctx context.Context, n routing.Node) string {
+	switch r, err := s.cfg.Router.Runner(ctx, n); {
+	case err != nil:
+		return "Unknown"
+	case r == nil:
+		return "None"
+	case r.Source.Kind == capabilities.FromBuiltin && r.Source.Name == "elf":
+		return "ELF"
+	default:
+		return r.Source.Name
+	}
 }
 
 // act finds an instance, does something to it, and says how it is afterwards.
@@ -230,6 +249,18 @@ func (s *Server) Wait(ctx context.Context, req *controlpb.WaitRequest) (*control
 	defer cancel()
 	i, err := s.find(ctx, req.GetQuery())
 	if err != nil {
+		// A single run may be over and gone by now; the events know how it ended.
+		if m, past := s.past(ctx, req.GetQuery()); len(past) > 0 && until != "running" {
+			out := &controlpb.WaitResponse{Moniker: string(m), State: realm.Destroyed.String()}
+			for _, e := range past {
+				if e.Exit != nil {
+					out.Exit = exit(e.Exit)
+				}
+			}
+			if out.Exit != nil || until == "stopped" {
+				return out, nil
+			}
+		}
 		return nil, failed("find", req.GetQuery(), err)
 	}
 	m := i.Moniker
@@ -302,10 +333,14 @@ func (s *Server) Events(ctx context.Context, req *controlpb.EventsRequest, out *
 	var of name.Moniker
 	if q := req.GetQuery(); q != "" {
 		i, err := s.find(ctx, q)
-		if err != nil {
-			return failed("find", q, err)
-		}
 		of = i.Moniker
+		if err != nil {
+			m, past := s.past(ctx, q)
+			if len(past) == 0 {
+				return failed("find", q, err)
+			}
+			of = m
+		}
 	}
 	since, last := uint64(max(req.GetSinceSeq(), 0)), s.cfg.Tree.LastEvent()
 	if req.GetNewOnly() {
@@ -337,6 +372,26 @@ func (s *Server) Events(ctx context.Context, req *controlpb.EventsRequest, out *
 		}
 	}
 	return nil
+}
+
+// past is what the tree still knows to have happened to the moniker that query is, be it in the tree or not.
+func (s *Server) past(ctx context.Context, query string) (name.Moniker, []realm.Event) {
+	m, err := name.ParseMoniker(query)
+	if err != nil {
+		return "", nil
+	}
+	var out []realm.Event
+	events, last := s.cfg.Tree.Subscribe(0), s.cfg.Tree.LastEvent()
+	for at := uint64(0); at < last; {
+		e, _, err := events.Next(ctx)
+		if err != nil {
+			break
+		}
+		if at = e.Seq; e.Moniker == m {
+			out = append(out, e)
+		}
+	}
+	return m, out
 }
 
 // ended is the end of a stream: nil when the manager ends.

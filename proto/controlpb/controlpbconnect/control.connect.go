@@ -115,7 +115,8 @@ type ControlClient interface {
 	Logs(context.Context, *controlpb.LogsRequest) (*connect.ServerStreamForClient[controlpb.LogLine], error)
 	// Events gives the changes of state, oldest first.
 	Events(context.Context, *controlpb.EventsRequest) (*connect.ServerStreamForClient[controlpb.Event], error)
-	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition).
+	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For a
+	// moniker that is destroyed, the end of its last run counts as long as its events are kept.
 	Wait(context.Context, *controlpb.WaitRequest) (*controlpb.WaitResponse, error)
 	// Doctor says what the manager found on this machine.
 	Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error)
@@ -471,7 +472,8 @@ type ControlHandler interface {
 	Logs(context.Context, *controlpb.LogsRequest, *connect.ServerStream[controlpb.LogLine]) error
 	// Events gives the changes of state, oldest first.
 	Events(context.Context, *controlpb.EventsRequest, *connect.ServerStream[controlpb.Event]) error
-	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition).
+	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For a
+	// moniker that is destroyed, the end of its last run counts as long as its events are kept.
 	Wait(context.Context, *controlpb.WaitRequest) (*controlpb.WaitResponse, error)
 	// Doctor says what the manager found on this machine.
 	Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error)
