@@ -38,8 +38,9 @@ func TestScope(t *testing.T) {
 func TestError(t *testing.T) {
 	err := error(&capabilities.Error{
 		Target: "/net", Kind: manifest.KindRunner, Name: "elf", At: "/net", Reason: "`elf` was not offered to `/net` by parent",
-		Pos: manifest.Pos{File: "net.cml", Line: 3, Col: 8}, Hint: `add { runner: "elf", from: "parent", to: "#net" } to "offer" of / (root.cml)`,
-		Why: capabilities.NotFound, Err: fs.ErrNotExist,
+		Pos:  manifest.Pos{File: "net.cml", Line: 3, Col: 8},
+		Hint: `add { runner: "elf", from: "parent", to: "#net" } to "offer" of / (root.cml)`,
+		Why:  capabilities.NotFound, Err: fs.ErrNotExist,
 	})
 	const want = "runner elf: `elf` was not offered to `/net` by parent (net.cml:3:8): file does not exist\n" +
 		`  hint: add { runner: "elf", from: "parent", to: "#net" } to "offer" of / (root.cml)`

@@ -77,7 +77,8 @@ func (w *walk) registered(s step) (next step, done bool, err error) {
 	}
 	if !closed && w.e.b.InRootEnvironment(s.kind, s.name) {
 		if debug {
-			return s, false, w.fail(s, capabilities.Denied, "register it in an environment", "`%s` tried to use %s `%s` from the root environment",
+			return s, false, w.fail(s, capabilities.Denied, "register it in an environment",
+				"`%s` tried to use %s `%s` from the root environment",
 				s.n.Moniker(), s.kind, s.name)
 		}
 		w.builtin(s)

@@ -20,6 +20,11 @@ func place(m name.Moniker, d *manifest.Component) string {
 	return fmt.Sprintf("%s (%s)", m, d.Sources[0])
 }
 
+// addTo says to add a line to a section of n's manifest.
+func addTo(section string, n Node, d *manifest.Component, line string) string {
+	return fmt.Sprintf("add %s to %q of %s", line, section, place(n.Moniker(), d))
+}
+
 // suggest puts the nearest of the candidates before what else there is to do.
 func suggest(word string, candidates []string, otherwise string) string {
 	near := name.Nearest(word, candidates)
@@ -55,11 +60,6 @@ func quoted(pairs ...string) string {
 }
 
 func (w *walk) notOffered(s step, p Node, d *manifest.Component, key offerKey) *capabilities.Error {
-	to, source := "#"+key.to, w.bestSource(s, p, d)
-	pairs := []string{s.kind.String(), source.name, "from", source.from, "to", to}
-	if source.name != s.name {
-		pairs = append(pairs, "as", s.name)
-	}
 	var offered []string
 	for i := range d.Offers {
 		o := &d.Offers[i]
@@ -67,26 +67,42 @@ func (w *walk) notOffered(s step, p Node, d *manifest.Component, key offerKey) *
 			offered = append(offered, o.TargetName)
 		}
 	}
-	hint := suggest(s.name, offered, fmt.Sprintf(`add %s to "offer" of %s`, quoted(pairs...), place(p.Moniker(), d))+source.also)
+	hint := suggest(s.name, offered, w.offerLine(s, p, d, "#"+key.to))
+	what := ""
 	if s.by == byEnvironment {
-		return w.fail(s, capabilities.NotFound, hint, "%s `%s` was not offered to `%s` by parent", s.kind, s.name, s.n.Moniker())
+		what = s.kind.String() + " "
 	}
-	return w.fail(s, capabilities.NotFound, hint, "`%s` was not offered to `%s` by parent", s.name, s.n.Moniker())
+	return w.fail(s, capabilities.NotFound, hint, "%s`%s` was not offered to `%s` by parent", what, s.name, s.n.Moniker())
 }
 
-// bestSource guesses where the parent p would have the capability from that s misses: from where it offers it to others or uses it
-// itself; else from itself if it declares it, else from above.
+// offerLine says to add an offer of what s misses to p's manifest.
+func (w *walk) offerLine(s step, p Node, d *manifest.Component, to string) string {
+	source := w.bestSource(s, p, d)
+	pairs := []string{s.kind.String(), source.name, "from", source.from, "to", to}
+	if source.name != s.name {
+		pairs = append(pairs, "as", s.name)
+	}
+	return addTo("offer", p, d, quoted(pairs...)) + source.also
+}
+
+// bestSource guesses where the parent p would have the capability from that s misses: from where it offers it to others or uses
+// it itself; else from itself if it declares it, else from above.
 func (w *walk) bestSource(s step, p Node, d *manifest.Component) (best struct{ from, name, also string }) {
 	best.name = s.name
+	itself := func(r manifest.Ref) bool { return r.Kind == manifest.RefChild && r.Name == s.n.Moniker().Base() }
 	for i := range d.Offers {
-		if o := &d.Offers[i]; o.Kind == s.kind && o.TargetName == s.name && o.Target.Kind != manifest.RefSelf && o.Source.Kind != manifest.RefVoid &&
-			(o.Source.Kind != manifest.RefChild || o.Source.Name != s.n.Moniker().Base()) {
+		o := &d.Offers[i]
+		if o.Kind != s.kind || o.TargetName != s.name || o.Target.Kind == manifest.RefSelf {
+			continue
+		}
+		if o.Source.Kind != manifest.RefVoid && !itself(o.Source) {
 			best.from, best.name = o.Source.String(), o.SourceName
 			return best
 		}
 	}
 	for i := range d.Uses {
-		if u := &d.Uses[i]; u.Kind == s.kind && u.SourceName == s.name && u.Source.Kind == manifest.RefChild && u.Source.Name != s.n.Moniker().Base() {
+		u := &d.Uses[i]
+		if u.Kind == s.kind && u.SourceName == s.name && u.Source.Kind == manifest.RefChild && !itself(u.Source) {
 			best.from = u.Source.String()
 			return best
 		}
@@ -117,7 +133,7 @@ func (w *walk) notDeclared(s step, d *manifest.Component) *capabilities.Error {
 	case byExpose:
 		format = "unable to expose `%s` because it was not declared as a capability by `%s`"
 	}
-	hint := suggest(s.name, declared, fmt.Sprintf(`add %s to "capabilities" of %s`, declaration(s.kind, s.name), place(s.n.Moniker(), d)))
+	hint := suggest(s.name, declared, addTo("capabilities", s.n, d, declaration(s.kind, s.name)))
 	return w.fail(s, capabilities.NotFound, hint, format, s.name, s.n.Moniker())
 }
 
@@ -146,7 +162,7 @@ func (w *walk) noChild(s step) *capabilities.Error {
 		for i := range d.Children {
 			children[i] = d.Children[i].Name
 		}
-		hint = suggest(s.src.Name, children, fmt.Sprintf(`add { name: %q, url: … } to "children" of %s`, s.src.Name, place(s.n.Moniker(), d)))
+		hint = suggest(s.src.Name, children, addTo("children", s.n, d, fmt.Sprintf("{ name: %q, url: … }", s.src.Name)))
 	}
 	return w.fail(s, capabilities.NotFound, hint, "`%s` does not have child `#%s`", s.n.Moniker(), s.src.Name)
 }
@@ -158,19 +174,19 @@ func (w *walk) notExposed(s step, c Node, d *manifest.Component) *capabilities.E
 			exposed = append(exposed, d.Exposes[i].TargetName)
 		}
 	}
-	hint := fmt.Sprintf(`add %s to "expose" of %s`, quoted(s.kind.String(), s.name, "from", "self"), place(c.Moniker(), d))
+	hint := addTo("expose", c, d, quoted(s.kind.String(), s.name, "from", "self"))
 	if capabilityOf(d, s.kind, s.name) == nil {
 		hint += fmt.Sprintf(` and %s to its "capabilities"`, declaration(s.kind, s.name))
 	}
 	hint = suggest(s.name, exposed, hint)
-	switch s.by {
-	case byTool:
+	if s.by == byTool {
 		return w.fail(s, capabilities.NotFound, hint, "`%s` was not exposed from `/`", s.name)
-	case byStorage:
-		return w.fail(s, capabilities.NotFound, hint, "backing directory `%s` was not exposed to `%s` from `#%s`", s.name, s.n.Moniker(), c.Moniker().Base())
-	default:
-		return w.fail(s, capabilities.NotFound, hint, "`%s` was not exposed to `%s` from `#%s`", s.name, s.n.Moniker(), c.Moniker().Base())
 	}
+	format := "`%s` was not exposed to `%s` from `#%s`"
+	if s.by == byStorage {
+		format = "backing directory " + format
+	}
+	return w.fail(s, capabilities.NotFound, hint, format, s.name, s.n.Moniker(), c.Moniker().Base())
 }
 
 func (w *walk) notFramework(s step, candidates []string) *capabilities.Error {
@@ -199,12 +215,9 @@ func (w *walk) noItem(s step, owner Node, d *manifest.Component, dictionary stri
 			items = append(items, o.TargetName)
 		}
 	}
-	from := "parent"
-	if capabilityOf(d, s.kind, s.name) != nil {
-		from = "self"
-	}
-	hint := fmt.Sprintf(`add %s to "offer" of %s`, quoted(s.kind.String(), s.name, "from", from, "to", "self/"+dictionary), place(owner.Moniker(), d))
-	return w.fail(s, capabilities.NotFound, suggest(s.name, items, hint), "item `%s` is not present in dictionary at component `%s`", s.name, owner.Moniker())
+	hint := w.offerLine(s, owner, d, "self/"+dictionary)
+	return w.fail(s, capabilities.NotFound, suggest(s.name, items, hint),
+		"item `%s` is not present in dictionary at component `%s`", s.name, owner.Moniker())
 }
 
 // registrationHint says how to put s.name into an environment that s.n is in: the nearest one, or a new one where there is none.
@@ -229,10 +242,12 @@ func (w *walk) registrationHint(s step, names []string, owner Node, d *manifest.
 	}
 	line := quoted(append(first, as...)...)
 	if env != nil {
-		return suggest(s.name, names, fmt.Sprintf(`add %s to %q of environment %q of %s`, line, list, env.Name, place(owner.Moniker(), d)))
+		return suggest(s.name, names, fmt.Sprintf(`add %s to %q of environment %q of %s`, line, list, env.Name,
+			place(owner.Moniker(), d)))
 	}
-	return suggest(s.name, names, fmt.Sprintf(`add { name: "env", extends: "realm", %s: [%s] } to "environments" of %s, and environment: "#env" to its child %q`,
-		list, line, place(owner.Moniker(), d), s.n.Moniker().Base()))
+	return suggest(s.name, names,
+		fmt.Sprintf(`add { name: "env", extends: "realm", %s: [%s] } to "environments" of %s, and environment: "#env" to its child %q`,
+			list, line, place(owner.Moniker(), d), s.n.Moniker().Base()))
 }
 
 func oneOf(names []string) string {

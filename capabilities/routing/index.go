@@ -8,12 +8,12 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 )
 
-// A parent of 9,000 children has 9,000 offers, and each of its children asks for one of them. So a large declaration is indexed the
-// first time it is asked; a small one, the usual case, is read from top to bottom, which is faster and costs no memory.
+// A parent of 9,000 children has 9,000 offers, and each of its children asks for one of them. So a large declaration is indexed
+// the first time it is asked; a small one, the usual case, is read from top to bottom, which is faster and costs no memory.
 const indexFrom = 24
 
-// indexes holds the index of each large declaration that is still alive. An index holds positions only, so that it doesn't keep its
-// declaration alive.
+// indexes holds the index of each large declaration that is still alive. An index holds positions only, so that it doesn't keep
+// its declaration alive.
 var indexes sync.Map // weak.Pointer[manifest.Component] → *index
 
 // An index finds entries by what a route question knows of them. Entries with equal keys (a service put together of several

@@ -11,8 +11,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// A Resolve gives the declaration at url and the absolute form of that URL. A relative url is relative to parent, the resolved URL
-// of the component above; that is "" for the root.
+// A Resolve gives the declaration at url and the absolute form of that URL. A relative url is relative to parent, the resolved
+// URL of the component above; that is "" for the root.
 type Resolve func(ctx context.Context, url, parent string) (decl manifest.Validated, resolved string, err error)
 
 // Offline is a tree that nobody runs: its nodes are the static instances that a root declares, resolved when they are asked for,
@@ -32,7 +32,8 @@ func NewOffline(url string, r Resolve) *Offline {
 // Root is the root instance.
 func (t *Offline) Root() Node { return t.root }
 
-// Create adds a dynamic child to a collection of parent, which must be a node of t. The offers are as Node.DynamicOffers has them.
+// Create adds a dynamic child to a collection of parent, which must be a node of t. The offers are as Node.DynamicOffers has
+// them.
 func (t *Offline) Create(ctx context.Context, parent Node, collection, child, url string, offers []manifest.Offer) (Node, error) {
 	p := parent.(*offlineNode)
 	d, err := p.Decl(ctx)

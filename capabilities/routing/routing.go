@@ -1,5 +1,5 @@
-// Package routing answers route questions over any tree: the running one (runtime/realm) and one read from disk (Offline). It walks
-// declarations and does nothing else; it starts no component, and it resolves only those that a route leads through.
+// Package routing answers route questions over any tree: the running one (runtime/realm) and one read from disk (Offline). It
+// walks declarations and does nothing else; it starts no component, and it resolves only those that a route leads through.
 //
 // A walk goes from the target to the source: from a use to the parent's offers, upward as long as they say "parent", then down
 // through the exposes of a child, or aside into a dictionary, until a component declares the capability. Above the root stand the
@@ -158,7 +158,8 @@ func (e *Engine) runner(ctx context.Context, n Node) (*walk, error) {
 	if d.Program == nil {
 		return nil, nil
 	}
-	s := step{n: n, by: byUse, kind: manifest.KindRunner, src: manifest.Ref{Kind: manifest.RefEnvironment}, name: d.Program.Runner, pos: d.Program.RunnerPos}
+	s := step{n: n, by: byUse, kind: manifest.KindRunner, src: manifest.Ref{Kind: manifest.RefEnvironment},
+		name: d.Program.Runner, pos: d.Program.RunnerPos}
 	decl := "program"
 	if !s.pos.IsValid() {
 		s.pos = d.Program.Pos
@@ -185,7 +186,8 @@ func (e *Engine) runner(ctx context.Context, n Node) (*walk, error) {
 // Resolver answers which resolver resolves n's URL, given the URL's scheme. It does not look at n's declaration.
 func (e *Engine) Resolver(ctx context.Context, n Node, scheme string) (*capabilities.Route, error) {
 	w := e.walk(ctx, n, manifest.KindResolver, scheme)
-	return w.answer(step{n: n, by: byUse, kind: manifest.KindResolver, src: manifest.Ref{Kind: manifest.RefEnvironment}, name: scheme})
+	return w.answer(step{n: n, by: byUse, kind: manifest.KindResolver, src: manifest.Ref{Kind: manifest.RefEnvironment},
+		name: scheme})
 }
 
 // StopTimeout is how long n's program may take to stop: what the nearest environment that says so says.

@@ -16,8 +16,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// A literal is a tree of declarations written out in Go, for what the corpus of routingtest does not reach: sizes, errors from outside,
-// declarations that no manifest can say.
+// A literal is a tree of declarations written out in Go, for what the corpus of routingtest does not reach: sizes, errors from
+// outside, declarations that no manifest can say.
 type literal struct {
 	parent   *literal
 	moniker  name.Moniker
@@ -78,7 +78,8 @@ func runs(runner string) *manifest.Component {
 func line(depth int) *literal {
 	n := root(&manifest.Component{})
 	for i := range depth {
-		n.decl.Offers = []manifest.Offer{{Kind: manifest.KindRunner, Source: parent, SourceName: "elf", Target: childRef("c"), TargetName: "elf"}}
+		n.decl.Offers = []manifest.Offer{{Kind: manifest.KindRunner, Source: parent, SourceName: "elf", Target: childRef("c"),
+			TargetName: "elf"}}
 		d := &manifest.Component{}
 		if i == depth-1 {
 			d.Program = &manifest.Program{}

@@ -30,10 +30,10 @@ type Dynamic struct {
 
 // A Graph says which parts of a realm rely on which others, so that what relies on another stops before it.
 //
-// Source: the reference of shutdown ordering (component-runtime.md §2). Strong dependencies only: from offers, from uses of children,
-// from the directories behind storage, from registrations in environments to all children in them. Collections,
-// environments, storage and dictionaries are vertices in between. Where self relies on a child, over whatever steps, the child stops
-// after self; all other children stop before self.
+// Source: the reference of shutdown ordering (component-runtime.md §2). Strong dependencies only: from offers, from uses of
+// children, from the directories behind storage, from registrations in environments to all children in them. Collections,
+// environments, storage and dictionaries are vertices in between. Where self relies on a child, over whatever steps, the child
+// stops after self; all other children stop before self.
 type Graph struct {
 	decl    *manifest.Component
 	dynamic []Dynamic
@@ -45,8 +45,8 @@ type Graph struct {
 // An edge says that target relies on source.
 type edge struct{ source, target Vertex }
 
-// Dependencies makes the graph of the realm of a component with that declaration and those live dynamic children. Its time and space
-// are linear in both.
+// Dependencies makes the graph of the realm of a component with that declaration and those live dynamic children. Its time and
+// space are linear in both.
 func Dependencies(decl *manifest.Component, dynamic []Dynamic) *Graph {
 	g := &Graph{decl: decl, dynamic: dynamic, stops: 1 + len(decl.Children) + len(dynamic)}
 	g.edges = make([]edge, 0, len(decl.Offers)+len(decl.Uses)+2*len(decl.Children)+2*len(dynamic))
@@ -84,8 +84,8 @@ type builder struct {
 	vertices map[vertexKey]Vertex
 }
 
-// A vertexKey finds a vertex by what a reference says. A collection has two vertices, one as a source and one as a target: what is
-// offered to it goes to each instance, what comes from it comes from each instance, and that is no cycle.
+// A vertexKey finds a vertex by what a reference says. A collection has two vertices, one as a source and one as a target: what
+// is offered to it goes to each instance, what comes from it comes from each instance, and that is no cycle.
 type vertexKey struct {
 	kind vertexKind
 	name string
@@ -289,7 +289,8 @@ func (g *Graph) Name(v Vertex) string {
 type CycleError struct{ Path []string } // names, the first repeated as the last
 
 func (e *CycleError) Error() string {
-	return fmt.Sprintf("strong dependency cycle: {%s}; break it by removing a dependency or marking an offer as weak", strings.Join(e.Path, " -> "))
+	return fmt.Sprintf("strong dependency cycle: {%s}; break it by removing a dependency or marking an offer as weak",
+		strings.Join(e.Path, " -> "))
 }
 
 // Stops are the stops of a realm under way: which may happen now, and which follow. It is safe for concurrent use.

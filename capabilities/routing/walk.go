@@ -108,7 +108,8 @@ func (w *walk) follow(s step) error {
 			return w.asError(s, err)
 		}
 		if *w.steps++; *w.steps > maxSteps {
-			return w.fail(s, capabilities.Invalid, "route through fewer dictionaries and aggregated services", "the route takes more than %d steps", maxSteps)
+			return w.fail(s, capabilities.Invalid, "route through fewer dictionaries and aggregated services",
+				"the route takes more than %d steps", maxSteps)
 		}
 		next, done, err := w.next(s)
 		if err != nil || done {
@@ -155,7 +156,8 @@ func (w *walk) parent(s step) (step, bool, error) {
 	p, ok := s.n.Parent()
 	if !ok {
 		if !w.e.b.Has(s.kind, s.name) {
-			return s, false, w.fail(s, capabilities.NotFound, suggest(s.name, w.e.list(s.kind, w.e.b.Has), ""), "`%s` is not a built-in capability", s.name)
+			return s, false, w.fail(s, capabilities.NotFound, suggest(s.name, w.e.list(s.kind, w.e.b.Has), ""),
+				"`%s` is not a built-in capability", s.name)
 		}
 		w.builtin(s)
 		return s, true, nil
@@ -235,8 +237,8 @@ func hasAvailability(k manifest.Kind) bool {
 	return k != manifest.KindRunner && k != manifest.KindResolver && k != manifest.KindEventStream
 }
 
-// availability takes in a hop's. It may ask more of what is above than the target does, and then that holds from there on; it must
-// not promise less.
+// availability takes in a hop's. It may ask more of what is above than the target does, and then that holds from there on; it
+// must not promise less.
 func (w *walk) availability(hop manifest.Availability, s step) error {
 	switch have := w.r.Availability; {
 	case hop == manifest.SameAsTarget || hop == have:
@@ -244,7 +246,8 @@ func (w *walk) availability(hop manifest.Availability, s step) error {
 		w.r.Availability = hop
 	default:
 		return w.fail(s, capabilities.NotFound, fmt.Sprintf(`set "availability" to %q there, or to %q where it is used`, have, hop),
-			"availability requested by the target has stronger guarantees than what is being provided at the source at `%s`", s.n.Moniker())
+			"availability requested by the target has stronger guarantees than what is being provided at the source at `%s`",
+			s.n.Moniker())
 	}
 	return nil
 }
@@ -255,7 +258,8 @@ func (w *walk) rights(n Node, r manifest.Rights, pos manifest.Pos) error {
 		return nil
 	}
 	if !r.Has(w.asked) {
-		return w.fail(step{n: n, pos: pos}, capabilities.Denied, "give the missing rights there, or ask for fewer", "requested rights (%s) greater than provided rights (%s) at %q",
+		return w.fail(step{n: n, pos: pos}, capabilities.Denied, "give the missing rights there, or ask for fewer",
+			"requested rights (%s) greater than provided rights (%s) at %q",
 			rightsText(w.asked), rightsText(r), n.Moniker())
 	}
 	if w.asked == 0 {
@@ -324,7 +328,8 @@ func (w *walk) backing(n Node, c *manifest.Capability) error {
 	b.r.Kind, b.r.Target, b.r.Source = manifest.KindDirectory, n.Moniker(), capabilities.Source{}
 	b.r.Subdir, b.r.Rights, b.asked = c.Storage.Subdir, manifest.RightsRW, manifest.RightsRW
 	b.source = nil
-	err := b.follow(step{n: n, by: byStorage, kind: manifest.KindDirectory, src: c.Storage.Source, name: c.Storage.BackingDir, pos: c.Pos})
+	err := b.follow(step{n: n, by: byStorage, kind: manifest.KindDirectory, src: c.Storage.Source,
+		name: c.Storage.BackingDir, pos: c.Pos})
 	if err != nil {
 		return w.failed(err)
 	}
@@ -430,8 +435,8 @@ func (w *walk) aggregated(n Node, capability string) error {
 	return w.failed(w.r.Members[0].Err)
 }
 
-// capability ends at what the manager makes of a storage capability that the component itself declares, or goes on in a dictionary
-// of its own.
+// capability ends at what the manager makes of a storage capability that the component itself declares, or goes on in a
+// dictionary of its own.
 func (w *walk) capability(s step) (step, bool, error) {
 	d, err := s.n.Decl(w.ctx)
 	if err != nil {
@@ -488,7 +493,8 @@ func (w *walk) voidForRequired(s step) *capabilities.Error {
 // item goes on at what was put into the dictionary that s names.
 func (w *walk) item(s step) (step, bool, error) {
 	if s.kind == manifest.KindStorage || s.kind == manifest.KindEventStream {
-		return s, false, w.fail(s, capabilities.Invalid, "", "dictionaries are not yet supported for %s capabilities at component `%s`", s.kind, s.n.Moniker())
+		return s, false, w.fail(s, capabilities.Invalid, "",
+			"dictionaries are not yet supported for %s capabilities at component `%s`", s.kind, s.n.Moniker())
 	}
 	waiting := len(w.inside)
 	if err := w.enter(s); err != nil {

@@ -12,7 +12,8 @@
 //
 //	# a comment
 //	builtin KIND NAME                                what stands above the root, beside Defaults
-//	create M COLLECTION NAME URL [, KIND NAME from REF [as NAME] [DEPENDENCY] [AVAILABILITY]]…    a dynamic child of M, with its own offers
+//	create M COLLECTION NAME URL [, OFFER]…          a dynamic child of M, with offers of its own, each
+//	                                                 KIND NAME from REF [as NAME] [DEPENDENCY] [AVAILABILITY]
 //	use M KIND NAME                                  where M's use of that name leads
 //	offer M KIND NAME TO                             where M's offer under that name to TO ("#a") leads
 //	expose M KIND NAME                               what M exposes under that name
@@ -33,7 +34,8 @@
 //	!! CODE REASON                      the route fails
 //
 // and after it in brackets what else the route says: rights, subdir, availability (if it is not required), scope. Indented lines
-// tell of a failure where (at) and what to do (hint), of storage what backs it, of an aggregate its members, and after why the hops.
+// tell of a failure where (at) and what to do (hint), of storage what backs it, of an aggregate its members, and after why the
+// hops.
 package routingtest
 
 import (
