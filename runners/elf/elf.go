@@ -1,0 +1,195 @@
+// Package elf is the ELF runner: it runs programs as processes, each component's in a job of its own (runners/elf/job), hands
+// them a lifecycle channel (runners/elf/lifecycle), and ends what is left of the job when the main process has ended.
+//
+// The fields of the program block, what a stop does and the order of a start are Fuchsia's (src/sys/lib/elf_runner), with what
+// Linux adds: asking by a signal, which is the default, and user, group, cwd, umask, limits and ready.
+package elf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/internal/sys/proc"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/job"
+	"github.com/cmgr/cmgr/runners/elf/lifecycle"
+)
+
+// Path is the PATH of programs whose environment declares none.
+const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// ownVariables are the environment variables that the runner sets and a manifest must not.
+var ownVariables = []string{"CMGR_MONIKER", "CMGR_URL", lifecycle.Env}
+
+// Config is what a Runner needs.
+type Config struct {
+	// Jobs makes the jobs, and Loop watches the lifecycle channels. Both stay the caller's, and must outlive the runner.
+	Jobs *job.Manager
+	Loop *poll.Loop
+	// Policy says whether the manager's configuration allows m what a policy (MainProcessCritical, …) guards; nil allows nothing.
+	Policy func(policy string, m name.Moniker) bool
+	// Log is told of what no caller can be told; nil for nobody.
+	Log *slog.Logger
+	// KillBound is how long the end of a killed job is waited for before the program's end is reported with what remains in
+	// its Detail; 0 means 10 seconds.
+	KillBound time.Duration
+}
+
+// A Runner runs ELF programs, and whatever else execve(2) takes.
+type Runner struct {
+	Config
+	buf    [lifecycle.MaxPacket]byte // of the loop's goroutine
+	ending chan struct{}             // a token for each job that is being ended; see program.end
+	wg     sync.WaitGroup            // of all program.end
+}
+
+// New returns a runner.
+func New(cfg Config) *Runner {
+	if cfg.KillBound == 0 {
+		cfg.KillBound = 10 * time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Runner{Config: cfg, ending: make(chan struct{}, 32)}
+}
+
+// Close waits until the ends that are under way have been reported. It ends no program.
+func (r *Runner) Close() { r.wg.Wait() }
+
+// Start runs info's program in a job of its own. With `ready: "lifecycle"` it returns when the program is ready. Namespace and
+// outgoing directory mean nothing to a process that shares the manager's file system; they are closed.
+func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Program, error) {
+	defer info.Close() // the program has duplicates
+	p, err := r.start(ctx, &info)
+	if err != nil {
+		return nil, failure(&info, err)
+	}
+	return p, nil
+}
+
+func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (*program, error) {
+	s, errs := parse(info.Program)
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	if err := deniedBy(r.Policy, info.Moniker, info.Program); err != nil {
+		return nil, err
+	}
+	for _, d := range warnings(info.Program) {
+		r.Log.Warn(d.Message, "instance", info.Moniker, "at", d.Pos, "hint", d.Hint)
+	}
+	spec, err := s.spec(info)
+	if err != nil {
+		return nil, err
+	}
+	if info.BreakOnStart != nil {
+		select {
+		case <-info.BreakOnStart:
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, &unavailable{context.Cause(ctx)}
+	}
+	p := &program{
+		runner: r, moniker: info.Moniker, stop: s.stop, stopSignal: s.stopSignal, critical: s.critical, channel: channel{fd: -1},
+	}
+	if !s.ready {
+		return p, p.launch(spec, s.stop == stopByNotify)
+	}
+	ready := make(chan struct{})
+	p.ready = ready
+	if err := p.launch(spec, true); err != nil {
+		return nil, err
+	}
+	return p, p.awaitReady(ctx, ready)
+}
+
+// spec is the process that the settings ask for.
+func (s *settings) spec(info *runners.StartInfo) (*job.Spec, error) {
+	spec := &job.Spec{Path: filepath.Clean(s.binary), Umask: &s.umask, Limits: s.limits, Dir: info.Package.Dir}
+	argv0 := spec.Path
+	var err error
+	if !filepath.IsAbs(s.binary) {
+		if spec.Path, err = info.Package.Path(s.binary); err != nil {
+			return nil, at(info, "binary", err)
+		}
+		argv0 = filepath.Join(info.Package.Dir, s.binary) // symlinks unresolved: some programs do what they are called
+	}
+	spec.Args = append([]string{argv0}, s.args...)
+	switch {
+	case filepath.IsAbs(s.cwd):
+		spec.Dir = s.cwd
+	case s.cwd != "":
+		if spec.Dir, err = info.Package.Path(s.cwd); err != nil {
+			return nil, at(info, "cwd", err)
+		}
+	}
+	if spec.Credential, err = lookup(info.Program, s.user, s.group); err != nil {
+		return nil, err
+	}
+	spec.Env = slices.Clone(s.environ)
+	if !slices.ContainsFunc(s.environ, func(e string) bool { return strings.HasPrefix(e, "PATH=") }) {
+		spec.Env = append(spec.Env, "PATH="+Path)
+	}
+	spec.Env = append(spec.Env, "CMGR_MONIKER="+string(info.Moniker), "CMGR_URL="+info.URL)
+
+	spec.Files = []int{-1, -1, -1}
+	if s.stdout && info.Stdout != nil {
+		spec.Files[1] = int(info.Stdout.Fd()) // which makes it block, as programs expect
+	}
+	if s.stderr && info.Stderr != nil {
+		spec.Files[2] = int(info.Stderr.Fd())
+	}
+	for _, h := range info.Handles {
+		grant(spec, int(h.Number), int(h.File.Fd()))
+	}
+	return spec, nil
+}
+
+// grant makes fd the program's descriptor number.
+func grant(spec *job.Spec, number, fd int) {
+	for len(spec.Files) <= number {
+		spec.Files = append(spec.Files, -1)
+	}
+	spec.Files[number] = fd
+}
+
+// at says which key of the program block err is about.
+func at(info *runners.StartInfo, key string, err error) error {
+	e, ok := info.Program.Info.Get(key)
+	if !ok || !e.Pos.IsValid() {
+		return fmt.Errorf("program.%s: %w", key, err)
+	}
+	return fmt.Errorf("%s: program.%s: %w", e.Pos, key, err)
+}
+
+// failure is why a start failed, as the contract wants it.
+func failure(info *runners.StartInfo, err error) error {
+	e := &runners.Error{Op: "start", At: info.Moniker, Err: err, Why: capabilities.CodeOf(err)}
+	if pe, ok := errors.AsType[*PolicyError](err); ok {
+		e.Hint = fmt.Sprintf("to allow it, add %q to security_policy.job_policy.%s of the manager's configuration", info.Moniker, pe.Policy)
+	}
+	if se, ok := errors.AsType[*proc.Error](err); ok {
+		switch {
+		case se.Op == "chdir":
+			e.Err = at(info, "cwd", err)
+		case se.Op == "exec" && se.Kind == proc.Denied:
+			e.Hint = "only root can start a program as another user"
+		case se.Op == "exec" && se.Kind != proc.Exhausted && se.Kind != proc.Other:
+			e.Err = at(info, "binary", err)
+		}
+	}
+	return e
+}
