@@ -43,8 +43,9 @@ func cgroupDir(mountinfo, cgroup string) string {
 		if len(f) < 5 || !strings.HasPrefix(kind, "cgroup2 ") {
 			continue
 		}
-		// A mount shows what is below its root; ".." is outside of our cgroup namespace.
-		if rel, err := filepath.Rel(unescape(f[3]), own); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		// A mount shows what is below its root. "/.." leads out of our cgroup namespace.
+		rel, ok := strings.CutPrefix(own, strings.TrimSuffix(unescape(f[3]), "/"))
+		if ok && (rel == "" || rel[0] == '/') && !strings.HasPrefix(rel, "/..") {
 			return filepath.Join(unescape(f[4]), rel)
 		}
 	}
@@ -68,9 +69,8 @@ func JobCgroup(dir string) error {
 	if err := unix.Faccessat(unix.AT_FDCWD, dir+"/cgroup.procs", unix.W_OK, unix.AT_EACCESS); err != nil {
 		return fmt.Errorf("write %s/cgroup.procs: %w", dir, err)
 	}
-	// clone3 without its argument: EINVAL where it exists; a container's filter may forbid it.
-	if _, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0); errno != unix.EINVAL {
-		return fmt.Errorf("clone3: %w", errno)
+	if _, err := clone3(); err != nil {
+		return fmt.Errorf("clone3: %w", err)
 	}
 	return nil
 }

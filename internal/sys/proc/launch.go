@@ -29,7 +29,7 @@ type Spec struct {
 	// Umask is the file mode creation mask; nil: DefaultUmask.
 	Umask *uint32
 	// Files are the descriptors that the program finds, by number: Files[i], one of this process, as i. -1 is none, but for 0, 1
-	// and 2 /dev/null. They stay the caller's. At most sock.MaxFDs.
+	// and 2 /dev/null. They stay the caller's. At most 250 (a packet of unix(7) carries 253, of which the shim may need three).
 	Files []int
 	// Credential is whom it runs as; nil: as this process.
 	Credential *syscall.Credential
@@ -95,7 +95,7 @@ func (s *Spec) check() error {
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "not an absolute path"}
 	case s.Dir != "" && !filepath.IsAbs(s.Dir):
 		return &Error{Kind: Invalid, Op: "chdir", Path: s.Dir, Reason: "not an absolute path"}
-	case len(s.Files)+3 > sock.MaxFDs: // three for the shim
+	case len(present(s.Files))+3 > sock.MaxFDs: // three for the shim
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "too many descriptors"}
 	}
 	hasNUL := func(s string) bool { return strings.IndexByte(s, 0) >= 0 }
@@ -103,6 +103,11 @@ func (s *Spec) check() error {
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "NUL in path, argument or environment"}
 	}
 	return nil
+}
+
+// present are the files that are not -1.
+func present(files []int) []int {
+	return slices.DeleteFunc(slices.Clone(files), func(fd int) bool { return fd < 0 })
 }
 
 func (s *Spec) argv() []string {
@@ -233,14 +238,12 @@ func privateWorld(rx int) (newRX, null int, err error) {
 
 // start has the thread start s. The error is as the system gave it, or an *Error.
 func (l *launcher) start(s *Spec, exited func(Status)) (int, error) {
-	fds := make([]int, 0, 16)
-	for _, fd := range s.Files {
-		if fd >= 0 {
-			fds = append(fds, fd)
-		}
-	}
+	fds := present(s.Files)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.users == 0 {
+		return 0, &Error{Op: "exec", Path: s.Path, Reason: "the launcher is closed", Err: os.ErrClosed}
+	}
 	if err := sock.Send(l.tx, []byte{0}, fds...); err != nil {
 		return 0, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
 	}
@@ -253,7 +256,7 @@ func (l *launcher) start(s *Spec, exited func(Status)) (int, error) {
 func (r request) run(rx, null int) (int, error) {
 	s := r.spec
 	var b [1]byte
-	_, fds, err := sock.Recv(rx, b[:], len(s.Files))
+	_, fds, err := sock.Recv(rx, b[:], len(present(s.Files)))
 	if err != nil {
 		if errors.Is(err, sock.ErrTruncated) {
 			err = unix.EMFILE // the packet had room for all of them

@@ -35,8 +35,10 @@ func child(what string) {
 		state()
 	case "ignorer":
 		ignorer()
+	case "setup":
+		setup()
 	}
-	os.Exit(0)
+	unix.Exit(0)
 }
 
 func open(t testing.TB) *Launcher {
@@ -124,7 +126,6 @@ func state() {
 			fmt.Println("fd", fd, filepath.Base(target))
 		}
 	}
-	os.Exit(0)
 }
 
 func TestCleanState(t *testing.T) {
@@ -200,7 +201,6 @@ func ignorer() {
 	unix.Kill(os.Getpid(), unix.SIGHUP)
 	l.Close()
 	fmt.Println("alive")
-	os.Exit(0)
 }
 
 func TestIgnoredSignalsAreDefaultAgain(t *testing.T) {
@@ -290,12 +290,83 @@ func TestLimits(t *testing.T) {
 	if out, st := run(t, l, s); out != "100\n200\n0\n" || st.Code != 7 {
 		t.Errorf("%q, %+v", out, st)
 	}
-	// Without them a program has those that this one was started with, not those that Go gave itself.
 	plain, _ := run(t, l, sh("ulimit -S -n"))
 	other := sh("ulimit -S -n")
 	other.Limits = []Limit{{"core", 0, 0}}
 	if out, _ := run(t, l, other); out != plain {
 		t.Errorf("soft limit of open files is %q with other limits, %q without", out, plain)
+	}
+}
+
+// setup is a manager that inherited a descriptor, and a soft limit that Go raised for it.
+func setup() {
+	if err := Setup(); err != nil {
+		panic(err)
+	}
+	flags, err := unix.FcntlInt(7, unix.F_GETFD, 0)
+	fmt.Println("descriptor 7:", flags, err)
+	l, err := Open()
+	if err != nil {
+		panic(err)
+	}
+	ends := make(chan Status, 1)
+	s := sh("ulimit -S -n; ls /proc/self/fd")
+	s.Env = []string{"PATH=/usr/bin:/bin"}
+	s.Files = []int{-1, 1, 2}
+	if _, err := l.Start(s, func(st Status) { ends <- st }); err != nil {
+		panic(err)
+	}
+	<-ends
+}
+
+func TestSetup(t *testing.T) {
+	l := open(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := sh("ulimit -S -n 300; PROC_TEST_CHILD=setup exec " + exe + " 7</dev/null")
+	out, st := run(t, l, s)
+	if want := "descriptor 7: 1 <nil>\n300\n0\n1\n2\n3\n"; st != (Status{}) || out != want {
+		t.Errorf("%+v\n%swant\n%s", st, out, want) // 3 is ls's own
+	}
+}
+
+func TestClosed(t *testing.T) {
+	l, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if _, err := l.Start(sh("exit 0"), func(Status) {}); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Start = %v", err)
+	}
+}
+
+func TestManyDescriptors(t *testing.T) {
+	l := open(t)
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s := sh("echo hello >/proc/self/fd/255") // >&255 is not for every shell
+	s.Files = make([]int, 256)
+	for i := range s.Files {
+		s.Files[i] = -1
+	}
+	s.Files[255] = int(f.Fd())
+	if _, st := run(t, l, s); st != (Status{}) {
+		t.Errorf("ended %+v", st)
+	}
+	if b, _ := os.ReadFile(f.Name()); string(b) != "hello\n" {
+		t.Errorf("got %q", b)
+	}
+	for i := range s.Files {
+		s.Files[i] = int(f.Fd())
+	}
+	if _, err := l.Start(s, func(Status) {}); err == nil || !strings.Contains(err.Error(), "too many descriptors") {
+		t.Errorf("Start = %v", err)
 	}
 }
 
