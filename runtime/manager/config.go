@@ -1,0 +1,212 @@
+package manager
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/tailscale/hujson"
+
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/json5"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners/elf"
+)
+
+// Settings is what the manager's configuration files say (`--config`, JSON5). Several files are merged: lists are joined, a scalar
+// that two files set is an error. An empty list of monikers allows nobody.
+//
+//	{
+//	  root_component_url: "root.cml",
+//	  security_policy: {
+//	    job_policy: { main_process_critical: ["/core/net"], ambient_mark_vmo_exec: [], create_raw_processes: [] },
+//	    child_policy: { reboot_on_terminate: ["/core/**"] },
+//	  },
+//	  log: { max_size: 1000000, max_files: 10 },
+//	}
+type Settings struct {
+	RootURL             string
+	MainProcessCritical []name.Pattern
+	AmbientMarkVmoExec  []name.Pattern
+	CreateRawProcesses  []name.Pattern
+	Reboot              []name.Pattern
+	// LogMaxSize is the size in bytes at which an instance's log is rotated, LogMaxFiles how many rotated files it keeps; 0: the
+	// log's own defaults.
+	LogMaxSize  int64
+	LogMaxFiles int
+
+	rootAt, sizeAt, filesAt manifest.Pos // where the scalars were set
+}
+
+// ReadSettings reads and merges configuration files.
+func ReadSettings(files ...string) (*Settings, error) {
+	s := &Settings{}
+	for _, f := range files {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+		if err := s.merge(f, src); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// merge adds one file's text to s; the error is manifest.Diagnostics.
+func (s *Settings) merge(file string, src []byte) error {
+	tree, err := json5.Parse(src, json5.Options{})
+	r := reader{file: file, tree: &tree}
+	if errs, ok := err.(json5.Errors); ok {
+		for _, e := range errs {
+			r.complain(e.Offset, "syntax", "%s", e.Message)
+		}
+		return r.found
+	}
+	for _, d := range tree.Duplicates {
+		r.complain(d.Second, "duplicate-key", "key %q stands here a second time", d.Name)
+	}
+	r.object(tree.Root, "", map[string]func(hujson.Value){
+		"root_component_url": func(v hujson.Value) { r.str(v, &s.RootURL, &s.rootAt) },
+		"security_policy": func(v hujson.Value) {
+			r.object(v, "security_policy.", map[string]func(hujson.Value){
+				"job_policy": func(v hujson.Value) {
+					r.object(v, "security_policy.job_policy.", map[string]func(hujson.Value){
+						"main_process_critical": func(v hujson.Value) { r.patterns(v, &s.MainProcessCritical) },
+						"ambient_mark_vmo_exec": func(v hujson.Value) { r.patterns(v, &s.AmbientMarkVmoExec) },
+						"create_raw_processes":  func(v hujson.Value) { r.patterns(v, &s.CreateRawProcesses) },
+					})
+				},
+				"child_policy": func(v hujson.Value) {
+					r.object(v, "security_policy.child_policy.", map[string]func(hujson.Value){
+						"reboot_on_terminate": func(v hujson.Value) { r.patterns(v, &s.Reboot) },
+					})
+				},
+			})
+		},
+		"log": func(v hujson.Value) {
+			r.object(v, "log.", map[string]func(hujson.Value){
+				"max_size": func(v hujson.Value) { r.number(v, 4096, 1<<40, &s.LogMaxSize, &s.sizeAt) },
+				"max_files": func(v hujson.Value) {
+					n := int64(s.LogMaxFiles)
+					r.number(v, 1, 1000, &n, &s.filesAt)
+					s.LogMaxFiles = int(n)
+				},
+			})
+		},
+	})
+	return r.found.Err()
+}
+
+// A reader decodes one file and collects what is wrong with it.
+type reader struct {
+	file  string
+	tree  *json5.Tree
+	found manifest.Diagnostics
+}
+
+func (r *reader) pos(offset int) manifest.Pos {
+	p := r.tree.Position(offset)
+	return manifest.Pos{File: r.file, Line: int32(p.Line), Col: int32(p.Col)}
+}
+
+func (r *reader) complain(offset int, rule, format string, args ...any) *manifest.Diagnostic {
+	r.found = append(r.found, manifest.Diagnostic{Pos: r.pos(offset), Rule: rule, Message: fmt.Sprintf(format, args...)})
+	return &r.found[len(r.found)-1]
+}
+
+func (r *reader) object(v hujson.Value, at string, keys map[string]func(hujson.Value)) {
+	o, ok := v.Value.(*hujson.Object)
+	if !ok {
+		r.complain(v.StartOffset, "wrong-type", "%s must be an object", strings.TrimSuffix("the configuration "+at, "."))
+		return
+	}
+	for _, m := range o.Members {
+		key := json5.Name(m.Name)
+		f := keys[key]
+		if f == nil {
+			known := make([]string, 0, len(keys))
+			for k := range keys {
+				known = append(known, k)
+			}
+			d := r.complain(m.Name.StartOffset, "unknown-key", "unknown key %q", at+key)
+			if near := name.Nearest(key, known); near != "" {
+				d.Hint = fmt.Sprintf("did you mean %q?", at+near)
+			}
+			continue
+		}
+		f(m.Value)
+	}
+}
+
+// once tells whether a scalar may be set here, and remembers where it was.
+func (r *reader) once(v hujson.Value, at *manifest.Pos) bool {
+	if at.IsValid() {
+		r.complain(v.StartOffset, "set-twice", "this was set before, at %s", at)
+		return false
+	}
+	*at = r.pos(v.StartOffset)
+	return true
+}
+
+func (r *reader) str(v hujson.Value, into *string, at *manifest.Pos) {
+	if json5.KindOf(v) != json5.String {
+		r.complain(v.StartOffset, "wrong-type", "must be a string")
+	} else if r.once(v, at) {
+		*into = json5.Text(v)
+	}
+}
+
+func (r *reader) number(v hujson.Value, least, most int64, into *int64, at *manifest.Pos) {
+	n, err := json5.Int(v)
+	if err != nil || n < least || n > most {
+		r.complain(v.StartOffset, "wrong-type", "must be a whole number from %d to %d", least, most)
+	} else if r.once(v, at) {
+		*into = n
+	}
+}
+
+func (r *reader) patterns(v hujson.Value, into *[]name.Pattern) {
+	a, ok := v.Value.(*hujson.Array)
+	if !ok {
+		r.complain(v.StartOffset, "wrong-type", "must be an array of moniker patterns")
+		return
+	}
+	for _, e := range a.Elements {
+		if json5.KindOf(e) != json5.String {
+			r.complain(e.StartOffset, "wrong-type", "must be a moniker pattern, such as \"/core/net\" or \"/core/**\"")
+			continue
+		}
+		p, err := name.ParsePattern(json5.Text(e))
+		if err != nil {
+			r.complain(e.StartOffset, "pattern", "%v", err)
+			continue
+		}
+		*into = append(*into, p)
+	}
+}
+
+func matches(ps []name.Pattern, m name.Moniker) bool {
+	for _, p := range ps {
+		if p.Match(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// RebootOnTerminate says whether m may have on_terminate: "reboot".
+func (s *Settings) RebootOnTerminate(m name.Moniker) bool { return matches(s.Reboot, m) }
+
+// allows is the ELF runner's policy.
+func (s *Settings) allows(policy string, m name.Moniker) bool {
+	switch policy {
+	case elf.MainProcessCritical:
+		return matches(s.MainProcessCritical, m)
+	case elf.AmbientMarkVmoExec:
+		return matches(s.AmbientMarkVmoExec, m)
+	case elf.CreateRawProcesses:
+		return matches(s.CreateRawProcesses, m)
+	}
+	return false
+}

@@ -1,0 +1,427 @@
+// Package manager puts a cmgr together: the tree, the built-in runners and resolvers, the jobs, the logs and the management socket.
+// It decides nothing itself. It is also the way to make one's own cmgr, with one's own runner:
+//
+//	m, err := manager.New(manager.Config{
+//		Root:    "root.cml",
+//		Runners: map[string]runners.Runner{"wasm": wasmRunner},
+//		Screen:  screen.New(os.Stdout, os.Stderr, screen.Options{}),
+//	})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	err = m.Run(ctx)
+//
+// The process that runs a manager must not use os/exec: the manager reaps every child of the process.
+package manager
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/builtin"
+	"github.com/cmgr/cmgr/runners/elf"
+	"github.com/cmgr/cmgr/runners/elf/job"
+	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/logs"
+	"github.com/cmgr/cmgr/runtime/realm"
+	"github.com/cmgr/cmgr/runtime/resolver"
+	"github.com/cmgr/cmgr/runtime/screen"
+)
+
+// Config says what a manager is made of. Only Root is needed.
+type Config struct {
+	// Root is the root component's manifest: a file (.cml or .cm) or a URL. "" takes root_component_url of Files.
+	Root string
+	// Name tells managers on one machine apart; "" is "default". It names the management socket and the state directory.
+	Name string
+	// StateDir holds logs and what the next start must know of this one; "" is StateDir(Name).
+	StateDir string
+	// Socket is the management socket's path; "" is control.Path(Name).
+	Socket string
+	// Files are configuration files (see Settings).
+	Files []string
+	// Runners are runners beside "elf", by the name under which the root environment has them.
+	Runners map[string]runners.Runner
+	// Functions are Go functions for the runner "builtin".
+	Functions map[string]builtin.Func
+	// Job forces a job backend (job.Cgroup2, …); "" takes the strongest that the machine allows.
+	Job string
+	// Screen shows output and changes of state; nil shows nothing.
+	Screen *screen.Screen
+	// Stay keeps the manager when nothing runs any more.
+	Stay bool
+	// Version is what the management interface tells.
+	Version string
+	// Log is for what concerns the manager itself; nil is silence.
+	Log *slog.Logger
+}
+
+// A Manager runs one tree.
+type Manager struct {
+	cfg     Config
+	root    string // URL
+	loop    *poll.Loop
+	jobs    *job.Manager
+	logs    *logs.Logs
+	elf     *elf.Runner
+	realm   *realm.Realm
+	control *control.Server
+	socket  net.Listener
+
+	down     chan struct{} // closed when the tree must go down
+	downOnce sync.Once
+	// mu guards rebooted: why one component's end took the tree down, "" if none did.
+	mu       sync.Mutex
+	rebooted string
+}
+
+// StateDir is where a manager of that name keeps its logs: below /var/lib/cmgr for root, else below $XDG_STATE_HOME/cmgr or
+// ~/.local/state/cmgr, or, without a home, a directory of the user's below the system's temporary one.
+func StateDir(manager string) string {
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/lib/cmgr", manager)
+	}
+	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "cmgr", manager)
+	}
+	if h, err := os.UserHomeDir(); err == nil {
+		if st, err := os.Stat(h); err == nil && st.IsDir() && h != "/" {
+			return filepath.Join(h, ".local/state/cmgr", manager)
+		}
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("cmgr-%d", os.Geteuid()), manager)
+}
+
+// New puts a manager together: it reads the configuration, cleans up what a dead manager with the same state directory left, and
+// takes the management socket. No manifest is read and nothing is started. Close, or Run, ends it.
+func New(cfg Config) (m *Manager, err error) {
+	settings, err := ReadSettings(cfg.Files...)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Name = cmp.Or(cfg.Name, "default")
+	if err := name.Check(cfg.Name); err != nil {
+		return nil, fmt.Errorf("manager's name: %w", err)
+	}
+	cfg.StateDir = cmp.Or(cfg.StateDir, StateDir(cfg.Name))
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	m = &Manager{cfg: cfg, down: make(chan struct{})}
+	if m.root, err = rootURL(cfg.Root, settings); err != nil {
+		return nil, err
+	}
+	for n := range cfg.Runners {
+		if err := name.Check(n); err != nil || n == "elf" || n == "builtin" {
+			return nil, fmt.Errorf("runner %q: not a name that a runner of one's own can have", n)
+		}
+	}
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if m.loop, err = poll.New(); err != nil {
+		return nil, err
+	}
+	m.jobs, err = job.Open(job.Options{Name: cfg.Name, State: cfg.StateDir, Backend: cfg.Job, Loop: m.loop})
+	if err != nil {
+		return nil, err
+	}
+	m.logs, err = logs.New(logs.Config{Dir: filepath.Join(cfg.StateDir, "logs"), Size: settings.LogMaxSize, Keep: settings.LogMaxFiles})
+	if err != nil {
+		return nil, fmt.Errorf("logs: %w", err)
+	}
+	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.allows, Log: cfg.Log})
+
+	all := maps.Clone(cfg.Runners)
+	if all == nil {
+		all = map[string]runners.Runner{}
+	}
+	all["elf"] = m.elf
+	if cfg.Functions != nil {
+		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
+	}
+	resolvers := map[string]resolver.Resolver{"file": resolver.NewDisk(cml.Options{})}
+	m.realm = realm.New(realm.Config{
+		RootURL: m.root, Builtins: builtins{all, resolvers}, Runners: all, Resolvers: resolvers,
+		Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
+	})
+	m.control = control.New(control.Config{
+		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs,
+		Doctor: m.doctor, Shutdown: m.shutdownAsked, Log: cfg.Log,
+	})
+	if m.socket, err = control.Listen(cfg.Name, cfg.Socket); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// rootURL is the one URL that the command line or the configuration gives.
+func rootURL(arg string, s *Settings) (string, error) {
+	at := ""
+	switch {
+	case arg != "" && s.RootURL != "":
+		return "", fmt.Errorf("root component: given twice, as %s and in the configuration at %s", arg, s.rootAt)
+	case arg == "" && s.RootURL == "":
+		return "", errors.New("root component: none given")
+	case arg == "":
+		arg, at = s.RootURL, filepath.Dir(s.rootAt.File)
+	}
+	if name.Scheme(arg) != "" {
+		return arg, nil
+	}
+	if at != "" && !filepath.IsAbs(arg) {
+		arg = filepath.Join(at, arg)
+	}
+	return resolver.FileURL(arg)
+}
+
+// Realm is the tree.
+func (m *Manager) Realm() *realm.Realm { return m.realm }
+
+// Logs are the components' logs.
+func (m *Manager) Logs() *logs.Logs { return m.logs }
+
+// KillAll makes the shutdown that is under way, or comes, a quick one: nothing is waited for any more.
+func (m *Manager) KillAll() { m.realm.KillAll() }
+
+// A Outcome is why a run did not end well.
+type Outcome struct {
+	Failures []realm.Failure
+	Rebooted string // whose end took the tree down, and why; "" if none did
+	Shutdown error  // what could not be shut down
+}
+
+func (o *Outcome) Error() string {
+	var b strings.Builder
+	if o.Rebooted != "" {
+		b.WriteString(o.Rebooted)
+	} else if n := len(o.Failures); n > 0 {
+		fmt.Fprintf(&b, "%d component(s) did not end well:", n)
+		for i, f := range o.Failures {
+			if i == 10 {
+				fmt.Fprintf(&b, " and %d more", n-i)
+				break
+			}
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(" " + string(f.Moniker))
+		}
+	}
+	if o.Shutdown != nil {
+		if b.Len() > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(o.Shutdown.Error())
+	}
+	return b.String()
+}
+
+// Run starts the root, and everything eager, and returns once nothing runs and nothing can be started any more (or, with
+// Config.Stay, only once it is told to). When ctx ends the tree is shut down in order. The error is an *Outcome unless all ended well.
+// After Run the manager is closed.
+func (m *Manager) Run(ctx context.Context) error {
+	defer m.close()
+	var show sync.WaitGroup
+	if m.cfg.Screen != nil {
+		show.Go(m.show())
+	}
+	var serve sync.WaitGroup
+	serve.Go(func() {
+		if err := m.control.Serve(m.socket); err != nil {
+			m.cfg.Log.Error("management socket", "error", err)
+		}
+	})
+
+	_ = m.realm.Start(ctx, name.Root, "root") // its events tell
+	idle := make(chan struct{})
+	waiting, stopWaiting := context.WithCancel(context.Background())
+	var wait sync.WaitGroup
+	if !m.cfg.Stay {
+		wait.Go(func() {
+			if m.realm.Idle(waiting) == nil {
+				close(idle)
+			}
+		})
+	}
+	select {
+	case <-ctx.Done():
+	case <-m.down:
+	case <-idle:
+	}
+	stopWaiting()
+	wait.Wait()
+	down := m.realm.Shutdown(context.Background())
+	out := &Outcome{Failures: m.realm.Failures(), Shutdown: down}
+	m.mu.Lock()
+	out.Rebooted = m.rebooted
+	m.mu.Unlock()
+
+	closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = m.control.Close(closing)
+	serve.Wait()
+	m.realm.Close()
+	shown := make(chan struct{})
+	go func() { show.Wait(); close(shown) }()
+	select {
+	case <-shown:
+	case <-closing.Done(): // whoever reads our output doesn't
+	}
+	if len(out.Failures) > 0 || out.Rebooted != "" || down != nil {
+		return out
+	}
+	return nil
+}
+
+// close frees what New made, as far as it did.
+func (m *Manager) close() {
+	if m.socket != nil {
+		_ = m.socket.Close()
+	}
+	if m.realm != nil {
+		m.realm.Close()
+	}
+	if m.elf != nil {
+		m.elf.Close()
+	}
+	if m.jobs != nil {
+		if err := m.jobs.Close(); err != nil {
+			m.cfg.Log.Error("jobs", "error", err)
+		}
+	}
+	if m.logs != nil {
+		_ = m.logs.Close()
+	}
+	if m.loop != nil {
+		_ = m.loop.Close()
+	}
+	m.socket, m.realm, m.elf, m.jobs, m.logs, m.loop = nil, nil, nil, nil, nil, nil
+}
+
+// reboot is called when one component's end must take the tree down.
+func (m *Manager) reboot(at name.Moniker, why string) {
+	m.mu.Lock()
+	if m.rebooted == "" {
+		m.rebooted = fmt.Sprintf("%s took the tree down: %s", at, why)
+	}
+	m.mu.Unlock()
+	m.downOnce.Do(func() { close(m.down) })
+}
+
+// shutdownAsked is a shutdown over the management socket.
+func (m *Manager) shutdownAsked(ctx context.Context) error {
+	err := m.realm.Shutdown(ctx)
+	m.downOnce.Do(func() { close(m.down) })
+	return err
+}
+
+// show gives the function that brings lines and events to the screen, in their order as far as there is one: an event is shown
+// after what its component wrote before it.
+func (m *Manager) show() func() {
+	lines := m.logs.Subscribe(func(name.Moniker) bool { return true })
+	events := m.realm.Subscribe(0)
+	return func() {
+		defer lines.Close()
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		drain := func() {
+			for {
+				l, err := lines.Next(ended)
+				if err != nil {
+					return
+				}
+				m.cfg.Screen.Line(l)
+			}
+		}
+		type news struct {
+			e    realm.Event
+			lost uint64
+		}
+		next := make(chan news, 64)
+		go func() {
+			defer close(next)
+			for {
+				e, lost, err := events.Next(context.Background())
+				if err != nil {
+					return
+				}
+				next <- news{e, lost}
+			}
+		}()
+		for {
+			select {
+			case <-lines.Ready():
+				drain()
+			case n, ok := <-next:
+				drain()
+				if !ok {
+					m.cfg.Screen.Flush()
+					return
+				}
+				if n.lost > 0 {
+					m.cfg.Screen.Lost(n.lost, "changes of state", "`cmgr list` has the states")
+				}
+				m.cfg.Screen.Event(n.e)
+			}
+			if len(next) == 0 {
+				m.cfg.Screen.Flush()
+			}
+		}
+	}
+}
+
+// builtins is what stands above the root.
+type builtins struct {
+	runners   map[string]runners.Runner
+	resolvers map[string]resolver.Resolver
+}
+
+func (b builtins) Has(k manifest.Kind, capability string) bool {
+	switch k {
+	case manifest.KindRunner:
+		return b.runners[capability] != nil
+	case manifest.KindResolver:
+		return b.resolvers[capability] != nil
+	default:
+		return false
+	}
+}
+
+func (builtins) Framework(manifest.Kind, string) bool { return false }
+
+func (b builtins) InRootEnvironment(k manifest.Kind, nameOrScheme string) bool {
+	return b.Has(k, nameOrScheme)
+}
+
+func (b builtins) List(k manifest.Kind) []string {
+	switch k {
+	case manifest.KindRunner:
+		return slices.Sorted(maps.Keys(b.runners))
+	case manifest.KindResolver:
+		return slices.Sorted(maps.Keys(b.resolvers))
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,187 @@
+// Package screen shows a running tree to the person, or the program, in front of `cmgr run`: the components' output, each line with
+// the moniker it comes from, and one line for each change of state.
+//
+// Output goes to one writer and changes of state to another (standard output and standard error), so that a pipe gets what the
+// components said and nothing else. As JSON all of it goes to the first, one object a line.
+package screen
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"strings"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/logs"
+	"github.com/cmgr/cmgr/runtime/realm"
+)
+
+// Options say how to show.
+type Options struct {
+	Color   bool
+	JSON    bool
+	Verbose bool // also what only concerns manifests: discovered, resolved, …
+}
+
+// A Screen writes; its methods may be called from any goroutine. What they write is seen at Flush.
+type Screen struct {
+	o Options
+
+	// mu guards everything below.
+	mu       sync.Mutex
+	out, err *bufio.Writer
+	width    int // of the widest moniker so far, for columns on a terminal
+}
+
+// maxWidth bounds the column of monikers; longer ones stick out.
+const maxWidth = 32
+
+// New shows on out and err.
+func New(out, err io.Writer, o Options) *Screen {
+	return &Screen{o: o, out: bufio.NewWriterSize(out, 32<<10), err: bufio.NewWriterSize(err, 8<<10)}
+}
+
+// Flush brings to the eye what was written.
+func (s *Screen) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.out.Flush()
+	_ = s.err.Flush()
+}
+
+// json writes one line {key: value}. A message has the fields that the management interface gives it (control.proto).
+func (s *Screen) json(key string, value any) {
+	var b []byte
+	var err error
+	if m, ok := value.(proto.Message); ok {
+		b, err = control.JSON(m)
+	} else {
+		b, err = json.Marshal(value)
+	}
+	if err != nil {
+		return // every field is plain data
+	}
+	fmt.Fprintf(s.out, "{%q:%s}\n", key, b)
+}
+
+// Line shows one line of a component's log.
+func (s *Screen) Line(l logs.Line) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.o.JSON {
+		s.json("line", control.LineMessage(l))
+		return
+	}
+	m, text := l.Moniker, l.Text
+	if m == "" { // it says how many are not shown
+		s.say("33", text+"; `cmgr logs` has them")
+		return
+	}
+	if l.Stream == logs.Manager {
+		return // the same is told as a change of state
+	}
+	if !s.o.Color {
+		fmt.Fprintf(s.out, "%s | %s\n", m, text)
+		return
+	}
+	s.width = max(s.width, min(len(m), maxWidth))
+	bar := "│"
+	if l.Stream == logs.Stderr {
+		bar = "\x1b[33m│\x1b[0m"
+	}
+	// What a component prints must not be able to end a colour that is not its own, or leave one on.
+	fmt.Fprintf(s.out, "\x1b[%dm%-*s\x1b[0m %s %s\x1b[0m\n", colour(m), s.width, m, bar, text)
+}
+
+// colour is one of the twelve colours that can be read on black and on white.
+func colour(m name.Moniker) int {
+	h := fnv.New32a()
+	_, _ = io.WriteString(h, string(m))
+	return [...]int{32, 33, 34, 35, 36, 92, 93, 94, 95, 96, 31, 91}[h.Sum32()%12]
+}
+
+// Lost says that n lines or events came faster than they could be shown.
+func (s *Screen) Lost(n uint64, what, where string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.o.JSON {
+		s.json("lost", fmt.Sprintf("%d %s", n, what))
+		return
+	}
+	s.say("33", fmt.Sprintf("%d %s came too fast to be shown; %s", n, what, where))
+}
+
+// say writes one line of cmgr's own. ansi is its colour.
+func (s *Screen) say(ansi, text string) {
+	_ = s.out.Flush() // keep the order as far as two writers can
+	if s.o.Color {
+		fmt.Fprintf(s.err, "\x1b[%sm%s\x1b[0m\n", ansi, text)
+	} else {
+		fmt.Fprintf(s.err, "cmgr: %s\n", text)
+	}
+}
+
+// Say shows a line of the manager's own.
+func (s *Screen) Say(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.o.JSON {
+		s.json("manager", text)
+		return
+	}
+	s.say("2", text)
+}
+
+// Event shows one change of state.
+func (s *Screen) Event(e realm.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.o.JSON {
+		s.json("event", control.EventMessage(e))
+		return
+	}
+	const dim, red, green, yellow = "2", "31", "32", "33"
+	m := string(e.Moniker)
+	switch e.Kind {
+	case realm.EventStarted:
+		s.say(green, m+" started"+paren(e.Text))
+	case realm.EventStopped:
+		switch {
+		case e.Exit == nil:
+			s.say(dim, m+" stopped")
+		case e.Exit.OK():
+			s.say(dim, m+" "+e.Exit.String())
+		default:
+			s.say(red, m+" "+e.Exit.String())
+		}
+	case realm.EventFailed:
+		s.say(red, strings.ReplaceAll(e.Err.Error(), "\n", "\n      "))
+	case realm.EventRestarting:
+		s.say(yellow, fmt.Sprintf("%s restarts in %s%s", m, e.Delay, paren(e.Text)))
+	case realm.EventGaveUp:
+		s.say(red, fmt.Sprintf("%s is not restarted again%s; `cmgr start %s` tries anew", m, paren(e.Text), m))
+	case realm.EventReboot:
+		s.say(red, fmt.Sprintf("%s ended and takes the whole tree down%s", m, paren(e.Text)))
+	case realm.EventWaiting:
+		s.say(yellow, fmt.Sprintf("waiting for %s: %s", m, e.Text))
+	case realm.EventDestroyed:
+		s.say(dim, m+" destroyed")
+	case realm.EventDiscovered, realm.EventResolved, realm.EventUnresolved, realm.EventStopping, realm.EventShutdown:
+		if s.o.Verbose {
+			s.say(dim, m+" "+e.Kind.String()+paren(e.Text))
+		}
+	}
+}
+
+func paren(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}
