@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -118,7 +119,7 @@ func (r *reader) complain(offset int, rule, format string, args ...any) *manifes
 func (r *reader) object(v hujson.Value, at string, keys map[string]func(hujson.Value)) {
 	o, ok := v.Value.(*hujson.Object)
 	if !ok {
-		r.complain(v.StartOffset, "wrong-type", "%s must be an object", strings.TrimSuffix("the configuration "+at, "."))
+		r.complain(v.StartOffset, "wrong-type", "%s must be an object", cmp.Or(strings.TrimSuffix(at, "."), "the configuration"))
 		return
 	}
 	for _, m := range o.Members {

@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cmgr/cmgr/internal/sys/poll"
@@ -137,7 +138,7 @@ func New(cfg Config) (m *Manager, err error) {
 			m.close()
 		}
 	}()
-	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+	if err := own(cfg.StateDir); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	if m.loop, err = poll.New(); err != nil {
@@ -174,6 +175,24 @@ func New(cfg Config) (m *Manager, err error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// own makes dir if it isn't there. One in the system's temporary directory could have been made by anybody who knew its name: it, and
+// what is between, must be the user's own.
+func own(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for tmp := filepath.Clean(os.TempDir()); strings.HasPrefix(dir, tmp+"/"); dir = filepath.Dir(dir) {
+		st, err := os.Lstat(dir)
+		if err != nil {
+			return err
+		}
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() || st.Mode()&os.ModeSymlink != 0 {
+			return fmt.Errorf("%s belongs to uid %d", dir, st.Sys().(*syscall.Stat_t).Uid)
+		}
+	}
+	return nil
 }
 
 // rootURL is the one URL that the command line or the configuration gives.

@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cmgr/cmgr/internal/needs"
+)
+
+// The two manifests of the ELF runner's documentation, as they are printed there: each lacks a comma after the program block.
+const (
+	docEcho = `{
+    "program": {
+        "runner": "elf",
+        "binary": "bin/echo",
+        "args": [
+            "Hello",
+            "world!"
+        ]
+    }
+    "use": [
+        { "runner": "elf" }
+    ]
+}
+`
+	docLifecycle = `{
+    "program": {
+        "runner": "elf",
+        "binary": "bin/echo",
+        "lifecycle": { "stop_event": "notify" }
+    }
+    "use": [
+        { "runner": "elf" }
+    ]
+}
+`
+)
+
+// mend adds the comma, and takes out what the language forbids beside it: the runner named twice.
+func mend(manifest string) string {
+	m := strings.Replace(manifest, "    }\n    \"use\"", "    },\n    \"use\"", 1)
+	return strings.Replace(m, "        \"runner\": \"elf\",\n", "", 1)
+}
+
+func TestDocumentedManifests(t *testing.T) {
+	const root = `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`
+	for name, c := range map[string]struct{ manifest, at string }{
+		"echo": {docEcho, "a.cml:9:6"}, "lifecycle": {docLifecycle, "a.cml:6:6"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := write(t, map[string]string{
+				"root.cml": root, "a.cml": c.manifest,
+				"bin/echo": "#!/bin/sh\necho \"${*:-no arguments}\"\n",
+			})
+			r := run(t, dir)
+			if code := r.wait(); code != 1 {
+				t.Errorf("exit code %d, want 1", code)
+			}
+			for _, want := range []string{c.at, "comma"} {
+				if !strings.Contains(r.err(), want) {
+					t.Errorf("it does not say %q:\n%s", want, r.err())
+				}
+			}
+			if r.out() != "" {
+				t.Errorf("something ran: %s", r.out())
+			}
+
+			put(t, filepath.Join(dir, "a.cml"), mend(c.manifest))
+			r = run(t, dir)
+			if code := r.wait(); code != 0 {
+				t.Errorf("mended: exit code %d\n%s", code, r.err())
+			}
+			want := map[string]string{"echo": "/a | Hello world!\n", "lifecycle": "/a | no arguments\n"}[name]
+			if r.out() != want {
+				t.Errorf("it printed %q, want %q", r.out(), want)
+			}
+		})
+	}
+}
+
+// TestFortyComponents is a tree of 4 levels with renamed runners, environments and a collection.
+func TestFortyComponents(t *testing.T) {
+	dir, err := filepath.Abs("../../examples/tree")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, dir, "--json", "--stay")
+	r.until("40 components", func() bool { return count(r.events(), "started") >= 40 })
+
+	var all []struct{ Moniker, State string }
+	if err := json.Unmarshal([]byte(r.must("list", "--json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 40 {
+		t.Errorf("%d instances are listed, want 40", len(all))
+	}
+	for _, i := range all {
+		if i.State != "started" {
+			t.Errorf("%s is %s", i.Moniker, i.State)
+		}
+	}
+	r.must("stop", "/north/coast/rain")
+	if out, _, _ := r.cmgr("list", "--only", "running"); strings.Contains(out, "/north/coast/rain\n") {
+		t.Errorf("it still runs:\n%s", out)
+	}
+	r.must("reload", "/north/coast")
+	r.until("the reload", func() bool {
+		return strings.Contains(r.must("list", "--only", "running"), "/north/coast/sun\n")
+	})
+	job := r.must("run", "/jobs:once", "file://"+filepath.Join(dir, "job.cml"))
+	if !strings.Contains(job, "/jobs:once") {
+		t.Errorf("it says %q", job)
+	}
+	r.until("the job's end", func() bool { return at(r.events(), "destroyed", "/jobs:once") >= 0 })
+
+	before := len(r.events())
+	if code := r.stop(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, r.err())
+	}
+	es := r.events()[before:]
+	// Every child is shut down before its parent.
+	for _, i := range all {
+		m := i.Moniker
+		if m == "/" {
+			continue
+		}
+		parent := m[:max(1, strings.LastIndex(m, "/"))]
+		if at(es, "shutdown", m) < 0 || at(es, "shutdown", m) > at(es, "shutdown", parent) {
+			t.Errorf("%s is not shut down before %s", m, parent)
+		}
+	}
+}
+
+// TestShutdownFollowsDependencies has a chain of clients and servers beside each other: each client must be gone before its server
+// is asked to go.
+func TestShutdownFollowsDependencies(t *testing.T) {
+	const n = 6
+	var children, offers []string
+	for i := range n {
+		children = append(children, fmt.Sprintf(`{ name: "s%d", url: "s.cml", startup: "eager" }`, i))
+		offers = append(offers, fmt.Sprintf(`{ runner: "elf", from: "parent", to: "#s%d" }`, i))
+		if i > 0 {
+			offers = append(offers, fmt.Sprintf(`{ protocol: "p", from: "#s%d", to: "#s%d", as: "q" }`, i-1, i))
+		}
+	}
+	r := run(t, write(t, map[string]string{
+		"root.cml": "{ children: [" + strings.Join(children, ",") + "], offer: [" + strings.Join(offers, ",") + "] }",
+		"s.cml": `{ program: { binary: "/bin/sh", args: [ "-c", "trap 'exit 0' TERM; sleep 1000000 & wait" ] }, use: [ { runner: "elf" } ],
+			capabilities: [ { protocol: "p" } ], expose: [ { protocol: "p", from: "self" } ] }`,
+	}), "--json")
+	r.until("all started", func() bool { return count(r.events(), "started") == n+1 })
+	r.stop()
+	es := r.events()
+	for i := 1; i < n; i++ {
+		client, server := fmt.Sprintf("/s%d", i), fmt.Sprintf("/s%d", i-1)
+		if at(es, "stopped", client) < 0 || at(es, "stopped", client) > at(es, "stopping", server) {
+			t.Errorf("%s was asked to stop before %s was gone", server, client)
+		}
+	}
+}
+
+// TestMany starts, lists and stops trees of 1,000 and 9,000 processes. Each has its pipes, its job, and a lifecycle channel.
+func TestMany(t *testing.T) {
+	needs.Root(t)
+	needs.Cgroup2(t)
+	if testing.Short() {
+		t.Skip("it takes a while")
+	}
+	for _, n := range []int{1000, 9000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			var b strings.Builder
+			b.WriteString("{ children: [\n")
+			for i := range n {
+				fmt.Fprintf(&b, "{ name: \"c%d\", url: \"c.cml\", startup: \"eager\" },\n", i)
+			}
+			b.WriteString("], environments: [ { name: \"e\", extends: \"realm\", __stop_timeout_ms: 100 } ] }")
+			r := run(t, write(t, map[string]string{
+				"root.cml": b.String(),
+				"c.cml":    `{ program: { runner: "elf", binary: "/bin/sleep", args: [ "1000000" ], lifecycle: { stop_event: "notify" } } }`,
+			}))
+			r.until("all started", func() bool { return strings.Count(r.err(), " started (eager)\n") == n })
+			if got := strings.Count(r.must("list", "--only", "running"), "\n"); got != n+1 {
+				t.Errorf("%d run, want %d", got, n+1)
+			}
+			if rss := rss(t, r.cmd.Process.Pid); n == 9000 && rss > 120<<20 {
+				t.Errorf("the manager takes %d MiB", rss>>20)
+			}
+			// They don't listen to the channel: the second interrupt kills them all.
+			_ = r.cmd.Process.Signal(os.Interrupt)
+			r.until("the shutdown", func() bool { return strings.Contains(r.err(), "shutting down") })
+			r.stop()
+			if left := cgroups(t, r.cmd.Process.Pid); len(left) > 0 {
+				t.Errorf("cgroups are left: %v", left[:1])
+			}
+		})
+	}
+}
+
+func rss(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, resident int
+	fmt.Sscan(string(b), &size, &resident)
+	return resident * os.Getpagesize()
+}
+
+// cgroups are the directories that a manager of that pid has made.
+func cgroups(t *testing.T, pid int) []string {
+	t.Helper()
+	var out []string
+	all, _ := filepath.Glob(filepath.Join(needs.Cgroup2(t), "*"))
+	for _, d := range all {
+		if strings.Contains(filepath.Base(d), fmt.Sprintf("-%d", pid)) {
+			out = append(out, d)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,110 @@
+package manager
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners/elf"
+)
+
+func TestSettings(t *testing.T) {
+	var s Settings
+	for file, text := range map[string]string{
+		"a": `{ root_component_url: 'root.cml', security_policy: { job_policy: { main_process_critical: ['/core/net'] } }, log: { max_size: 5000 } }`,
+		"b": `{ security_policy: { job_policy: { main_process_critical: ['/x/**'], create_raw_processes: ['/'] },
+			child_policy: { reboot_on_terminate: ['/core/*'] } }, log: { max_files: 3 } }`,
+	} {
+		if err := s.merge(file, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		policy string
+		m      name.Moniker
+		want   bool
+	}{
+		{elf.MainProcessCritical, "/core/net", true}, {elf.MainProcessCritical, "/x/y/z", true}, {elf.MainProcessCritical, "/x", false},
+		{elf.CreateRawProcesses, "/", true}, {elf.CreateRawProcesses, "/core/net", false},
+		{elf.AmbientMarkVmoExec, "/core/net", false}, {"another", "/core/net", false},
+	} {
+		if got := s.allows(c.policy, c.m); got != c.want {
+			t.Errorf("%s for %s: %v, want %v", c.policy, c.m, got, c.want)
+		}
+	}
+	if !s.RebootOnTerminate("/core/net") || s.RebootOnTerminate("/core") {
+		t.Error("reboot_on_terminate is not what the files say")
+	}
+	if s.RootURL != "root.cml" || s.LogMaxSize != 5000 || s.LogMaxFiles != 3 {
+		t.Errorf("%+v", s)
+	}
+	var none Settings
+	if none.RebootOnTerminate("/") || none.allows(elf.MainProcessCritical, "/") {
+		t.Error("nothing said allows something")
+	}
+}
+
+func TestSettingsErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		`{ securty_policy: {} }`: `f:1:3: unknown key "securty_policy"`,
+		`{ security_policy: { job_policy: { main_process_critcal: [] } } }`: `did you mean "security_policy.job_policy.main_process_critical"?`,
+		`{ security_policy: [] }`: `f:1:20: security_policy must be an object`,
+		`{ security_policy: { job_policy: { main_process_critical: "/a" } } }`:  `f:1:59: must be an array`,
+		`{ security_policy: { job_policy: { main_process_critical: ["a"] } } }`: `f:1:60: allowlist entry ("a") must start with a '/'`,
+		`{ security_policy: { child_policy: { reboot_on_terminate: [ 1 ] } } }`: `f:1:61: must be a moniker pattern`,
+		`{ log: { max_size: 1 } }`:                             `f:1:20: must be a whole number from 4096`,
+		`{ log: { max_size: 5000 max_files: 3 } }`:             `comma`,
+		`{ root_component_url: "a", root_component_url: "b" }`: `stands here a second time`,
+		`{ root_component_url: 7 }`:                            `f:1:23: must be a string`,
+		`[]`:                                                   `the configuration must be an object`,
+	} {
+		var s Settings
+		err := s.merge("f", []byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n\tgives %v\n\twant %s", text, err, want)
+		}
+	}
+	var s Settings
+	if err := s.merge("f", []byte(`{ root_component_url: "a" }`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.merge("g", []byte(`{ root_component_url: "b" }`)); err == nil || !strings.Contains(err.Error(), "set before, at f:1:23") {
+		t.Errorf("a scalar set twice: %v", err)
+	}
+}
+
+func TestRootURL(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "cmgr.json5")
+	if err := os.WriteFile(file, []byte(`{ root_component_url: "x/root.cml" }`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := ReadSettings(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := rootURL("", s); err != nil || got != "file://"+dir+"/x/root.cml" {
+		t.Errorf("%q, %v: a path in a configuration file is relative to that file", got, err)
+	}
+	if _, err := rootURL("other.cml", s); err == nil || !strings.Contains(err.Error(), "given twice") {
+		t.Errorf("given twice: %v", err)
+	}
+	if got, err := rootURL("file:///r.cml", &Settings{}); err != nil || got != "file:///r.cml" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := rootURL("", &Settings{}); err == nil {
+		t.Error("no root is fine?")
+	}
+}
+
+func FuzzSettings(f *testing.F) {
+	f.Add([]byte(`{ log: { max_size: 5000 } }`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var s Settings
+		if err := s.merge("f", text); err != nil && !strings.HasPrefix(err.Error(), "f:") {
+			t.Errorf("an error without a place: %v", err)
+		}
+	})
+}
