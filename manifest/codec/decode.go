@@ -50,7 +50,8 @@ func Load(file string, data []byte) (manifest.Validated, manifest.Diagnostics) {
 	c, err := Decode(data)
 	if err != nil {
 		return manifest.Validated{}, manifest.Diagnostics{{
-			Pos: manifest.Pos{File: file}, Rule: "stored-form", Message: err.Error(), Hint: "compile it again from its source: cmgr compile",
+			Pos: manifest.Pos{File: file}, Rule: "stored-form", Message: err.Error(),
+			Hint: "compile it again from its source: cmgr compile",
 		}}
 	}
 	v, ds := manifest.Validate(c, manifest.ValidateOptions{})
@@ -167,7 +168,8 @@ func (d *decoder) entry(m **declpb.Entry) manifest.Entry {
 	case *declpb.Value_Strings:
 		e.Value = append(manifest.Strings{}, v.Strings.GetValues()...)
 	case *declpb.Value_Objects:
-		e.Value = manifest.Objects(each(v.Objects.GetValues(), func(o **declpb.Object) manifest.Dictionary { return each((*o).Entries, d.entry) }))
+		e.Value = manifest.Objects(each(v.Objects.GetValues(),
+			func(o **declpb.Object) manifest.Dictionary { return each((*o).Entries, d.entry) }))
 	default:
 		d.fail("key %q without a value", e.Key)
 	}
@@ -182,8 +184,8 @@ func (d *decoder) child(p **declpb.Child) manifest.Child {
 	}
 	if r := m.Restart; r != nil {
 		c.Restart = &manifest.Restart{
-			When: enum[manifest.RestartWhen](d, r.When, 0), DelayMS: r.DelayMs, MaxDelayMS: r.MaxDelayMs, Backoff: r.Backoff, Limit: r.Limit,
-			WindowMS: r.WindowMs,
+			When: enum[manifest.RestartWhen](d, r.When, 0), DelayMS: r.DelayMs, MaxDelayMS: r.MaxDelayMs, Backoff: r.Backoff,
+			Limit: r.Limit, WindowMS: r.WindowMs,
 		}
 	}
 	return c
@@ -233,7 +235,9 @@ func (d *decoder) capability(p **declpb.Capability) manifest.Capability {
 		Delivery: enum[manifest.Delivery](d, m.Delivery, 0), Activate: enum[manifest.Activation](d, m.Activate, 0),
 	}
 	if s := m.Storage; s != nil {
-		c.Storage = &manifest.StorageDecl{Source: d.ref(&s.Source), BackingDir: s.BackingDir, Subdir: s.Subdir, StaticIDOnly: s.StaticIdOnly}
+		c.Storage = &manifest.StorageDecl{
+			Source: d.ref(&s.Source), BackingDir: s.BackingDir, Subdir: s.Subdir, StaticIDOnly: s.StaticIdOnly,
+		}
 	}
 	if v := m.Config; v != nil {
 		c.Config = &manifest.ConfigValue{Type: d.configType(v.Type), Value: d.configData(v.Value)}

@@ -9,7 +9,7 @@
 //	9       …     a message cmgr.decl.v1.Component (proto/decl/v1/decl.proto)
 //
 // The same declaration gives the same bytes: the body has no maps, and its fields are in the order of the protobuf library, of
-// which the golden file of each version is the witness. A reader refuses other versions, a wrong sum (so a file that was cut off),
-// and every field and enum value that it doesn't know; whatever is to be added needs a new version, and readers go on reading
-// the old ones. A file says nothing of its validity: Load validates it as if it had just been compiled.
+// which the golden file of each version is the witness. A reader refuses other versions, a wrong sum (so a file that was cut
+// off), and every field and enum value that it doesn't know; whatever is to be added needs a new version, and readers go on
+// reading the old ones. A file says nothing of its validity: Load validates it as if it had just been compiled.
 package codec
