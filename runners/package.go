@@ -36,9 +36,9 @@ func (e *PackageError) Unwrap() error { return e.Err }
 // Code is NotFound, Invalid (no relative path), Denied (it leads outside of the package, or may not be read) or Internal.
 func (e *PackageError) Code() capabilities.Code { return e.Why }
 
-// Path is the absolute name, without symlinks, of the file or directory at the slash-separated path rel in the package. It is proven
-// to be beneath the package's directory by a walk that opens each step beneath the one before (os.Root): neither ".." nor a symlink
-// leads out, and an absolute symlink counts as leading out wherever it points. Errors are *PackageErrors.
+// Path is the absolute name, without symlinks, of the file or directory at the slash-separated path rel in the package. It is
+// proven to be beneath the package's directory by a walk that opens each step beneath the one before (os.Root): neither ".."
+// nor a symlink leads out, and an absolute symlink counts as leading out wherever it points. Errors are *PackageErrors.
 func (p Package) Path(rel string) (string, error) {
 	fail := func(why capabilities.Code, hint string, err error) (string, error) {
 		return "", &PackageError{Package: p.Dir, Path: rel, Why: why, Err: err, Hint: hint}
@@ -80,8 +80,8 @@ func (p Package) Path(rel string) (string, error) {
 	}
 }
 
-// Nearest is the path in the package that was probably meant by rel, which is not there: the first step that is missing is replaced
-// by the name most like it. "" if there is none.
+// Nearest is the path in the package that was probably meant by rel, which is not there: the first step that is missing is
+// replaced by the name most like it. "" if there is none.
 func (p Package) Nearest(rel string) string {
 	near := ""
 	_ = p.within(func(root *os.Root) error {

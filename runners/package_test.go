@@ -23,7 +23,8 @@ func TestPackagePath(t *testing.T) {
 	}
 	dir := filepath.Join(top, "pkg")
 	for link, target := range map[string]string{
-		"bin/again": "echo", "bin/up": "../lib/deep/x", "tools": "bin", "bin/out": "../../out/echo", "away": "../out", "bin/abs": "/bin/sh",
+		"bin/again": "echo", "bin/up": "../lib/deep/x", "tools": "bin", "bin/out": "../../out/echo", "away": "../out",
+		"bin/abs":  "/bin/sh",
 		"bin/self": dir + "/bin/echo", "bin/sibling": "../../pkgs/bin/echo", "bin/gone": "nowhere", "bin/loop": "loop",
 	} {
 		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
@@ -32,7 +33,8 @@ func TestPackagePath(t *testing.T) {
 	}
 	p := runners.Package{Dir: dir}
 	for rel, want := range map[string]string{
-		"bin/echo": "bin/echo", "bin/again": "bin/echo", "bin/up": "lib/deep/x", "tools/echo": "bin/echo", "lib": "lib", "./bin//echo": "bin/echo",
+		"bin/echo": "bin/echo", "bin/again": "bin/echo", "bin/up": "lib/deep/x", "tools/echo": "bin/echo", "lib": "lib",
+		"./bin//echo":       "bin/echo",
 		"bin/../lib/deep/x": "lib/deep/x",
 	} {
 		if got, err := p.Path(rel); err != nil || got != filepath.Join(dir, want) {

@@ -13,15 +13,17 @@ const (
 
 // CheckURL says whether s can be the URL of a component, which is one of
 //
-//   - an absolute URL that has at least one of host, path and fragment: "file:///srv/tree/net.cm", "pkg://host/name#meta/x.cm". It
-//     is read as WHATWG's URL standard reads it, so the host of an unknown scheme may hold characters that RFC 3986 refuses;
+//   - an absolute URL that has at least one of host, path and fragment: "file:///srv/tree/net.cm",
+//     "pkg://host/name#meta/x.cm". It is read as WHATWG's URL standard reads it, so the host of an unknown scheme may hold
+//     characters that RFC 3986 refuses;
 //   - a relative URL with a fragment: "#meta/x.cm", "net#meta/x.cm";
 //   - the relative path of a manifest file, which only cmgr knows: "echo.cml", "net/echo.cm", "../shared/log.cml".
 //
 // The text is not normalised. Stricter than the standard, which drops them: no control characters, no space at either end.
 func CheckURL(s string) error { return grammar(s, MaxURL, wantURLLength, wantURL, isURL) }
 
-// IsManifestPath says whether the URL s is the relative path of a manifest file, rather than an absolute URL or one with a fragment.
+// IsManifestPath says whether the URL s is the relative path of a manifest file, rather than an absolute URL or one with a
+// fragment.
 func IsManifestPath(s string) bool {
 	if strings.ContainsAny(s, "#?\\") || Scheme(s) != "" || !strings.HasSuffix(s, ".cml") && !strings.HasSuffix(s, ".cm") {
 		return false

@@ -1,5 +1,5 @@
-// Package loader is the door to bytes by path: the disk here, a boot server or a user's port program elsewhere. A loader knows nothing
-// of manifests; runtime/resolver makes declarations out of what it gives.
+// Package loader is the door to bytes by path: the disk here, a boot server or a user's port program elsewhere. A loader knows
+// nothing of manifests; runtime/resolver makes declarations out of what it gives.
 package loader
 
 import (
@@ -9,15 +9,16 @@ import (
 	"io/fs"
 )
 
-// ErrNotExist is the only error after which a search goes on to the next place: the medium answered, and the file isn't there. Any
-// other error is a failure of the loader itself and ends the search.
+// ErrNotExist is the only error after which a search goes on to the next place: the medium answered, and the file isn't there.
+// Any other error is a failure of the loader itself and ends the search.
 var ErrNotExist = fs.ErrNotExist
 
-// ErrOutside is the error for a path that leads out of the loader's root, by "..", by a leading "/", or through a symlink. What lies there
-// is not told, nor whether it exists.
+// ErrOutside is the error for a path that leads out of the loader's root, by "..", by a leading "/", or through a symlink. What
+// lies there is not told, nor whether it exists.
 var ErrOutside = errors.New("leads outside of the root")
 
-// A Loader gives bytes by slash-separated path. Implementations are safe for concurrent use; loadertest has the cases that they pass.
+// A Loader gives bytes by slash-separated path. Implementations are safe for concurrent use; loadertest has the cases that they
+// pass.
 type Loader interface {
 	// Open opens the file at path, relative to the loader's root. Nothing outside of the root is reachable, whatever ".." or
 	// symlinks say. An error for a file that isn't there satisfies errors.Is(err, ErrNotExist), a path that leads outside of

@@ -21,8 +21,8 @@ import (
 	"github.com/cmgr/cmgr/runtime/loader/disk"
 )
 
-// Disk resolves the URLs of files of this machine. What a file says is parsed once for as long as the file doesn't change, and shared:
-// a tree of thousands of children with one URL costs one parse, and two stats a child.
+// Disk resolves the URLs of files of this machine. What a file says is parsed once for as long as the file doesn't change, and
+// shared: a tree of thousands of children with one URL costs one parse, and two stats a child.
 type Disk struct {
 	options cml.Options
 

@@ -1,5 +1,5 @@
-// Package resolver makes declarations out of URLs. It is the only room that knows where manifests lie: the tree above hands it what
-// a manifest says, and gets a validated declaration with the package that it belongs to.
+// Package resolver makes declarations out of URLs. It is the only room that knows where manifests lie: the tree above hands it
+// what a manifest says, and gets a validated declaration with the package that it belongs to.
 //
 // Disk, the resolver of this machine's files, knows these URLs:
 //
@@ -13,9 +13,9 @@
 //
 // Of a manifest named by a fragment the source is compiled where only that is there (meta/x.cml for #meta/x.cm).
 //
-// What is reachable: by an absolute URL any file that the manager may read, and there symlinks are followed; by a fragment only the
-// package; by a relative path only the tree, that is the package of the nearest ancestor with an absolute URL, in most cases of the
-// root. So ".." is allowed as long as it stays in the tree, and symlinks are followed as long as they do.
+// What is reachable: by an absolute URL any file that the manager may read, and there symlinks are followed; by a fragment only
+// the package; by a relative path only the tree, that is the package of the nearest ancestor with an absolute URL, in most
+// cases of the root. So ".." is allowed as long as it stays in the tree, and symlinks are followed as long as they do.
 package resolver
 
 import (

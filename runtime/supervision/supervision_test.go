@@ -23,7 +23,8 @@ func TestDecide(t *testing.T) {
 	fine, failed, signaled := ran(time.Second, 0, 0), ran(time.Second, 1, 0), ran(time.Second, -1, syscall.SIGSEGV)
 	critical := failed
 	critical.Critical = true
-	none, reboot, always := Policy{}, Policy{OnTerminate: manifest.OnTerminateReboot}, Policy{OnTerminate: manifest.OnTerminateRestart}
+	none, reboot, always := Policy{}, Policy{OnTerminate: manifest.OnTerminateReboot},
+		Policy{OnTerminate: manifest.OnTerminateRestart}
 	onFailure := restart(manifest.Restart{When: manifest.RestartFailure})
 	for i, test := range []struct {
 		policy Policy
@@ -67,7 +68,8 @@ func TestSeries(t *testing.T) {
 	}{
 		{"default", manifest.Restart{}, quick, "0s 0s 0s 0s 0s 0s"},
 		{"constant", manifest.Restart{DelayMS: 500}, quick, "500ms 500ms 500ms 500ms 500ms 500ms"},
-		{"doubles to its maximum", manifest.Restart{DelayMS: 100, MaxDelayMS: 1000, Backoff: "2"}, quick, "100ms 200ms 400ms 800ms 1s 1s"},
+		{"doubles to its maximum", manifest.Restart{DelayMS: 100, MaxDelayMS: 1000, Backoff: "2"}, quick,
+			"100ms 200ms 400ms 800ms 1s 1s"},
 		{"one and a half", manifest.Restart{DelayMS: 100, Backoff: "1.5"}, quick[:4], "100ms 150ms 225ms 337.5ms"},
 		{"grows to an hour", manifest.Restart{DelayMS: 1000, Backoff: "100"}, quick[:4], "1s 1m40s 1h0m0s 1h0m0s"},
 		{"a delay of its own beyond an hour", manifest.Restart{DelayMS: 7_200_000, Backoff: "2"}, quick[:2], "2h0m0s 2h0m0s"},
@@ -78,7 +80,8 @@ func TestSeries(t *testing.T) {
 			"1193h2m47.295s 1193h2m47.295s 1193h2m47.295s"},
 		{"limit", manifest.Restart{Limit: 3}, quick[:5], "0s 0s 0s x x"},
 		{"limit one", manifest.Restart{Limit: 1}, quick[:2], "0s x"},
-		{"limit in a sliding window", manifest.Restart{Limit: 2, WindowMS: 10_000}, []time.Duration{0, 6 * s, 5 * s, 4 * s, 0}, "0s 0s 0s x x"},
+		{"limit in a sliding window", manifest.Restart{Limit: 2, WindowMS: 10_000}, []time.Duration{0, 6 * s, 5 * s, 4 * s, 0},
+			"0s 0s 0s x x"},
 		{"a delay longer than the window", manifest.Restart{Limit: 1, WindowMS: 1000, DelayMS: 1000}, quick[:3], "1s 1s 1s"},
 		{"a long run resets the delay", manifest.Restart{DelayMS: 100, Backoff: "2", WindowMS: 10_000},
 			[]time.Duration{0, 0, 0, 10 * s, 0}, "100ms 200ms 400ms 100ms 200ms"},

@@ -1,6 +1,7 @@
-// Package disk is the loader for files of this machine: everything below one directory, and nothing else. That is os.Root's promise:
-// each step of a path is opened beneath the one before, so neither ".." nor a symlink, however it is changed meanwhile, leads out.
-// Symlinks that stay inside are followed, but not absolute ones, which count as leading outside wherever they point.
+// Package disk is the loader for files of this machine: everything below one directory, and nothing else. That is os.Root's
+// promise: each step of a path is opened beneath the one before, so neither ".." nor a symlink, however it is changed
+// meanwhile, leads out. Symlinks that stay inside are followed, but not absolute ones, which count as leading outside wherever
+// they point.
 package disk
 
 import (

@@ -79,7 +79,7 @@ func Run(t *testing.T, newLoader func(t *testing.T, files fstest.MapFS) loader.L
 	})
 	t.Run("escapes", func(t *testing.T) {
 		l := open(t)
-		for _, path := range []string{"..", "../root.cml", "net/../../root.cml", "../../../../../../../../etc/passwd", "/../etc/passwd"} {
+		for _, path := range []string{"..", "../root.cml", "net/../../root.cml", "../../../../../../../etc/passwd", "/../etc/passwd"} {
 			refused(t, l, path, loader.ErrOutside)
 		}
 	})
@@ -93,7 +93,8 @@ func Run(t *testing.T, newLoader func(t *testing.T, files fstest.MapFS) loader.L
 		if _, _, err := loader.Search(ctx, l, "none", "net/none"); !errors.Is(err, loader.ErrNotExist) {
 			t.Errorf("search in vain: %v", err)
 		}
-		if _, at, err := loader.Search(ctx, l, "none", "../x", "root.cml"); err == nil || errors.Is(err, loader.ErrNotExist) || at != "../x" {
+		_, at, err := loader.Search(ctx, l, "none", "../x", "root.cml")
+		if err == nil || errors.Is(err, loader.ErrNotExist) || at != "../x" {
 			t.Errorf("search past an error: stopped at %q with %v", at, err)
 		}
 	})
@@ -227,7 +228,9 @@ func Run(t *testing.T, newLoader func(t *testing.T, files fstest.MapFS) loader.L
 		if p, err := local.LocalPath("net"); err != nil || filepath.Base(p) != "net" {
 			t.Errorf("a directory: %q, %v", p, err)
 		}
-		for path, want := range map[string]error{"none": loader.ErrNotExist, "root.cml/x": loader.ErrNotExist, "../root.cml": loader.ErrOutside} {
+		for path, want := range map[string]error{
+			"none": loader.ErrNotExist, "root.cml/x": loader.ErrNotExist, "../root.cml": loader.ErrOutside,
+		} {
 			if p, err := local.LocalPath(path); !errors.Is(err, want) {
 				t.Errorf("%s: %q, %v, want %v", path, p, err, want)
 			}
