@@ -1,7 +1,8 @@
 // The management interface of a running cmgr: a Connect service over a unix socket. What `cmgr --json` prints are these
 // messages, with these field names; so is the JSON that curl gets:
 //
-//   curl --unix-socket /run/cmgr/default.sock -H 'Content-Type: application/json' -d '{}' http://cmgr/cmgr.control.v1.Control/List
+//   curl --unix-socket /run/cmgr/default.sock -H 'Content-Type: application/json' -d '{}' \
+//       http://cmgr/cmgr.control.v1.Control/List
 //
 // Conventions. A query names one instance: a moniker ("/core/net"), a URL, or a part of either that only one instance has.
 // Words from a closed list are lower-case strings. Numbers that scripts compute with are int32, uint32 or double (exact up to

@@ -44,26 +44,22 @@ func Dial(ctx context.Context, manager, socket string) (*Client, error) {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 func noManager(manager, socket, path string, err error) error {
-	p := &Problem{Kind: capabilities.Unavailable.String()}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		p.Kind = capabilities.Denied.String()
-		p.Message = fmt.Sprintf("the manager at %s belongs to another user", path)
+		return absent{problem(capabilities.Denied, "", "the manager at %s belongs to another user", path)}
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
-		p.Message = err.Error()
+		return absent{problem(capabilities.Unavailable, "", "%v", err)}
 	case socket != "":
-		p.Message = fmt.Sprintf("no manager listens at %s", path)
-	default:
-		p.Message = fmt.Sprintf("no manager named %s is running", manager)
-		p.Hint = "start one with `cmgr run ROOT`"
-		if manager != DefaultName {
-			p.Hint = fmt.Sprintf("start one with `cmgr run --name %s ROOT`", manager)
-		}
-		if others := Running(); len(others) > 0 {
-			p.Hint += ", or name another with --name (running: " + strings.Join(others, ", ") + ")"
-		}
+		return absent{problem(capabilities.Unavailable, "", "no manager listens at %s", path)}
 	}
-	return absent{&Error{p}}
+	hint := "start one with `cmgr run ROOT`"
+	if manager != DefaultName {
+		hint = fmt.Sprintf("start one with `cmgr run --name %s ROOT`", manager)
+	}
+	if others := Running(); len(others) > 0 {
+		hint += ", or name another with --name (running: " + strings.Join(others, ", ") + ")"
+	}
+	return absent{problem(capabilities.Unavailable, hint, "no manager named %s is running", manager)}
 }
 
 // absent is an Error that is ErrNoManager too.

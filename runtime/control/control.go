@@ -116,7 +116,9 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, started: time.Now()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
-	mux.Handle(controlpbconnect.NewControlHandler(s, connect.WithCodec(jsonCodec("json")), connect.WithCodec(jsonCodec("json; charset=utf-8"))))
+	mux.Handle(controlpbconnect.NewControlHandler(s,
+		connect.WithCodec(jsonCodec("json")), connect.WithCodec(jsonCodec("json; charset=utf-8")),
+		connect.WithCompression("gzip", nil, nil))) // it would only cost time on a local socket
 	s.http = &http.Server{
 		Handler:           ofOwner(uint32(os.Geteuid()), mux),
 		ConnContext:       withPeer,

@@ -73,13 +73,15 @@ func TestQueries(t *testing.T) {
 			[]string{"/core/jobs:import-7", "/core/jobs:import-77"}, connect.CodeInvalidArgument},
 		{"netz", "find netz: no matching component instance found", "did you mean /core/net?", nil, connect.CodeNotFound},
 		{"zzzzzz", "find zzzzzz: no matching component instance found", "`cmgr list` shows all instances", nil, connect.CodeNotFound},
-		{"/core/jobs:import-777", "find /core/jobs:import-777: no such component instance", "did you mean /core/jobs:import-77?", nil, connect.CodeNotFound},
+		{"/core/jobs:import-777", "find /core/jobs:import-777: no such component instance", "did you mean /core/jobs:import-77?",
+			nil, connect.CodeNotFound},
 		{"/core//net", `find: moniker "/core//net": empty segment`, "", nil, connect.CodeInvalidArgument},
 		{"", "find: the query is empty", "", nil, connect.CodeInvalidArgument},
 	} {
 		_, err := c.Stop(bounded(t), &controlpb.InstanceRequest{Query: q.query})
 		p := ProblemOf(err)
-		if p.GetMessage() != q.message || p.GetHint() != q.hint || !slices.Equal(p.GetCandidates(), q.candidates) || connect.CodeOf(err) != q.code {
+		if p.GetMessage() != q.message || p.GetHint() != q.hint || !slices.Equal(p.GetCandidates(), q.candidates) ||
+			connect.CodeOf(err) != q.code {
 			t.Errorf("%q: %v: %v", q.query, connect.CodeOf(err), p)
 		}
 	}
@@ -141,7 +143,8 @@ func TestFilters(t *testing.T) {
 func TestShow(t *testing.T) {
 	tr := shop(t)
 	resolveAll(t, tr)
-	if err := errors.Join(tr.Start(t.Context(), "/core/net", "first"), tr.Kill(t.Context(), "/core/net"), tr.Start(t.Context(), "/core/net", "again")); err != nil {
+	if err := errors.Join(tr.Start(t.Context(), "/core/net", "first"), tr.Kill(t.Context(), "/core/net"), tr.Start(t.Context(),
+		"/core/net", "again")); err != nil {
 		t.Fatal(err)
 	}
 	c, _, _ := serve(t, tr)
@@ -155,11 +158,14 @@ func TestShow(t *testing.T) {
 	}
 	const want = `{"moniker":"/core/net","url":"net.cml","environment":"slow","instance_id":"","state":"started","starting":false,` +
 		`"resolved":{"resolved_url":"file:///pkg/net.cml","package_directory":"/pkg","runner":"elf",` +
-		`"incoming_capabilities":["/svc/billing","/svc/logger","/svc/metrics"],"exposed_capabilities":["tcp"],"collections":[],"manifest_sources":["net.cml"],` +
+		`"incoming_capabilities":["/svc/billing","/svc/logger","/svc/metrics"],"exposed_capabilities":["tcp"],"collections":[],` +
+		`"manifest_sources":["net.cml"],` +
 		`"started":{"runtime":"ELF","outgoing_capabilities":["tcp"],"start_reason":"again","started_at":"2026-03-01T10:02:11.420Z",` +
-		`"usage":{"cpu_seconds":1.5,"memory_bytes":3145728,"process_ids":[20490,20491]},"details":[{"key":"Job ID","value":"/sys/fs/cgroup/cmgr/net"}]}},` +
+		`"usage":{"cpu_seconds":1.5,"memory_bytes":3145728,"process_ids":[20490,20491]},` +
+		`"details":[{"key":"Job ID","value":"/sys/fs/cgroup/cmgr/net"}]}},` +
 		`"last_exit":{"ok":false,"code":-1,"signal":"SIGKILL","core_dumped":false,"cause":"kill","critical":false,"detail":"",` +
-		`"started_at":"2026-03-01T10:02:11.420Z","ended_at":"2026-03-01T10:02:14.420Z","text":"killed by SIGKILL after=3s (killed on demand)"},` +
+		`"started_at":"2026-03-01T10:02:11.420Z","ended_at":"2026-03-01T10:02:14.420Z",` +
+		`"text":"killed by SIGKILL after=3s (killed on demand)"},` +
 		`"last_error":"","restarts":0,"gave_up":false,"log_directory":"/state/logs/core+net","stop_timeout_ms":30000}`
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Errorf("-want +got:\n%s", d)
@@ -226,13 +232,15 @@ func TestProblemsSurviveTheWire(t *testing.T) {
 	tr := shop(t)
 	pos := manifest.Pos{File: "a.cml", Line: 3, Col: 7}
 	for m, err := range map[name.Moniker]error{
-		"/netstack": &realm.Error{Op: "start", At: "/netstack", Why: capabilities.Precondition, Err: errors.New("not now"), Hint: "wait"},
+		"/netstack": &realm.Error{Op: "start", At: "/netstack", Why: capabilities.Precondition, Err: errors.New("not now"),
+			Hint: "wait"},
 		"/core": fmt.Errorf("resolve: %w", manifest.Diagnostics{
 			{Pos: pos, Rule: "unknown-key", Message: `unknown key "urk"`, Hint: `did you mean "url"?`},
 			{Pos: pos, Rule: "syntax", Message: "missing comma"},
 		}),
 		"/": &capabilities.Error{
-			Target: "/", Kind: manifest.KindRunner, Name: "elf", Reason: "was not offered", Pos: pos, Hint: "offer it", Why: capabilities.Denied,
+			Target: "/", Kind: manifest.KindRunner, Name: "elf", Reason: "was not offered", Pos: pos, Hint: "offer it",
+			Why: capabilities.Denied,
 		},
 	} {
 		tr.startError[m] = err
@@ -284,8 +292,10 @@ func TestRoute(t *testing.T) {
 		}
 	}
 	want := []string{
-		"use runner elf: Success <component manager> | /core/net use elf net.cml:4 | /core offer elf core.cml:6 | / offer elf root.cml:3 |  builtin elf",
-		"use protocol logger: Success /core/log | /core/net use logger net.cml:5 | /core offer logger core.cml:7 | /core/log expose syslog log.cml:5 | /core/log capability syslog log.cml:4",
+		"use runner elf: Success <component manager> | /core/net use elf net.cml:4 | /core offer elf core.cml:6 | / offer elf " +
+			"root.cml:3 |  builtin elf",
+		"use protocol logger: Success /core/log | /core/net use logger net.cml:5 | /core offer logger core.cml:7 | /core/log expose " +
+			"syslog log.cml:5 | /core/log capability syslog log.cml:4",
 		"use protocol metrics: Void  | /core/net use metrics net.cml:6 | /core offer metrics core.cml:8",
 		"use protocol billing: Failed  | /core/net use billing net.cml:7",
 		"expose protocol tcp: Success /core/net | /core/net expose tcp net.cml:10 | /core/net capability tcp net.cml:9",
@@ -329,7 +339,8 @@ func TestGraph(t *testing.T) {
 	if n := len(r.GetInstances()); n != 5 {
 		t.Errorf("%d instances", n)
 	}
-	if got, want := fmt.Sprint(r.GetRoutes()), fmt.Sprint([]*controlpb.Edge{{From: "/core/net", To: "/core/log", Kind: "protocol", Capability: "logger"}}); got != want {
+	if got, want := fmt.Sprint(r.GetRoutes()), fmt.Sprint([]*controlpb.Edge{{From: "/core/net", To: "/core/log", Kind: "protocol",
+		Capability: "logger"}}); got != want {
 		t.Errorf("routes: %s, want %s", got, want)
 	}
 	r, err = c.Graph(bounded(t), &controlpb.GraphRequest{Routes: true, Only: "ancestors:net"})
@@ -369,7 +380,8 @@ func TestEvents(t *testing.T) {
 	text := func(e *controlpb.Event) string {
 		return fmt.Sprintf("%v %s %s", e.GetSeq(), e.GetKind(), e.GetMoniker())
 	}
-	all := []string{"1 discovered /", "2 resolved /", "3 discovered /core", "4 discovered /netstack", "5 resolved /netstack", "6 started /netstack"}
+	all := []string{"1 discovered /", "2 resolved /", "3 discovered /core", "4 discovered /netstack", "5 resolved /netstack",
+		"6 started /netstack"}
 	for _, x := range []struct {
 		what string
 		req  *controlpb.EventsRequest
@@ -437,9 +449,11 @@ func TestLogs(t *testing.T) {
 		req  *controlpb.LogsRequest
 		want []string
 	}{
-		{&controlpb.LogsRequest{}, []string{"/core stdout c1", "/netstack stderr n1", "/core stdout c2", "/core/jobs:gone manager g1", "/core manager c3"}},
+		{&controlpb.LogsRequest{}, []string{"/core stdout c1", "/netstack stderr n1", "/core stdout c2",
+			"/core/jobs:gone manager g1", "/core manager c3"}},
 		{&controlpb.LogsRequest{Queries: []string{"/core"}, Lines: new(uint32(2))}, []string{"/core stdout c2", "/core manager c3"}},
-		{&controlpb.LogsRequest{Queries: []string{"/core", "netst"}, Lines: new(uint32(1))}, []string{"/netstack stderr n1", "/core manager c3"}},
+		{&controlpb.LogsRequest{Queries: []string{"/core", "netst"}, Lines: new(uint32(1))}, []string{"/netstack stderr n1",
+			"/core manager c3"}},
 		{&controlpb.LogsRequest{Queries: []string{"/core/jobs:gone"}}, []string{"/core/jobs:gone manager g1"}},
 		{&controlpb.LogsRequest{Lines: new(uint32(0))}, nil},
 	} {
@@ -492,7 +506,8 @@ func TestWait(t *testing.T) {
 			_ = tr.ends("/netstack", exited)
 		}, "started"},
 		{"cannot start", "running", nil, func(tr *tree) {
-			tr.startError["/netstack"] = &realm.Error{Op: "start", At: "/netstack", Why: capabilities.NotFound, Err: errors.New("no binary")}
+			tr.startError["/netstack"] = &realm.Error{Op: "start", At: "/netstack", Why: capabilities.NotFound,
+				Err: errors.New("no binary")}
 			_ = tr.Start(context.Background(), "/netstack", "")
 		}, "not_found: wait /netstack: start /netstack: no binary"},
 		{"gives up", "running", nil, func(tr *tree) {
@@ -516,13 +531,14 @@ func TestWait(t *testing.T) {
 			_ = tr.change("/netstack", realm.Event{Kind: realm.EventGaveUp}, func(i *realm.Info) { i.NextStart = time.Time{} })
 		}, "unresolved"},
 		{"has exited", "exited", func(tr *tree) { _ = tr.ends("/netstack", exited) }, nil, "resolved exited code=3 after=1s"},
-		{"exits and is back before one looks", "exited", func(tr *tree) { _ = tr.Start(context.Background(), "/netstack", "") }, func(tr *tree) {
-			tr.mu.Lock()
-			x := exited
-			tr.emit(realm.Event{Kind: realm.EventStopped, Moniker: "/netstack", Exit: &x})
-			tr.emit(realm.Event{Kind: realm.EventStarted, Moniker: "/netstack"})
-			tr.mu.Unlock()
-		}, "started exited code=3 after=1s"},
+		{"exits and is back before one looks", "exited", func(tr *tree) { _ = tr.Start(context.Background(), "/netstack", "") },
+			func(tr *tree) {
+				tr.mu.Lock()
+				x := exited
+				tr.emit(realm.Event{Kind: realm.EventStopped, Moniker: "/netstack", Exit: &x})
+				tr.emit(realm.Event{Kind: realm.EventStarted, Moniker: "/netstack"})
+				tr.mu.Unlock()
+			}, "started exited code=3 after=1s"},
 		{"is destroyed", "exited", nil, func(tr *tree) {
 			tr.remove("/netstack")
 		}, "precondition: wait /netstack: it is destroyed and will not be exited any more"},
@@ -573,7 +589,8 @@ func TestWaitEndsWithItsDeadline(t *testing.T) {
 	c, _, _ := serve(t, shop(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := c.Wait(ctx, &controlpb.WaitRequest{Query: "netstack", Until: "running"}); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
+	if _, err := c.Wait(ctx, &controlpb.WaitRequest{Query: "netstack",
+		Until: "running"}); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
 		t.Errorf("got %v", err)
 	}
 }
@@ -584,7 +601,8 @@ func TestDoctorVersionShutdown(t *testing.T) {
 		cfg.Doctor = func(context.Context) []Check { return []Check{{Warn, "job backend", "subreaper", "mount cgroup v2"}} }
 	})
 	d, err := c.Doctor(bounded(t), &controlpb.DoctorRequest{})
-	if want := fmt.Sprint([]*controlpb.Check{{Status: "warn", Key: "job backend", Value: "subreaper", Hint: "mount cgroup v2"}}); err != nil || fmt.Sprint(d.GetChecks()) != want {
+	if want := fmt.Sprint([]*controlpb.Check{{Status: "warn", Key: "job backend", Value: "subreaper",
+		Hint: "mount cgroup v2"}}); err != nil || fmt.Sprint(d.GetChecks()) != want {
 		t.Errorf("doctor: %v, %v", d, err)
 	}
 	v, err := c.Version(bounded(t), &controlpb.VersionRequest{})

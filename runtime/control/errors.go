@@ -129,8 +129,13 @@ func failed(op, object string, err error) error {
 	return (&Error{p}).wire()
 }
 
+// problem makes an Error; hint is "" for none.
+func problem(code capabilities.Code, hint, format string, args ...any) *Error {
+	return &Error{&Problem{Kind: code.String(), Message: fmt.Sprintf(format, args...), Hint: hint}}
+}
+
 func invalid(format string, args ...any) error {
-	return &Error{&Problem{Kind: capabilities.Invalid.String(), Message: fmt.Sprintf(format, args...)}}
+	return problem(capabilities.Invalid, "", format, args...)
 }
 
 func position(p manifest.Pos) *controlpb.Position {

@@ -99,7 +99,8 @@ func (t *tree) Resolve(_ context.Context, m name.Moniker) error {
 	defer t.mu.Unlock()
 	i := t.instances[m]
 	if i == nil {
-		return &realm.Error{Op: "find", At: m, Why: capabilities.NotFound, Err: errors.New("no such instance"), Hint: "did you mean /core?"}
+		return &realm.Error{Op: "find", At: m, Why: capabilities.NotFound, Err: errors.New("no such instance"),
+			Hint: "did you mean /core?"}
 	}
 	if i.Decl != nil {
 		return nil
@@ -162,7 +163,8 @@ func (t *tree) Create(_ context.Context, parent name.Moniker, collection string,
 	defer t.mu.Unlock()
 	p := t.instances[parent]
 	if p == nil || p.Decl == nil || p.Decl.Collection(collection) == nil {
-		return "", &realm.Error{Op: "create", At: m, Why: capabilities.NotFound, Err: fmt.Errorf("`%s` does not have collection `#%s`", parent, collection)}
+		err := fmt.Errorf("`%s` does not have collection `#%s`", parent, collection)
+		return "", &realm.Error{Op: "create", At: m, Why: capabilities.NotFound, Err: err}
 	}
 	t.add(m, c.URL, "")
 	return m, nil
@@ -416,7 +418,8 @@ func shop(t testing.TB) *tree {
 func serve(t testing.TB, tr *tree, change ...func(*Config)) (*Client, *Server, string) {
 	t.Helper()
 	cfg := Config{
-		Name: "test", Version: "v1", RootURL: "root.cml", Tree: tr, Router: routing.New(builtins{}), Logs: fakeLogs{}, Log: slog.New(slog.DiscardHandler),
+		Name: "test", Version: "v1", RootURL: "root.cml", Tree: tr, Router: routing.New(builtins{}), Logs: fakeLogs{},
+		Log:      slog.New(slog.DiscardHandler),
 		Shutdown: func(context.Context) error { tr.close(); return nil },
 	}
 	for _, f := range change {

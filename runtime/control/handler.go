@@ -25,13 +25,9 @@ var _ controlpbconnect.ControlHandler = (*Server)(nil)
 // operator is the reason of a start that somebody asked for.
 const operator = "asked by an operator"
 
-func asRoutingError(err error) (*capabilities.Error, bool) {
-	return errors.AsType[*capabilities.Error](err)
-}
-
 // gone is the error for an instance that left the tree between two looks.
 func gone(m name.Moniker) error {
-	return &Error{&Problem{Kind: capabilities.NotFound.String(), Message: fmt.Sprintf("%s was destroyed", m)}}
+	return problem(capabilities.NotFound, "", "%s was destroyed", m)
 }
 
 // List answers cmgr.control.v1.Control/List.
@@ -91,8 +87,11 @@ func (s *Server) runtime(ctx context.Context, n routing.Node) string {
 	}
 }
 
+// An action is what the tree can do to an instance.
+type action func(context.Context, name.Moniker) error
+
 // act finds an instance, does something to it, and says how it is afterwards.
-func (s *Server) act(ctx context.Context, op, query string, f func(context.Context, name.Moniker) error) (*controlpb.InstanceResponse, error) {
+func (s *Server) act(ctx context.Context, op, query string, f action) (*controlpb.InstanceResponse, error) {
 	i, err := s.find(ctx, query)
 	if err != nil {
 		return nil, failed("find", query, err)
@@ -163,9 +162,8 @@ func (s *Server) Create(ctx context.Context, req *controlpb.CreateRequest) (*con
 		err = fmt.Errorf("%s is no instance of a collection", m)
 	}
 	if err != nil {
-		return nil, failed("create", "", &Error{&Problem{
-			Kind: capabilities.Invalid.String(), Message: err.Error(), Hint: "name it PARENT/COLLECTION:NAME, as in /core/jobs:import-7",
-		}})
+		const hint = "name it PARENT/COLLECTION:NAME, as in /core/jobs:import-7"
+		return nil, failed("create", "", problem(capabilities.Invalid, hint, "%v", err))
 	}
 	i, err := s.create(ctx, m, req.GetUrl())
 	if err != nil {
@@ -188,7 +186,9 @@ func (s *Server) create(ctx context.Context, m name.Moniker, url string) (realm.
 }
 
 // RunInCollection answers cmgr.control.v1.Control/RunInCollection.
-func (s *Server) RunInCollection(ctx context.Context, req *controlpb.RunInCollectionRequest) (*controlpb.InstanceResponse, error) {
+func (s *Server) RunInCollection(
+	ctx context.Context, req *controlpb.RunInCollectionRequest,
+) (*controlpb.InstanceResponse, error) {
 	m, err := name.ParseMoniker(req.GetMoniker())
 	if err == nil && m == name.Root {
 		err = errors.New("the root is no collection")
@@ -197,16 +197,13 @@ func (s *Server) RunInCollection(ctx context.Context, req *controlpb.RunInCollec
 		m, err = name.ParseMoniker(string(m) + ":" + nameOf(req.GetUrl()))
 	}
 	if err != nil {
-		return nil, failed("run", "", &Error{&Problem{
-			Kind: capabilities.Invalid.String(), Message: err.Error(), Hint: "name PARENT/COLLECTION or PARENT/COLLECTION:NAME, as in /core/jobs:import-7",
-		}})
+		const hint = "name PARENT/COLLECTION or PARENT/COLLECTION:NAME, as in /core/jobs:import-7"
+		return nil, failed("run", "", problem(capabilities.Invalid, hint, "%v", err))
 	}
 	if _, exists := s.cfg.Tree.Instance(m); exists {
 		if !req.GetRecreate() {
-			return nil, failed("run", string(m), &Error{&Problem{
-				Kind: capabilities.Precondition.String(), Message: "component instance already exists",
-				Hint: "use --recreate to destroy and recreate it, or another name: " + string(m) + "-2",
-			}})
+			hint := "use --recreate to destroy and recreate it, or another name: " + string(m) + "-2"
+			return nil, failed("run", string(m), problem(capabilities.Precondition, hint, "component instance already exists"))
 		}
 		if err := s.cfg.Tree.Destroy(ctx, m); err != nil {
 			return nil, failed("run", string(m), err)
@@ -284,9 +281,7 @@ func (s *Server) Wait(ctx context.Context, req *controlpb.WaitRequest) (*control
 		case until == "stopped" && settled && i.NextStart.IsZero(), until == "exited" && settled && i.LastExit != nil:
 			return answer, nil
 		case final && settled:
-			return fail(&Error{&Problem{
-				Kind: capabilities.Precondition.String(), Message: fmt.Sprintf("it is %s and will not be %s any more", isDown(i.State), until),
-			}})
+			return fail(problem(capabilities.Precondition, "", "it is %s and will not be %s any more", isDown(i.State), until))
 		}
 		for changed := false; !changed; {
 			e, lost, err := events.Next(ctx)
@@ -313,7 +308,7 @@ func (s *Server) Wait(ctx context.Context, req *controlpb.WaitRequest) (*control
 					return fail(e.Err)
 				}
 			case e.Kind == realm.EventGaveUp && until == "running":
-				return fail(&Error{&Problem{Kind: capabilities.Unavailable.String(), Message: "its restart policy has given up"}})
+				return fail(problem(capabilities.Unavailable, "", "its restart policy has given up"))
 			}
 		}
 	}
@@ -359,8 +354,9 @@ func (s *Server) Events(ctx context.Context, req *controlpb.EventsRequest, out *
 		at = e.Seq
 		// What was too old when this began was never promised; what is lost later is said.
 		if lost > 0 && at > last {
-			x := &controlpb.Event{Seq: float64(at - 1), Time: timestamp(e.Time), Kind: "lost", Text: fmt.Sprintf("%d events were lost", lost)}
-			if err := out.Send(x); err != nil {
+			if err := out.Send(&controlpb.Event{
+				Seq: float64(at - 1), Time: timestamp(e.Time), Kind: "lost", Text: fmt.Sprintf("%d events were lost", lost),
+			}); err != nil {
 				return err
 			}
 		}
@@ -424,6 +420,7 @@ func (s *Server) Shutdown(ctx context.Context, _ *controlpb.ShutdownRequest) (*c
 // Version answers cmgr.control.v1.Control/Version.
 func (s *Server) Version(context.Context, *controlpb.VersionRequest) (*controlpb.VersionResponse, error) {
 	return &controlpb.VersionResponse{
-		Version: s.cfg.Version, Manager: s.cfg.Name, ProcessId: int32(os.Getpid()), RootUrl: s.cfg.RootURL, StartedAt: timestamp(s.started),
+		Version: s.cfg.Version, Manager: s.cfg.Name, ProcessId: int32(os.Getpid()), RootUrl: s.cfg.RootURL,
+		StartedAt: timestamp(s.started),
 	}, nil
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"connectrpc.com/connect"
+
+	"github.com/cmgr/cmgr/capabilities"
 )
 
 type peerKey struct{}
@@ -53,7 +55,7 @@ func ofOwner(uid uint32, h http.Handler) http.Handler {
 		if ok {
 			who = fmt.Sprintf("user %d", cred.Uid)
 		}
-		err := &Error{&Problem{Kind: "denied", Message: fmt.Sprintf("%s may not manage components of user %d", who, uid)}}
+		err := problem(capabilities.Denied, "", "%s may not manage components of user %d", who, uid)
 		// What can fail is telling the peer, who will notice.
 		if errors.IsSupported(r) {
 			_ = errors.Write(w, r, err.wire())

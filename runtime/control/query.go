@@ -14,8 +14,8 @@ import (
 // shownCandidates bounds how many instances an ambiguous query lists.
 const shownCandidates = 20
 
-// find is the one instance that query means: the moniker if it starts with "/" (what stands above it is resolved if need be), else
-// the one instance with that URL, or that the moniker ends with, or whose moniker or URL contains it, tried in this order.
+// find is the one instance that query means: the moniker if it starts with "/" (what stands above it is resolved if need be),
+// else the one instance with that URL, or whose moniker ends with it, or whose moniker or URL contains it, tried in this order.
 func (s *Server) find(ctx context.Context, query string) (realm.Info, error) {
 	if query == "" {
 		return realm.Info{}, invalid("find: the query is empty")
@@ -44,27 +44,22 @@ func (s *Server) find(ctx context.Context, query string) (realm.Info, error) {
 		case 1:
 			return found[0], nil
 		default:
-			p := &Problem{
-				Kind:    capabilities.Invalid.String(),
-				Message: fmt.Sprintf("find %s: more than one component instance matches", query),
-				Hint:    "did you mean one of these?",
-			}
-			for _, i := range found[:min(len(found), shownCandidates)] {
-				p.Candidates = append(p.Candidates, string(i.Moniker))
-			}
+			hint := "did you mean one of these?"
 			if more := len(found) - shownCandidates; more > 0 {
-				p.Hint = fmt.Sprintf("did you mean one of these, or of %d more?", more)
+				hint = fmt.Sprintf("did you mean one of these, or of %d more?", more)
 			}
-			return realm.Info{}, &Error{p}
+			e := problem(capabilities.Invalid, hint, "find %s: more than one component instance matches", query)
+			for _, i := range found[:min(len(found), shownCandidates)] {
+				e.Problem.Candidates = append(e.Problem.Candidates, string(i.Moniker))
+			}
+			return realm.Info{}, e
 		}
 	}
-	p := &Problem{Kind: capabilities.NotFound.String(), Message: fmt.Sprintf("find %s: no matching component instance found", query)}
+	hint := "`cmgr list` shows all instances"
 	if near := nearest(query, all); near != "" {
-		p.Hint = fmt.Sprintf("did you mean %s?", near)
-	} else {
-		p.Hint = "`cmgr list` shows all instances"
+		hint = fmt.Sprintf("did you mean %s?", near)
 	}
-	return realm.Info{}, &Error{p}
+	return realm.Info{}, problem(capabilities.NotFound, hint, "find %s: no matching component instance found", query)
 }
 
 func (s *Server) findMoniker(ctx context.Context, m name.Moniker) (realm.Info, error) {
@@ -79,11 +74,11 @@ func (s *Server) findMoniker(ctx context.Context, m name.Moniker) (realm.Info, e
 			return i, nil
 		}
 	}
-	p := &Problem{Kind: capabilities.NotFound.String(), Message: fmt.Sprintf("find %s: no such component instance", m)}
+	hint := ""
 	if near := nearest(string(m), s.cfg.Tree.Instances()); near != "" {
-		p.Hint = fmt.Sprintf("did you mean %s?", near)
+		hint = fmt.Sprintf("did you mean %s?", near)
 	}
-	return realm.Info{}, &Error{p}
+	return realm.Info{}, problem(capabilities.NotFound, hint, "find %s: no such component instance", m)
 }
 
 // matches says whether part is a part of i's moniker or URL.
@@ -116,7 +111,7 @@ func (s *Server) only(ctx context.Context, filter string) ([]realm.Info, error) 
 	case filter == "":
 		return all, nil
 	case filter == "running":
-		keep = func(i realm.Info) bool { return isRunning(i) }
+		keep = isRunning
 	case filter == "stopped":
 		keep = func(i realm.Info) bool { return !isRunning(i) }
 	case related && (word == "ancestor" || word == "descendant" || word == "relative"):
@@ -125,10 +120,12 @@ func (s *Server) only(ctx context.Context, filter string) ([]realm.Info, error) 
 			return nil, err
 		}
 		keep = func(i realm.Info) bool {
-			return word != "ancestor" && at.Moniker.Contains(i.Moniker) || word != "descendant" && i.Moniker.Contains(at.Moniker)
+			below, above := at.Moniker.Contains(i.Moniker), i.Moniker.Contains(at.Moniker)
+			return below && word != "ancestor" || above && word != "descendant"
 		}
 	default:
-		return nil, invalid("list filter should be 'running', 'stopped', 'ancestors:<name>', 'descendants:<name>' or 'relatives:<name>', is '%s'", filter)
+		return nil, invalid("list filter should be 'running', 'stopped', 'ancestors:<name>', 'descendants:<name>' or "+
+			"'relatives:<name>', is '%s'", filter)
 	}
 	return slices.DeleteFunc(all, func(i realm.Info) bool { return !keep(i) }), nil
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/cmgr/cmgr/capabilities"
@@ -38,7 +39,7 @@ func (s *Server) Route(ctx context.Context, req *controlpb.RouteRequest) (*contr
 	return out, nil
 }
 
-// A routing question and its answer.
+// A question is asked of the router, and answered.
 type question struct {
 	declType     string // "use" or "expose"
 	kind         manifest.Kind
@@ -51,28 +52,26 @@ type question struct {
 // routes asks for everything that n's declaration d uses and exposes, as far as the filters let it through.
 func (s *Server) routes(ctx context.Context, n routing.Node, d *manifest.Component, filters []string) []question {
 	var out []question
-	ask := func(q question, answer func() (*capabilities.Route, error)) {
-		if wanted(filters, q.declType, q.name) {
-			q.route, q.err = answer()
-			out = append(out, q)
-		}
-	}
-	if p := d.Program; p != nil && p.Runner != "" {
-		ask(question{declType: "use", kind: manifest.KindRunner, name: p.Runner}, func() (*capabilities.Route, error) {
-			return s.cfg.Router.Runner(ctx, n)
-		})
+	if p := d.Program; p != nil && p.Runner != "" && wanted(filters, "use", p.Runner) {
+		q := question{declType: "use", kind: manifest.KindRunner, name: p.Runner}
+		q.route, q.err = s.cfg.Router.Runner(ctx, n)
+		out = append(out, q)
 	}
 	for k := range d.Uses {
 		u := &d.Uses[k]
-		ask(question{declType: "use", kind: u.Kind, name: u.SourceName, availability: u.Availability}, func() (*capabilities.Route, error) {
-			return s.cfg.Router.Use(ctx, n, u)
-		})
+		if wanted(filters, "use", u.SourceName) {
+			q := question{declType: "use", kind: u.Kind, name: u.SourceName, availability: u.Availability}
+			q.route, q.err = s.cfg.Router.Use(ctx, n, u)
+			out = append(out, q)
+		}
 	}
 	for k := range d.Exposes {
 		e := &d.Exposes[k]
-		ask(question{declType: "expose", kind: e.Kind, name: e.TargetName, availability: e.Availability}, func() (*capabilities.Route, error) {
-			return s.cfg.Router.Expose(ctx, n, e)
-		})
+		if wanted(filters, "expose", e.TargetName) {
+			q := question{declType: "expose", kind: e.Kind, name: e.TargetName, availability: e.Availability}
+			q.route, q.err = s.cfg.Router.Expose(ctx, n, e)
+			out = append(out, q)
+		}
 	}
 	return out
 }
@@ -103,7 +102,7 @@ func (q question) report() *controlpb.RouteReport {
 	case q.err != nil:
 		p := ProblemOf(q.err)
 		out.Outcome, out.ErrorSummary, out.Hint = broken, p.GetMessage(), p.GetHint()
-		if e, ok := asRoutingError(q.err); ok {
+		if e, ok := errors.AsType[*capabilities.Error](q.err); ok {
 			out.ErrorSummary, walked = e.Reason, e.Hops
 			if e.Err != nil {
 				out.ErrorSummary += ": " + errorText(e.Err)

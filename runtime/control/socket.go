@@ -32,8 +32,8 @@ func Dir() string {
 	return filepath.Join("/tmp", "cmgr-"+strconv.Itoa(outerID(string(uidMap), uid)))
 }
 
-// outerID is what id is called in the parent user namespace (user_namespaces(7): lines of inside, outside, count); id itself if the
-// map doesn't say.
+// outerID is what id is called in the parent user namespace (user_namespaces(7): lines of inside, outside, count); id itself if
+// the map doesn't say.
 func outerID(idMap string, id int) int {
 	for line := range strings.Lines(idMap) {
 		var inside, outside, count int
@@ -54,11 +54,8 @@ const maxPath = 107
 // need be. A socket that a dead manager left is replaced; one that is answered is refused with Precondition. Only this user can
 // connect. Closing the listener removes the socket.
 func Listen(manager, socket string) (*net.UnixListener, error) {
-	refuse := func(code capabilities.Code, hint, format string, args ...any) error {
-		return &Error{&Problem{Kind: code.String(), Message: fmt.Sprintf(format, args...), Hint: hint}}
-	}
 	if err := name.Check(manager); err != nil {
-		return nil, refuse(capabilities.Invalid, "", "manager: %v", err)
+		return nil, invalid("manager: %v", err)
 	}
 	dir := filepath.Dir(socket)
 	if socket == "" {
@@ -68,7 +65,8 @@ func Listen(manager, socket string) (*net.UnixListener, error) {
 		}
 	}
 	if len(socket) > maxPath {
-		return nil, refuse(capabilities.Invalid, "choose a shorter one with --socket", "listen %s: longer than the %d bytes of a socket's name", socket, maxPath)
+		return nil, problem(capabilities.Invalid, "choose a shorter one with --socket",
+			"listen %s: longer than the %d bytes of a socket's name", socket, maxPath)
 	}
 	// The directory's lock makes looking at an old socket and replacing it one step among managers that start at once.
 	lock, err := os.Open(dir)
@@ -91,12 +89,12 @@ func Listen(manager, socket string) (*net.UnixListener, error) {
 		if cred, err := peerOf(c); err == nil {
 			pid = fmt.Sprintf(" (pid %d)", cred.Pid)
 		}
-		return nil, refuse(capabilities.Precondition, "give this one another name with --name, or end that one with `cmgr shutdown`",
-			"a manager named %s is already running%s", manager, pid)
+		const hint = "give this one another name with --name, or end that one with `cmgr shutdown`"
+		return nil, problem(capabilities.Precondition, hint, "a manager named %s is already running%s", manager, pid)
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, syscall.ECONNREFUSED): // a socket (or a file) that nobody listens to
 		if i, err := os.Lstat(socket); err == nil && i.Mode().Type() != fs.ModeSocket {
-			return nil, refuse(capabilities.Invalid, "", "listen %s: it exists and is no socket", socket)
+			return nil, invalid("listen %s: it exists and is no socket", socket)
 		}
 		if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("listen: %w", err)
@@ -129,10 +127,8 @@ func privateDir(dir string) error {
 	}
 	st, ok := i.Sys().(*syscall.Stat_t)
 	if !ok || !i.IsDir() || int(st.Uid) != os.Geteuid() || i.Mode().Perm()&0o077 != 0 {
-		return &Error{&Problem{
-			Kind: capabilities.Denied.String(), Message: fmt.Sprintf("%s must be a directory of user %d with mode 0700", dir, os.Geteuid()),
-			Hint: "remove it, or name another socket with --socket",
-		}}
+		return problem(capabilities.Denied, "remove it, or name another socket with --socket",
+			"%s must be a directory of user %d with mode 0700", dir, os.Geteuid())
 	}
 	return nil
 }

@@ -195,7 +195,8 @@ func TestCurl(t *testing.T) {
 	if got["state"] != "started" || got["start_reason"] != operator || got["gave_up"] != false {
 		t.Errorf("Start: %v", got)
 	}
-	if got := call("Start", `{"query": "/cor"}`); got["code"] != "not_found" || !strings.HasPrefix(got["message"].(string), "find /cor: ") {
+	got = call("Start", `{"query": "/cor"}`)
+	if got["code"] != "not_found" || !strings.HasPrefix(got["message"].(string), "find /cor: ") {
 		t.Errorf("Start of nothing: %v", got)
 	}
 }
@@ -234,7 +235,8 @@ func TestOtherUsersAreRefused(t *testing.T) {
 		}
 		defer c.Close()
 		const body = `{}`
-		fmt.Fprintf(c, "POST /cmgr.control.v1.Control/List HTTP/1.1\r\nHost: cmgr\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		fmt.Fprintf(c, "POST /cmgr.control.v1.Control/List HTTP/1.1\r\nHost: cmgr\r\nConnection: close\r\nContent-Type: "+
+			"application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		return io.ReadAll(c)
 	}
 	var answer []byte
@@ -247,7 +249,8 @@ func TestOtherUsersAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	asUser(nobody, func() { answer, err = ask() })
-	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 403")) || !bytes.Contains(answer, []byte("user 65534 may not manage components of user 0")) {
+	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 403")) || !bytes.Contains(answer,
+		[]byte("user 65534 may not manage components of user 0")) {
 		t.Errorf("nobody got %s, %v", answer, err)
 	}
 	if answer, err = ask(); err != nil || !bytes.Contains(answer, []byte("/core")) {

@@ -1,7 +1,8 @@
 // The management interface of a running cmgr: a Connect service over a unix socket. What `cmgr --json` prints are these
 // messages, with these field names; so is the JSON that curl gets:
 //
-//   curl --unix-socket /run/cmgr/default.sock -H 'Content-Type: application/json' -d '{}' http://cmgr/cmgr.control.v1.Control/List
+//   curl --unix-socket /run/cmgr/default.sock -H 'Content-Type: application/json' -d '{}' \
+//       http://cmgr/cmgr.control.v1.Control/List
 //
 // Conventions. A query names one instance: a moniker ("/core/net"), a URL, or a part of either that only one instance has.
 // Words from a closed list are lower-case strings. Numbers that scripts compute with are int32, uint32 or double (exact up to
@@ -91,7 +92,7 @@ type ControlClient interface {
 	Show(context.Context, *controlpb.InstanceRequest) (*controlpb.ShowResponse, error)
 	// Resolve reads the instance's manifest, and makes its static children known.
 	Resolve(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
-	// Unresolve stops the instance and forgets its manifest.
+	// Unresolve shuts down what is below the instance, stops it, and forgets its manifest.
 	Unresolve(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Start starts the instance and returns once its program runs (and is ready, where its manifest asks for that).
 	Start(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
@@ -99,7 +100,8 @@ type ControlClient interface {
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
-	// Reload stops the instance, reads its manifest again, and starts it if it ran.
+	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
+	// has become invalid, it says so and stops nothing.
 	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Create adds an instance to a collection.
 	Create(context.Context, *controlpb.CreateRequest) (*controlpb.InstanceResponse, error)
@@ -115,8 +117,8 @@ type ControlClient interface {
 	Logs(context.Context, *controlpb.LogsRequest) (*connect.ServerStreamForClient[controlpb.LogLine], error)
 	// Events gives the changes of state, oldest first.
 	Events(context.Context, *controlpb.EventsRequest) (*connect.ServerStreamForClient[controlpb.Event], error)
-	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For a
-	// moniker that is destroyed, the end of its last run counts as long as its events are kept.
+	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For
+	// a moniker that is destroyed, the end of its last run counts as long as its events are kept.
 	Wait(context.Context, *controlpb.WaitRequest) (*controlpb.WaitResponse, error)
 	// Doctor says what the manager found on this machine.
 	Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error)
@@ -448,7 +450,7 @@ type ControlHandler interface {
 	Show(context.Context, *controlpb.InstanceRequest) (*controlpb.ShowResponse, error)
 	// Resolve reads the instance's manifest, and makes its static children known.
 	Resolve(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
-	// Unresolve stops the instance and forgets its manifest.
+	// Unresolve shuts down what is below the instance, stops it, and forgets its manifest.
 	Unresolve(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Start starts the instance and returns once its program runs (and is ready, where its manifest asks for that).
 	Start(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
@@ -456,7 +458,8 @@ type ControlHandler interface {
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
-	// Reload stops the instance, reads its manifest again, and starts it if it ran.
+	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
+	// has become invalid, it says so and stops nothing.
 	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Create adds an instance to a collection.
 	Create(context.Context, *controlpb.CreateRequest) (*controlpb.InstanceResponse, error)
@@ -472,8 +475,8 @@ type ControlHandler interface {
 	Logs(context.Context, *controlpb.LogsRequest, *connect.ServerStream[controlpb.LogLine]) error
 	// Events gives the changes of state, oldest first.
 	Events(context.Context, *controlpb.EventsRequest, *connect.ServerStream[controlpb.Event]) error
-	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For a
-	// moniker that is destroyed, the end of its last run counts as long as its events are kept.
+	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For
+	// a moniker that is destroyed, the end of its last run counts as long as its events are kept.
 	Wait(context.Context, *controlpb.WaitRequest) (*controlpb.WaitResponse, error)
 	// Doctor says what the manager found on this machine.
 	Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error)
