@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cmgr/cmgr/proto/controlpb"
+	"github.com/cmgr/cmgr/runtime/control"
+)
+
+func newCreate(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "create MONIKER URL",
+		Short: "add an instance to a collection",
+		Long: `Add an instance to a collection. MONIKER is PARENT/COLLECTION:NAME. It starts
+when it is used or started; in a collection with durability "single_run" it
+starts at once. cmgr run MONIKER URL creates and starts in one step.`,
+		Example: `  cmgr create /core/jobs:import-7 import.cml`,
+		GroupID: groupAct,
+		Args:    between(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd, func(ctx context.Context, c *control.Client) error {
+				if !a.json {
+					fmt.Fprintf(a.out, "URL: %s\nMoniker: %s\nCreating component instance...\n", args[1], args[0])
+				}
+				r, err := c.Create(ctx, &controlpb.CreateRequest{Moniker: args[0], Url: args[1]})
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.printJSON(r.GetInstance())
+				}
+				return nil
+			})
+		},
+	}
+}
+
+// runInCollection is `cmgr run COLLECTION[:NAME] URL`: it creates an instance in a collection of a running tree, and starts it.
+func (a *app) runInCollection(cmd *cobra.Command, target, url string, recreate bool) error {
+	return a.with(cmd, func(ctx context.Context, c *control.Client) error {
+		began := a.now()
+		if !a.json {
+			fmt.Fprintf(a.out, "URL: %s\n", url)
+		}
+		r, err := c.RunInCollection(ctx, &controlpb.RunInCollectionRequest{Moniker: target, Url: url, Recreate: recreate})
+		if err != nil {
+			return err
+		}
+		if !a.json {
+			fmt.Fprintf(a.out, "Moniker: %s\n", r.GetInstance().GetMoniker())
+		}
+		return a.outcome(r.GetInstance(), "Stopped", began)
+	})
+}
