@@ -13,6 +13,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,6 +25,9 @@ import (
 
 // Options say how to show.
 type Options struct {
+	// Terminal: a person's terminal reads it. Control characters that components print are shown instead of obeyed.
+	Terminal bool
+	// Color: with colours, also those that components print.
 	Color   bool
 	JSON    bool
 	Verbose bool // also what only concerns manifests: discovered, resolved, …
@@ -86,6 +90,9 @@ func (s *Screen) Line(l logs.Line) {
 	if l.Stream == logs.Manager {
 		return // the same is told as a change of state
 	}
+	if s.o.Terminal {
+		text = harmless(text, s.o.Color)
+	}
 	if !s.o.Color {
 		fmt.Fprintf(s.out, "%s | %s\n", m, text)
 		return
@@ -97,6 +104,48 @@ func (s *Screen) Line(l logs.Line) {
 	}
 	// What a component prints must not be able to end a colour that is not its own, or leave one on.
 	fmt.Fprintf(s.out, "\x1b[%dm%-*s\x1b[0m %s %s\x1b[0m\n", colour(m), s.width, m, bar, text)
+}
+
+// harmless is text in which every control character but the tab is shown as caret and letter (cat -v), so that a component cannot move
+// the cursor, set the clipboard or answer for the user. With sgr, sequences that only choose colours (ECMA-48, SGR) stay.
+func harmless(text string, sgr bool) string {
+	if strings.IndexFunc(text, isControl) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		if n := selectsColour(text[i:]); n > 0 && sgr {
+			b.WriteString(text[i : i+n])
+			i += n
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(text[i:])
+		switch {
+		case !isControl(r):
+			b.WriteRune(r)
+		case r < 0x80:
+			b.WriteString("^" + string(r^0x40))
+		default:
+			fmt.Fprintf(&b, "<%02X>", r)
+		}
+		i += n
+	}
+	return b.String()
+}
+
+// isControl says whether a terminal might obey r: C0 but for the tab, DEL, C1 (ECMA-48).
+func isControl(r rune) bool { return r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 }
+
+// selectsColour is the length of the SGR sequence that s begins with, 0 if it doesn't.
+func selectsColour(s string) int {
+	if !strings.HasPrefix(s, "\x1b[") {
+		return 0
+	}
+	n := 2 + strings.IndexFunc(s[2:], func(r rune) bool { return r != ';' && r != ':' && (r < '0' || r > '9') })
+	if n < 2 || s[n] != 'm' {
+		return 0
+	}
+	return n + 1
 }
 
 // colour is one of the twelve colours that can be read on black and on white.
