@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/manager"
+	front "github.com/cmgr/cmgr/runtime/screen"
+)
+
+func newRun(a *app) *cobra.Command {
+	var cfg manager.Config
+	var verbose, recreate bool
+	cmd := &cobra.Command{
+		Use:   "run ROOT | run COLLECTION[:NAME] URL",
+		Short: "run a tree of components, in the foreground",
+		Long: `Run the tree of components below the manifest ROOT (.cml or compiled .cm), in the foreground.
+
+What components print goes to standard output, each line with the moniker of its component; changes of state go to standard
+error. With --json both are lines of JSON on standard output.
+
+It ends when nothing runs and nothing can be started any more (--stay: only when told to). Interrupt it (Ctrl-C, SIGTERM) to shut
+down in dependency order; a second interrupt kills what is left. The exit code is 0 only if all ended well.
+
+With two arguments: create a component in a collection of the tree that runs, and start it.`,
+		Example: `  cmgr run root.cml
+  cmgr run --name test --state /tmp/test --config cmgr.json5 root.cml
+  cmgr run /core/jobs:import-7 file:///opt/import/import.cml`,
+		GroupID: groupRun,
+		Args:    between(0, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				return a.runInCollection(cmd, args[0], args[1], recreate)
+			}
+			if len(args) == 1 {
+				cfg.Root = args[0]
+			} else if len(cfg.Files) == 0 {
+				return usagef(cmd, "usage: "+cmd.UseLine(), "the root component's manifest is missing")
+			}
+			return a.run(cfg, verbose)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&cfg.Files, "config", nil, "a configuration `FILE` (JSON5); several are merged")
+	f.StringVar(&cfg.StateDir, "state", "", "the `DIR` for logs and what the next start must know (default below /var/lib/cmgr, or your home)")
+	f.BoolVar(&cfg.Stay, "stay", false, "stay when nothing runs any more")
+	f.StringVar(&cfg.Job, "job", "", "contain processes by `BACKEND`: cgroup2, pidns or subreaper (default: the strongest that works)")
+	f.BoolVarP(&verbose, "verbose", "v", false, "also show what only concerns manifests, and what the manager does")
+	f.BoolVar(&recreate, "recreate", false, "in a collection: destroy an instance of that name first")
+	return cmd
+}
+
+// run is the manager.
+func (a *app) run(cfg manager.Config, verbose bool) error {
+	cfg.Name, cfg.Socket, cfg.Version = a.name, a.socket, versionString()
+	terminal := a.screen(a.out)
+	cfg.Screen = front.New(a.out, a.err, front.Options{
+		Terminal: terminal.width > 0, Color: terminal.color, JSON: a.json, Verbose: verbose,
+	})
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	cfg.Log = cfg.Screen.Logger(level)
+
+	// A terminal that goes away takes the tree with it, in order; a closed pipe must not kill the manager in the middle of a line.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	signal.Ignore(syscall.SIGPIPE)
+
+	m, err := manager.New(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				if ctx.Err() == nil {
+					cfg.Screen.Say(fmt.Sprintf("%s: shutting down in order; once more to kill what is left", s))
+					cancel()
+				} else {
+					cfg.Screen.Say(fmt.Sprintf("%s: killing what is left", s))
+					m.KillAll()
+				}
+				cfg.Screen.Flush()
+			}
+		}
+	}()
+	err = m.Run(ctx)
+	close(done)
+	<-stopped
+	cancel()
+	if out, ok := errors.AsType[*manager.Outcome](err); ok {
+		return &control.Error{Problem: &control.Problem{Kind: capabilities.Unavailable.String(), Message: out.Error()}}
+	}
+	return err
+}
