@@ -180,6 +180,9 @@ func (i *instance) doStart(ctx context.Context, reason string) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}
+	if u := (*unresolvable)(nil); errors.As(err, &u) {
+		return u.error // resolving has told it
+	}
 	err = i.startError(err)
 	i.realm.cfg.Sinks.Note(i.moniker, err.Error())
 	i.mu.Lock()
@@ -200,6 +203,11 @@ func (i *instance) doStart(ctx context.Context, reason string) error {
 	return err
 }
 
+// unresolvable is a start that failed as the instance could not be resolved.
+type unresolvable struct{ error }
+
+func (u *unresolvable) Unwrap() error { return u.error }
+
 // startError names the instance once, whatever the cause calls itself.
 func (i *instance) startError(err error) error {
 	var re *runners.Error
@@ -217,7 +225,7 @@ func (i *instance) startError(err error) error {
 func (i *instance) launch(ctx context.Context, reason string) (*run, error) {
 	res, err := i.resolve(ctx)
 	if err != nil {
-		return nil, err
+		return nil, &unresolvable{err}
 	}
 	d := res.Decl.Decl()
 	if i.decl.onTerminate == manifest.OnTerminateReboot && !i.realm.cfg.Policy.RebootOnTerminate(i.moniker) {

@@ -532,6 +532,17 @@ func TestFailures(t *testing.T) {
 		if want := []string{"/bad", "/ends", "/missing", "/norunner", "/refuses"}; !slices.Equal(got, want) {
 			t.Errorf("failures %q, want %q", got, want)
 		}
+		for _, m := range got {
+			n := 0
+			for _, e := range w.events() {
+				if e == "failed "+m {
+					n++
+				}
+			}
+			if want := 1; m != "/ends" && n != want {
+				t.Errorf("%s: %d events tell of the failure, want %d", m, n, want)
+			}
+		}
 		i, _ := w.Instance("/norunner")
 		for _, want := range []string{"was not offered to `/norunner` by parent", `{ runner: "fake", from: "parent", to: "#norunner" }`} {
 			if i.LastError == nil || !strings.Contains(i.LastError.Error(), want) {
