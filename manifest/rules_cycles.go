@@ -75,7 +75,13 @@ func (v *validator) cycles() {
 	hint.WriteString("where they come from:")
 	for i, cycle := range found {
 		var b strings.Builder
-		for _, e := range cycle {
+		for j, e := range cycle {
+			if left := len(cycle) - j; j >= 20 && left > 3 { // nobody reads a cycle of thousands
+				if left == 4 {
+					fmt.Fprintf(&b, "… %d more … -> ", len(cycle)-23)
+				}
+				continue
+			}
 			b.WriteString(e.from + " -> ")
 			fmt.Fprintf(&hint, "\n    %s -> %s: %s", e.from, e.to, e.what)
 			if e.pos.IsValid() {

@@ -64,7 +64,7 @@ func (v *validator) environmentOf(env string, pos place) {
 		return
 	}
 	if _, ok := v.environments_[env]; !ok {
-		v.report(pos, "unknown-environment", nearest("#"+env, prefixed(sorted(v.environments_))), "environment %q does not appear in \"environments\"", "#"+env)
+		v.report(pos, "unknown-environment", v.nearest("#"+env, references(names(v.environments_))), "environment %q does not appear in \"environments\"", "#"+env)
 	}
 }
 
@@ -84,7 +84,7 @@ func (v *validator) environments() {
 				runners[r.As] = r
 			}
 			if r.Source.Kind == RefSelf && !v.has(KindRunner, r.Name) {
-				v.report(here(r.Pos), "undeclared", nearest(r.Name, v.declared(KindRunner)), "Runner %q registered in environment is not in \"runners\"", r.Name)
+				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindRunner)), "Runner %q registered in environment is not in \"runners\"", r.Name)
 			}
 			v.registrationSource(r)
 		}
@@ -98,7 +98,7 @@ func (v *validator) environments() {
 				schemes[r.As] = r
 			}
 			if r.Source.Kind == RefSelf && !v.has(KindResolver, r.Name) {
-				v.report(here(r.Pos), "undeclared", nearest(r.Name, v.declared(KindResolver)), "resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
+				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindResolver)), "resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
 			}
 			v.registrationSource(r)
 		}
@@ -128,7 +128,7 @@ func (v *validator) registrationSource(r *Registration) {
 			return
 		}
 	}
-	v.report(here(r.Pos), "unknown-source", nearest(r.Source.String(), prefixed(sorted(v.children_))), "%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
+	v.report(here(r.Pos), "unknown-source", v.nearest(r.Source.String(), references(names(v.children_))), "%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
 }
 
 func (v *validator) has(k Kind, name string) bool {
@@ -182,7 +182,7 @@ func (v *validator) storage(i int, c *Capability) {
 		}
 		fallthrough
 	default:
-		v.report(from, "unknown-source", nearest(s.Source.String(), prefixed(sorted(v.children_))), "\"capabilities\" source %q does not appear in \"children\"", s.Source)
+		v.report(from, "unknown-source", v.nearest(s.Source.String(), references(names(v.children_))), "\"capabilities\" source %q does not appear in \"children\"", s.Source)
 	}
 }
 

@@ -14,7 +14,7 @@ func (v *validator) declaredInSelf(verb string, k Kind, capName string, source R
 	if source.Dictionary != "" {
 		dict, _, _ := strings.Cut(source.Dictionary, "/")
 		if !v.has(KindDictionary, dict) {
-			v.report(pos, "undeclared", nearest(dict, v.declared(KindDictionary)), "%s %q is %s from %q, so %q must be declared as a \"dictionary\" in \"capabilities\"",
+			v.report(pos, "undeclared", v.nearest(dict, v.declared(KindDictionary)), "%s %q is %s from %q, so %q must be declared as a \"dictionary\" in \"capabilities\"",
 				k, capName, verb, source, dict)
 		}
 		return
@@ -22,7 +22,7 @@ func (v *validator) declaredInSelf(verb string, k Kind, capName string, source R
 	if v.has(k, capName) {
 		return
 	}
-	hint := nearest(capName, v.declared(k))
+	hint := v.nearest(capName, v.declared(k))
 	for _, other := range Kinds() {
 		if v.has(other, capName) {
 			hint = fmt.Sprintf("it is declared as a %q", other)
@@ -34,7 +34,6 @@ func (v *validator) declaredInSelf(verb string, k Kind, capName string, source R
 // source checks that a source "#x" exists and can have a capability of the kind (V28, V56, V66).
 func (v *validator) source(section string, k Kind, source Ref, pos place) {
 	var ok bool
-	var candidates []string
 	where := `"children"`
 	switch source.Kind {
 	case RefChild:
@@ -51,18 +50,18 @@ func (v *validator) source(section string, k Kind, source Ref, pos place) {
 	if ok || source.Name == "" {
 		return
 	}
-	candidates = prefixed(sorted(v.children_))
+	candidates := []func() []string{references(names(v.children_))}
 	switch {
 	case k == KindService:
 		where += ` or "collections"`
-		candidates = append(candidates, prefixed(sorted(v.collections_))...)
+		candidates = append(candidates, references(names(v.collections_)))
 	case k == KindProtocol || section == "use":
 		where += ` or "capabilities"`
-		candidates = append(candidates, prefixed(v.declared(KindStorage, KindDictionary))...)
+		candidates = append(candidates, references(v.declared(KindStorage, KindDictionary)))
 	}
 	ref := source
 	ref.Dictionary = ""
-	hint := nearest(ref.String(), candidates)
+	hint := v.nearest(ref.String(), candidates...)
 	switch {
 	case source.Kind == RefCollection:
 		hint = fmt.Sprintf("%q is a collection, which only a service can come from", source.Name)
@@ -96,7 +95,7 @@ func (v *validator) scope(s Section, i int, scope []Ref, entry Pos) {
 		if r.Kind == RefCollection {
 			continue
 		}
-		v.report(v.pos(s, i, "scope", entry), "unknown-scope", nearest(r.Name, sorted(v.children_), sorted(v.collections_)),
+		v.report(v.pos(s, i, "scope", entry), "unknown-scope", v.nearest(r.Name, names(v.children_), names(v.collections_)),
 			"event_stream scope %s did not match a component or collection in this .cml file.", r.Name)
 	}
 }
@@ -207,6 +206,9 @@ func (v *validator) usedPaths() {
 	for _, e := range order {
 		for len(stack) > 0 && !within(e.path, stack[len(stack)-1].path) {
 			stack = stack[:len(stack)-1]
+		}
+		if n := len(stack); v.full() || n > 0 && stack[n-1].path == e.path && isSocket(v.c.Uses[stack[n-1].i].Kind) && isSocket(v.c.Uses[e.i].Kind) {
+			continue // one socket stands for all of its directory
 		}
 		for _, above := range stack {
 			if v.mayOverlap(above.i, e.i, above.path == e.path) {
@@ -338,7 +340,7 @@ func (v *validator) offerTarget(o *Offer, to place) {
 	case RefSelf:
 		v.dictionaryTarget(o, to)
 	default:
-		v.unknownTarget(o, to)
+		v.report(to, "bad-target", "", "an offer cannot go to %q", o.Target)
 	}
 }
 
@@ -346,7 +348,7 @@ func (v *validator) unknownTarget(o *Offer, to place) {
 	if o.Target.Name == "" {
 		return // reported where it was read
 	}
-	v.report(to, "unknown-target", nearest(o.Target.String(), prefixed(sorted(v.children_)), prefixed(sorted(v.collections_))),
+	v.report(to, "unknown-target", v.nearest(o.Target.String(), references(names(v.children_)), references(names(v.collections_))),
 		"%q is an \"offer\" target from %q but it does not appear in \"children\" or \"collections\"", o.Target, o.Source)
 }
 
@@ -359,7 +361,7 @@ func (v *validator) dictionaryTarget(o *Offer, to place) {
 	i, ok := v.capabilities_[capability{KindDictionary, o.Target.Dictionary}]
 	switch {
 	case !ok:
-		v.report(to, "undeclared", nearest(o.Target.Dictionary, v.declared(KindDictionary)),
+		v.report(to, "undeclared", v.nearest(o.Target.Dictionary, v.declared(KindDictionary)),
 			"\"offer\" has dictionary target %q but %q is not a dictionary capability defined by this component", o.Target, o.Target.Dictionary)
 	case v.c.Capabilities[i].Path != "":
 		v.report(to, "dynamic-dictionary", at("it", v.c.Capabilities[i].Pos), "\"offer\" has dictionary target %q but %q sets \"path\". "+

@@ -87,9 +87,18 @@ type capability struct {
 	name string
 }
 
+// maxFindings bounds what is said of one declaration.
+const maxFindings = 1000
+
 func (v *validator) report(p place, rule, hint, format string, args ...any) {
+	if v.full() {
+		return
+	}
 	v.out = append(v.out, Diagnostic{Pos: v.find(p), Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})
 }
+
+// full says that no more is reported.
+func (v *validator) full() bool { return len(v.out) >= maxFindings }
 
 // A place is where something stands, found only when there is something to say of it: a key, else its entry.
 type place struct {
@@ -171,16 +180,16 @@ func (v *validator) index() {
 			}
 		}
 	}
-	names := make(map[string]*Capability, len(c.Capabilities))
+	byName := make(map[string]*Capability, len(c.Capabilities))
 	for i := range c.Capabilities {
 		k := &c.Capabilities[i]
 		v.capabilities_[capability{k.Kind, k.Name}] = i
 		// A dictionary may bear the name of a directory: manifests in use do so ("diagnostics"), and no reference can mean both.
-		if f, ok := names[k.Name]; ok && !(f.Kind == KindDictionary && k.Kind == KindDirectory || f.Kind == KindDirectory && k.Kind == KindDictionary) {
+		if f, ok := byName[k.Name]; ok && !(f.Kind == KindDictionary && k.Kind == KindDirectory || f.Kind == KindDirectory && k.Kind == KindDictionary) {
 			v.report(here(k.Pos), "duplicate-capability", at("the first one", f.Pos), "%q is a duplicate \"capability\" name", k.Name)
 			continue
 		}
-		names[k.Name] = k
+		byName[k.Name] = k
 	}
 }
 
@@ -192,31 +201,46 @@ func at(what string, p Pos) string {
 	return what + " is at " + p.String()
 }
 
-// nearest is a hint to the name that was probably meant.
-func nearest(word string, lists ...[]string) string {
-	if near := name.Nearest(word, slices.Concat(lists...)); near != "" && near != word {
+// nearest is a hint to the name that was probably meant, of those that the lists give. A declaration that is wrong in many places
+// gets hints for the first ones only: each takes time in proportion to all names.
+func (v *validator) nearest(word string, lists ...func() []string) string {
+	if len(v.out) >= 100 {
+		return ""
+	}
+	var names []string
+	for _, list := range lists {
+		names = append(names, list()...)
+	}
+	if near := name.Nearest(word, names); near != "" && near != word {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	return ""
 }
 
-func sorted(m map[string]int) []string { return slices.Sorted(maps.Keys(m)) }
-
-// declared are the names of the capabilities of the kinds, of all kinds if there is none.
-func (v *validator) declared(kinds ...Kind) []string {
-	var out []string
-	for i := range v.c.Capabilities {
-		if k := &v.c.Capabilities[i]; len(kinds) == 0 || slices.Contains(kinds, k.Kind) {
-			out = append(out, k.Name)
-		}
-	}
-	return out
+func names(m map[string]int) func() []string {
+	return func() []string { return slices.Sorted(maps.Keys(m)) }
 }
 
-func prefixed(names []string) []string {
-	out := make([]string, len(names))
-	for i, n := range names {
-		out[i] = "#" + n
+// references are names as references to them.
+func references(list func() []string) func() []string {
+	return func() []string {
+		out := list()
+		for i, n := range out {
+			out[i] = "#" + n
+		}
+		return out
 	}
-	return out
+}
+
+// declared are the names of the capabilities of the kinds.
+func (v *validator) declared(kinds ...Kind) func() []string {
+	return func() []string {
+		var out []string
+		for i := range v.c.Capabilities {
+			if k := &v.c.Capabilities[i]; slices.Contains(kinds, k.Kind) {
+				out = append(out, k.Name)
+			}
+		}
+		return out
+	}
 }

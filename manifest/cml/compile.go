@@ -77,14 +77,21 @@ type compiler struct {
 	offers                      []offerOrigin
 
 	kindOf map[string]manifest.RefKind // of "#name"
-	toAll  map[allName]At              // what has been offered to "all"
-
-	allClauses []*Clause // the offers to "all"
+	toAll  map[givenName]allOffer      // what is offered to "all"; nil if nothing is
+	named  map[givenName]bool          // what collections are offered by their names; nil if nothing is offered to "all"
 }
 
-type allName struct {
-	kind manifest.Kind
-	name string
+// A givenName is what a target is given a capability as. Its zero target stands for "all".
+type givenName struct {
+	kind   manifest.Kind
+	target manifest.Ref
+	name   string
+}
+
+type allOffer struct {
+	clause *Clause
+	source manifest.Ref
+	name   Text
 }
 
 type offerOrigin struct {
@@ -93,12 +100,13 @@ type offerOrigin struct {
 }
 
 func (k *compiler) report(at At, rule, hint, format string, args ...any) {
-	k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})
+	k.reportAt(at.Pos(), rule, hint, fmt.Sprintf(format, args...))
 }
 
-func (k *compiler) warn(at At, rule, hint, format string, args ...any) {
-	k.report(at, rule, hint, format, args...)
-	k.diagnostics[len(k.diagnostics)-1].Warning = true
+func (k *compiler) reportAt(pos manifest.Pos, rule, hint, message string) {
+	if len(k.diagnostics) < maxFindings {
+		k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: pos, Rule: rule, Hint: hint, Message: message})
+	}
 }
 
 // restricted reports what needs a feature that is not enabled.
@@ -177,11 +185,7 @@ func (k *compiler) compile() {
 	for i := range doc.Use.Items {
 		k.use(&doc.Use.Items[i])
 	}
-	for i := range doc.Offer.Items {
-		if c := &doc.Offer.Items[i]; toAll(c) {
-			k.allClauses = append(k.allClauses, c)
-		}
-	}
+	k.indexToAll()
 	for i := range doc.Offer.Items {
 		k.offer(&doc.Offer.Items[i])
 	}
@@ -387,8 +391,7 @@ func (k *compiler) dictionary(f *Free, prefix string) manifest.Dictionary {
 	slices.SortStableFunc(d, func(a, b manifest.Entry) int { return strings.Compare(a.Key, b.Key) })
 	for i := 1; i < len(d); i++ {
 		if d[i].Key == d[i-1].Key {
-			k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: d[i].Pos, Rule: "duplicate-key",
-				Message: fmt.Sprintf("key %q occurs twice; first at %d:%d", d[i].Key, d[i-1].Pos.Line, d[i-1].Pos.Col)})
+			k.reportAt(d[i].Pos, "duplicate-key", "", fmt.Sprintf("key %q occurs twice; first at %d:%d", d[i].Key, d[i-1].Pos.Line, d[i-1].Pos.Col))
 		}
 	}
 	return d
@@ -508,9 +511,10 @@ func (k *compiler) capability(c *Clause) {
 	if c.Kind == manifest.KindConfig {
 		value = k.configValue(c, &c.Value, "value")
 	}
+	rights := k.rights(c)
 	for _, n := range c.Names.Items {
 		out := manifest.Capability{
-			Pos: n.At.Pos(), Kind: c.Kind, Name: n.Value, Path: c.Path.Value, Rights: k.rights(c), Config: value,
+			Pos: n.At.Pos(), Kind: c.Kind, Name: n.Value, Path: c.Path.Value, Rights: rights, Config: value,
 			Delivery: pick(c.Delivery, manifest.DeliverImmediate, manifest.DeliverOnReadable),
 			Activate: pick(c.Activation, manifest.ActivationListen, manifest.ActivationBind),
 		}
@@ -588,14 +592,16 @@ func (k *compiler) use(c *Clause) {
 	if c.Kind == manifest.KindConfig {
 		config = k.useConfig(c)
 	}
+	rights, scope := k.rights(c), k.refs(c.Scope)
+	var filter manifest.Dictionary
+	if c.Filter.At.IsSet() {
+		filter = k.dictionary(&c.Filter, "")
+	}
 	for _, n := range c.Names.Items {
 		out := manifest.Use{
 			Pos: n.At.Pos(), Kind: c.Kind, Source: k.source(c.From), SourceName: n.Value, TargetPath: c.Path.Value,
-			Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope), Dependency: dependency(c.Dependency),
-			Availability: availability(c.Availability), Config: config,
-		}
-		if c.Filter.At.IsSet() {
-			out.Filter = k.dictionary(&c.Filter, "")
+			Rights: rights, Subdir: c.Subdir.Value, Scope: scope, Dependency: dependency(c.Dependency),
+			Availability: availability(c.Availability), Filter: filter, Config: config,
 		}
 		switch c.Kind {
 		case manifest.KindProtocol:
@@ -661,6 +667,17 @@ func values(ts Texts) []string {
 	return out
 }
 
+// maxRoutes bounds the offers and exposes of one manifest: names × sources × targets can be far more than the text is long.
+const maxRoutes = 1 << 18
+
+func (k *compiler) tooMany(at At) bool {
+	if len(k.out.Offers)+len(k.out.Exposes) < maxRoutes {
+		return false
+	}
+	k.report(at, "too-many", "", "the manifest has more than %d offers and exposes", maxRoutes)
+	return true
+}
+
 func (k *compiler) offer(c *Clause) {
 	if c.Kind == 0 {
 		return
@@ -670,25 +687,25 @@ func (k *compiler) offer(c *Clause) {
 		k.report(c.Dependency.At, "extra-dependency", "", "dependency can only be provided for protocol, directory, and service capabilities")
 	}
 	targets := k.targets(c)
+	out := manifest.Offer{Kind: c.Kind, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope), Dependency: dependency(c.Dependency)}
 	for _, from := range c.From.Items {
-		source, avail := k.ref(from.Value), availability(c.Availability)
+		out.Source, out.Availability = k.ref(from.Value), availability(c.Availability)
 		if k.lost(c, from) {
-			source, avail = manifest.Ref{Kind: manifest.RefVoid}, manifest.Optional
+			out.Source, out.Availability = manifest.Ref{Kind: manifest.RefVoid}, manifest.Optional
 		}
 		for _, n := range c.Names.Items {
-			if toAll(c) && !k.firstToAll(c, n) {
+			out.Pos, out.SourceName, out.TargetName = n.At.Pos(), n.Value, as(c, n.Value)
+			if a := k.toAll[givenName{kind: c.Kind, name: out.TargetName}]; toAll(c) && (a.clause != c || a.name.At != n.At) {
+				k.report(n.At, "duplicate-target", "the first one is at "+a.name.At.Pos().String(), "%s(s) [%q] offered to \"all\" multiple times", title(c.Kind), out.TargetName)
 				continue
 			}
 			for _, to := range targets {
-				if to.all && source.Kind == manifest.RefChild && source.Name == to.ref.Name && to.ref.Kind == manifest.RefChild {
-					continue // "all" means all others
-				}
-				out := manifest.Offer{
-					Pos: n.At.Pos(), Kind: c.Kind, Source: source, SourceName: n.Value, Target: to.ref, TargetName: as(c, n.Value),
-					Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope), Dependency: dependency(c.Dependency), Availability: avail,
-				}
-				if k.coveredByAll(c, &out, to) {
+				out.Target = to.ref
+				if toAll(c) && k.exempt(&out) || !toAll(c) && k.coveredByAll(c, &out, to.at) {
 					continue
+				}
+				if k.tooMany(n.At) {
+					return
 				}
 				k.out.Offers = append(k.out.Offers, out)
 				k.offers = append(k.offers, offerOrigin{c, to.at})
@@ -697,21 +714,45 @@ func (k *compiler) offer(c *Clause) {
 	}
 }
 
-// firstToAll says whether n is the first of its name that is offered to "all", and reports it if not (V39).
-func (k *compiler) firstToAll(c *Clause, n Text) bool {
-	key := allName{c.Kind, as(c, n.Value)}
-	if at, ok := k.toAll[key]; ok {
-		k.report(n.At, "duplicate-target", "the first one is at "+at.Pos().String(), "%s(s) [%q] offered to \"all\" multiple times", title(c.Kind), key.name)
-		return false
+func title(k manifest.Kind) string { return strings.ToUpper(k.String()[:1]) + k.String()[1:] }
+
+// indexToAll notes what is offered to "all", and what is offered to collections by name.
+func (k *compiler) indexToAll() {
+	items := k.doc.Offer.Items
+	for i := range items {
+		if c := &items[i]; toAll(c) && len(c.From.Items) > 0 {
+			for _, n := range c.Names.Items {
+				key := givenName{kind: c.Kind, name: as(c, n.Value)}
+				if _, ok := k.toAll[key]; !ok {
+					if k.toAll == nil {
+						k.toAll = map[givenName]allOffer{}
+					}
+					k.toAll[key] = allOffer{c, k.ref(c.From.Items[0].Value), n}
+				}
+			}
+		}
 	}
 	if k.toAll == nil {
-		k.toAll = map[allName]At{}
+		return
 	}
-	k.toAll[key] = n.At
-	return true
+	k.named = map[givenName]bool{}
+	for i := range items {
+		c := &items[i]
+		for _, to := range c.To.Items {
+			if r := k.ref(to.Value); r.Kind == manifest.RefCollection {
+				for _, n := range c.Names.Items {
+					k.named[givenName{c.Kind, r, as(c, n.Value)}] = true
+				}
+			}
+		}
+	}
 }
 
-func title(k manifest.Kind) string { return strings.ToUpper(k.String()[:1]) + k.String()[1:] }
+// exempt says whether an offer to "all" leaves o's target out: the source itself, and a collection that is offered the same name
+// by its own.
+func (k *compiler) exempt(o *manifest.Offer) bool {
+	return o.Source.Kind == manifest.RefChild && o.Source.Name == o.Target.Name || k.named[givenName{o.Kind, o.Target, o.TargetName}]
+}
 
 // as is the name under which a clause gives n.
 func as(c *Clause, n string) string {
@@ -724,7 +765,6 @@ func as(c *Clause, n string) string {
 type target struct {
 	ref manifest.Ref
 	at  At
-	all bool
 }
 
 // toAll says whether an offer goes to "all".
@@ -740,10 +780,10 @@ func (k *compiler) targets(c *Clause) []target {
 			return nil
 		}
 		for i := range k.doc.Children.Items {
-			out = append(out, target{manifest.Ref{Kind: manifest.RefChild, Name: k.doc.Children.Items[i].Name.Value}, at, true})
+			out = append(out, target{manifest.Ref{Kind: manifest.RefChild, Name: k.doc.Children.Items[i].Name.Value}, at})
 		}
 		for i := range k.doc.Collections.Items {
-			out = append(out, target{manifest.Ref{Kind: manifest.RefCollection, Name: k.doc.Collections.Items[i].Name.Value}, at, true})
+			out = append(out, target{manifest.Ref{Kind: manifest.RefCollection, Name: k.doc.Collections.Items[i].Name.Value}, at})
 		}
 		return out
 	}
@@ -752,7 +792,7 @@ func (k *compiler) targets(c *Clause) []target {
 		if c.TargetAvailability.Value == "unknown" && k.absent(r) {
 			continue
 		}
-		out = append(out, target{r, t.At, false})
+		out = append(out, target{r, t.At})
 	}
 	return out
 }
@@ -760,59 +800,28 @@ func (k *compiler) targets(c *Clause) []target {
 // absent says whether a target is not in the manifest.
 func (k *compiler) absent(r manifest.Ref) bool {
 	if r.Kind == manifest.RefSelf {
-		return !k.declares(manifest.KindDictionary, r.Dictionary)
+		return k.kindOf[r.Dictionary] != manifest.RefCapability
 	}
 	return r.Kind == manifest.RefChild && k.kindOf[r.Name] == 0
 }
 
-func (k *compiler) declares(kind manifest.Kind, name string) bool {
-	return slices.ContainsFunc(k.out.Capabilities, func(c manifest.Capability) bool { return c.Kind == kind && c.Name == name })
-}
-
-// coveredByAll says whether an offer to one target is the same as one to "all", which has it already; and reports it where only the
-// name is the same.
-func (k *compiler) coveredByAll(c *Clause, o *manifest.Offer, to target) bool {
-	if o.Kind != manifest.KindProtocol && o.Kind != manifest.KindDictionary || o.Target.Kind == manifest.RefSelf {
+// coveredByAll says whether an offer to one child is the same as one to "all", which has it already; and reports it where only the
+// name is the same (V46).
+func (k *compiler) coveredByAll(c *Clause, o *manifest.Offer, to At) bool {
+	a, ok := k.toAll[givenName{kind: o.Kind, name: o.TargetName}]
+	if !ok || o.Target.Kind != manifest.RefChild {
 		return false
 	}
-	if to.all || o.Target.Kind == manifest.RefCollection {
-		// What a collection is offered by its name counts more than what all are.
-		return to.all && o.Target.Kind == manifest.RefCollection && k.offeredByName(c, o)
+	hint := "the offer to \"all\" is at " + a.name.At.Pos().String()
+	switch {
+	case a.name.Value != o.SourceName:
+		plural := map[manifest.Kind]string{manifest.KindProtocol: "protocols", manifest.KindDictionary: "dictionaries"}[c.Kind]
+		k.report(to, "offer-to-all", hint, "%s %s is aliased to %q with the same name as an offer to \"all\", but from different source %s",
+			title(c.Kind), o.TargetName, o.Target.Name, plural)
+	case a.source != o.Source:
+		k.report(to, "offer-to-all", hint, "%s %s is offered to both \"all\" and child component %q with different sources", title(c.Kind), o.SourceName, o.Target.Name)
 	}
-	for _, a := range k.allClauses {
-		if a.Kind != c.Kind || len(a.From.Items) != 1 {
-			continue
-		}
-		for _, n := range a.Names.Items {
-			if as(a, n.Value) != o.TargetName {
-				continue
-			}
-			word := title(c.Kind)
-			hint := "the offer to \"all\" is at " + n.At.Pos().String()
-			switch source := k.ref(a.From.Items[0].Value); {
-			case n.Value != o.SourceName:
-				plural := map[manifest.Kind]string{manifest.KindProtocol: "protocols", manifest.KindDictionary: "dictionaries"}[c.Kind]
-				k.report(to.at, "offer-to-all", hint, "%s %s is aliased to %q with the same name as an offer to \"all\", but from different source %s",
-					word, o.TargetName, o.Target.Name, plural)
-			case source != o.Source:
-				k.report(to.at, "offer-to-all", hint, "%s %s is offered to both \"all\" and child component %q with different sources", word, o.SourceName, o.Target.Name)
-			}
-			return true
-		}
-	}
-	return false
-}
-
-// offeredByName says whether another offer gives o's target the same name.
-func (k *compiler) offeredByName(all *Clause, o *manifest.Offer) bool {
-	for i := range k.doc.Offer.Items {
-		c := &k.doc.Offer.Items[i]
-		if c.Kind == all.Kind && !toAll(c) && slices.ContainsFunc(c.To.Items, func(t Text) bool { return k.ref(t.Value) == o.Target }) &&
-			slices.ContainsFunc(c.Names.Items, func(n Text) bool { return as(c, n.Value) == o.TargetName }) {
-			return true
-		}
-	}
-	return false
+	return true
 }
 
 func (k *compiler) expose(c *Clause) {
@@ -824,16 +833,18 @@ func (k *compiler) expose(c *Clause) {
 	if len(c.To.Items) > 0 && c.To.Items[0].Value == "framework" {
 		to.Kind = manifest.RefFramework
 	}
+	out := manifest.Expose{Kind: c.Kind, Target: to, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope)}
 	for _, from := range c.From.Items {
-		source, avail := k.ref(from.Value), availability(c.Availability)
+		out.Source, out.Availability = k.ref(from.Value), availability(c.Availability)
 		if k.lost(c, from) {
-			source, avail = manifest.Ref{Kind: manifest.RefVoid}, manifest.Optional
+			out.Source, out.Availability = manifest.Ref{Kind: manifest.RefVoid}, manifest.Optional
 		}
 		for _, n := range c.Names.Items {
-			k.out.Exposes = append(k.out.Exposes, manifest.Expose{
-				Pos: n.At.Pos(), Kind: c.Kind, Source: source, SourceName: n.Value, Target: to, TargetName: as(c, n.Value),
-				Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope), Availability: avail,
-			})
+			if k.tooMany(n.At) {
+				return
+			}
+			out.Pos, out.SourceName, out.TargetName = n.At.Pos(), n.Value, as(c, n.Value)
+			k.out.Exposes = append(k.out.Exposes, out)
 			k.exposes = append(k.exposes, c)
 		}
 	}
@@ -1004,48 +1015,42 @@ func (k *compiler) config() {
 		out.Fields = append(out.Fields, manifest.ConfigField{Pos: f.Key.At.Pos(), Key: f.Key.Value, Type: t,
 			MutableByParent: slices.Contains(values(f.Type.Mutability), "parent")})
 	}
+	byKey := make(map[string]int, len(out.Fields))
+	for i := range out.Fields {
+		byKey[out.Fields[i].Key] = i
+	}
 	own := len(out.Fields)
 	for i := range k.out.Uses {
 		u := &k.out.Uses[i]
 		if u.Config == nil {
 			continue
 		}
-		if !out.Pos.IsValid() {
-			out.Pos = u.Pos
+		at, ok := byKey[u.Config.Key]
+		if !ok {
+			at = len(out.Fields)
+			byKey[u.Config.Key] = at
+			out.Pos = cmp.Or(out.Pos, u.Pos)
+			out.Fields = append(out.Fields, manifest.ConfigField{Pos: u.Pos, Key: u.Config.Key, Type: u.Config.Type})
 		}
-		at := slices.IndexFunc(out.Fields[:own], func(f manifest.ConfigField) bool { return f.Key == u.Config.Key })
-		if at < 0 {
-			if !slices.ContainsFunc(out.Fields, func(f manifest.ConfigField) bool { return f.Key == u.Config.Key }) {
-				out.Fields = append(out.Fields, manifest.ConfigField{Pos: u.Pos, Key: u.Config.Key, Type: u.Config.Type})
+		fallback := u.Availability == manifest.Required || u.Config.Default != nil
+		switch {
+		case at >= own && !fallback:
+			msg := "optionally using a config capability without a default requires a matching 'config' section."
+			if section.At.IsSet() {
+				msg = fmt.Sprintf("'config' section must contain key for optional use '%s'", u.Config.Key)
 			}
-			k.optionalConfig(u, section, false)
-			continue
-		}
-		if !out.Fields[at].Type.Equal(u.Config.Type) {
+			k.reportAt(u.Pos, "optional-config", "add the key to `config`, or a `default` here", msg)
+		case at < own && !out.Fields[at].Type.Equal(u.Config.Type):
 			msg := fmt.Sprintf("Config error: `use` and `config` block contain key '%s' with different types", u.Config.Key)
-			if u.Availability != manifest.Required && u.Config.Default == nil {
+			if !fallback {
 				msg = fmt.Sprintf("Use and config block differ on type for key '%s'", u.Config.Key)
 			}
-			k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: u.Pos, Rule: "config-type", Message: msg,
-				Hint: "the config section has it at " + out.Fields[at].Pos.String()})
+			k.reportAt(u.Pos, "config-type", "the config section has it at "+out.Fields[at].Pos.String(), msg)
 		}
-		k.optionalConfig(u, section, true)
 	}
 	if len(out.Fields) == 0 {
 		return
 	}
 	slices.SortFunc(out.Fields, func(a, b manifest.ConfigField) int { return strings.Compare(a.Key, b.Key) })
 	k.out.Config = &out
-}
-
-// optionalConfig checks that a value can be had where none is routed.
-func (k *compiler) optionalConfig(u *manifest.Use, section *ConfigSection, declared bool) {
-	if u.Availability == manifest.Required || u.Config.Default != nil || declared {
-		return
-	}
-	msg := "optionally using a config capability without a default requires a matching 'config' section."
-	if section.At.IsSet() {
-		msg = fmt.Sprintf("'config' section must contain key for optional use '%s'", u.Config.Key)
-	}
-	k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: u.Pos, Rule: "optional-config", Message: msg, Hint: "add the key to `config`, or a `default` here"})
 }

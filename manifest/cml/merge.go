@@ -21,8 +21,8 @@ func (d *Document) Merge(o *Document) manifest.Diagnostics {
 	m.clauses(&d.Use, &o.Use, &useShape)
 	m.clauses(&d.Offer, &o.Offer, &offerShape)
 	m.clauses(&d.Expose, &o.Expose, &exposeShape)
-	appendNew(&d.Children, &o.Children, &childShape)
-	appendNew(&d.Collections, &o.Collections, &collectionShape)
+	appendNew(&d.Children, &o.Children, &childShape, func(c *Child) string { return c.Name.Value })
+	appendNew(&d.Collections, &o.Collections, &collectionShape, func(c *Collection) string { return c.Name.Value })
 	m.environments(&d.Environments, &o.Environments)
 	m.object(&d.Program, &o.Program, "program", programArrays)
 	m.object(&d.Facets, &o.Facets, "facets", allArrays)
@@ -55,61 +55,80 @@ func (m *merger) clauses(a, b *List[Clause], s *shape[Clause]) {
 		*a = *b
 		return
 	}
-	// Only clauses of one kind that share a name can have something to say about each other.
+	// Only clauses that share a name and say all else alike, but for their availability, have something to say about each other.
+	alike := likeness{shape: s, anyAvailability: true, ids: map[string]int{}}
 	type named struct {
-		kind manifest.Kind
+		like int
 		name string
 	}
-	byName := make(map[named][]int, len(a.Items))
-	add := func(i int) {
-		for _, n := range a.Items[i].Names.Items {
-			byName[named{a.Items[i].Kind, n.Value}] = append(byName[named{a.Items[i].Kind, n.Value}], i)
-		}
+	type mention struct {
+		clause int
+		name   string
 	}
+	byName := make(map[named][]int, len(a.Items)) // indices into a.Items
+	gone := map[mention]bool{}
 	for i := range a.Items {
-		add(i)
+		like := alike.of(&a.Items[i])
+		for _, n := range a.Items[i].Names.Items {
+			byName[named{like, n.Value}] = append(byName[named{like, n.Value}], i)
+		}
 	}
 	for i := range b.Items {
 		c := b.Items[i]
-		c.Names.Items = slices.Clone(c.Names.Items)
-		c.Names.Items = slices.DeleteFunc(c.Names.Items, func(n Text) bool {
-			for _, j := range byName[named{c.Kind, n.Value}] {
-				old := &a.Items[j]
-				if !hasName(old, n.Value) || !(objectForm[Clause]{s}).sameBut(old, &c) {
-					continue
-				}
-				switch strength(old, &c) {
+		like := alike.of(&c)
+		var kept []Text
+		for _, n := range c.Names.Items {
+			key := named{like, n.Value}
+			drop := false
+			byName[key] = slices.DeleteFunc(byName[key], func(j int) bool {
+				switch strength(&a.Items[j], &c) {
 				case notWeaker:
-					return true
+					drop = true
 				case weaker:
-					old.Names.Items = slices.DeleteFunc(slices.Clone(old.Names.Items), func(o Text) bool { return o.Value == n.Value })
+					gone[mention{j, n.Value}] = true
+					return true
 				}
+				return false
+			})
+			if !drop {
+				kept = append(kept, n)
+				byName[key] = append(byName[key], len(a.Items))
 			}
-			return false
-		})
-		if len(c.Names.Items) > 0 {
-			a.Items = append(a.Items, c)
-			add(len(a.Items) - 1)
 		}
+		if c.Names.Items = kept; len(kept) > 0 {
+			a.Items = append(a.Items, c)
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	for i := range a.Items {
+		a.Items[i].Names.Items = slices.DeleteFunc(slices.Clone(a.Items[i].Names.Items), func(n Text) bool { return gone[mention{i, n.Value}] })
 	}
 	a.Items = slices.DeleteFunc(a.Items, func(c Clause) bool { return len(c.Names.Items) == 0 })
 }
 
-func hasName(c *Clause, name string) bool {
-	return slices.ContainsFunc(c.Names.Items, func(n Text) bool { return n.Value == name })
+// likeness numbers clauses so that those that say the same have the same number, their names and perhaps their availability aside.
+type likeness struct {
+	shape           *shape[Clause]
+	anyAvailability bool
+	ids             map[string]int
 }
 
-// sameBut compares two clauses in all but their names and their availability.
-func (f objectForm[T]) sameBut(a, b *T) bool {
-	if any(a).(*Clause).Kind != any(b).(*Clause).Kind {
-		return false
+func (l *likeness) of(c *Clause) int {
+	rest := *c
+	rest.Names = Texts{}
+	if l.anyAvailability {
+		rest.Availability = Text{}
 	}
-	for i := range f.shape.keys {
-		if k := &f.shape.keys[i]; k.kind == 0 && k.name != "availability" && !k.form.equal(k.field(a), k.field(b)) {
-			return false
-		}
+	w := printer{out: []byte(c.Kind.String())}
+	objectForm[Clause]{l.shape}.encode(&w, &rest)
+	id, ok := l.ids[string(w.out)]
+	if !ok {
+		id = len(l.ids)
+		l.ids[string(w.out)] = id
 	}
-	return true
+	return id
 }
 
 const (
@@ -133,13 +152,18 @@ func strength(a, b *Clause) int {
 }
 
 // appendNew appends the items of b that a doesn't have.
-func appendNew[T any](a, b *List[T], s *shape[T]) {
+func appendNew[T any](a, b *List[T], s *shape[T], name func(*T) string) {
 	form := objectForm[T]{s}
-	if !a.At.IsSet() {
-		a.At = b.At
+	a.At = orElse(a.At, b.At)
+	if len(b.Items) == 0 {
+		return
+	}
+	byName := make(map[string][]int, len(a.Items))
+	for i := range a.Items {
+		byName[name(&a.Items[i])] = append(byName[name(&a.Items[i])], i)
 	}
 	for i := range b.Items {
-		if !slices.ContainsFunc(a.Items, func(t T) bool { return form.equal(&t, &b.Items[i]) }) {
+		if !slices.ContainsFunc(byName[name(&b.Items[i])], func(j int) bool { return form.equal(&a.Items[j], &b.Items[i]) }) {
 			a.Items = append(a.Items, b.Items[i])
 		}
 	}
@@ -150,10 +174,15 @@ func (m *merger) environments(a, b *List[Environment]) {
 		return
 	}
 	a.At = orElse(a.At, b.At)
+	byName := make(map[string]int, len(a.Items))
+	for i := range a.Items {
+		byName[a.Items[i].Name.Value] = i
+	}
 	for i := range b.Items {
 		e := &b.Items[i]
-		at := slices.IndexFunc(a.Items, func(o Environment) bool { return o.Name.Value == e.Name.Value })
-		if at < 0 {
+		at, ok := byName[e.Name.Value]
+		if !ok {
+			byName[e.Name.Value] = len(a.Items)
 			a.Items = append(a.Items, *e)
 			continue
 		}
@@ -197,9 +226,16 @@ func (m *merger) object(a, b *Free, path string, concatenated func(string) bool)
 		*a = *b
 		return
 	}
+	of := make(map[string]int, len(a.Members))
+	for i := range a.Members {
+		of[a.Members[i].Name] = i
+	}
 	for i := range b.Members {
 		n := &b.Members[i]
-		old := a.Get(n.Name)
+		var old *Member
+		if at, ok := of[n.Name]; ok {
+			old = &a.Members[at]
+		}
 		sub := path + "." + n.Name
 		switch {
 		case old == nil:
@@ -220,10 +256,13 @@ func (m *merger) config(a, b *ConfigSection) {
 		return
 	}
 	a.At = orElse(a.At, b.At)
+	byKey := make(map[string]int, len(a.Fields))
+	for i := range a.Fields {
+		byKey[a.Fields[i].Key.Value] = i
+	}
 	for i := range b.Fields {
 		f := &b.Fields[i]
-		at := slices.IndexFunc(a.Fields, func(o ConfigField) bool { return o.Key.Value == f.Key.Value })
-		if at < 0 {
+		if at, ok := byKey[f.Key.Value]; !ok {
 			a.Fields = append(a.Fields, *f)
 		} else if !(objectForm[ConfigType]{&configTypeShape}).equal(&a.Fields[at].Type, &f.Type) {
 			m.conflict(f.Key.At, a.Fields[at].Key.At, "Found conflicting entry for config key `%s`", f.Key.Value)
@@ -244,29 +283,30 @@ func (d *Document) Canonicalize() {
 }
 
 func canonical(l *List[Clause], s *shape[Clause]) {
-	form := objectForm[Clause]{s}
 	byText := func(a, b Text) int { return strings.Compare(a.Value, b.Value) }
+	alike := likeness{shape: s, ids: map[string]int{}}
 	var out []Clause
+	at := map[int]int{} // where in out a likeness is
 	for i := range l.Items {
 		c := l.Items[i]
-		for _, ts := range []*Texts{&c.Names, &c.From, &c.To, &c.Scope} {
+		for _, ts := range []*Texts{&c.From, &c.To, &c.Scope} {
 			ts.Items = slices.SortedStableFunc(slices.Values(ts.Items), byText)
 		}
-		at := -1
-		if many := s.keys[slices.IndexFunc(s.keys, func(k key[Clause]) bool { return k.kind == c.Kind })].form.(textsForm).many; many && !c.Path.At.IsSet() && !c.As.At.IsSet() {
-			at = slices.IndexFunc(out, func(o Clause) bool {
-				return form.sameBut(&o, &c) && availability(o.Availability) == availability(c.Availability)
-			})
-		}
-		if at < 0 {
+		like := alike.of(&c)
+		j, ok := at[like]
+		if !ok || !s.many(c.Kind) || c.Path.At.IsSet() || c.As.At.IsSet() {
+			at[like] = len(out)
+			c.Names.Items = slices.Clone(c.Names.Items)
 			out = append(out, c)
 			continue
 		}
-		o := &out[at]
-		o.Names.Items = append(o.Names.Items, c.Names.Items...)
-		slices.SortStableFunc(o.Names.Items, byText)
-		o.Names.Items = slices.CompactFunc(o.Names.Items, func(a, b Text) bool { return a.Value == b.Value })
-		o.Names.Many = true
+		out[j].Names.Items = append(out[j].Names.Items, c.Names.Items...)
+		out[j].Names.Many = true
+	}
+	for i := range out {
+		names := &out[i].Names
+		slices.SortStableFunc(names.Items, byText)
+		names.Items = slices.CompactFunc(names.Items, func(a, b Text) bool { return a.Value == b.Value })
 	}
 	first := func(c Clause) string {
 		if len(c.Names.Items) == 0 {
@@ -275,9 +315,12 @@ func canonical(l *List[Clause], s *shape[Clause]) {
 		return c.Names.Items[0].Value
 	}
 	slices.SortStableFunc(out, func(a, b Clause) int {
-		return cmp.Or(strings.Compare(kindWord(a.Kind), kindWord(b.Kind)), strings.Compare(first(a), first(b)))
+		return cmp.Or(strings.Compare(a.Kind.String(), b.Kind.String()), strings.Compare(first(a), first(b)))
 	})
 	l.Items = out
 }
 
-func kindWord(k manifest.Kind) string { return k.String() }
+// many says whether a clause of the kind may have several names.
+func (s *shape[T]) many(kind manifest.Kind) bool {
+	return slices.ContainsFunc(s.keys, func(k key[T]) bool { return k.kind == kind && kind != 0 && k.form.(textsForm).many })
+}

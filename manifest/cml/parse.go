@@ -58,7 +58,13 @@ type decoder struct {
 
 func (d *decoder) at(offset int) At { return At{d.source, offset} }
 
+// maxFindings bounds what each stage says of one manifest.
+const maxFindings = 1000
+
 func (d *decoder) report(at At, rule, hint, format string, args ...any) {
+	if len(d.diagnostics) >= maxFindings {
+		return
+	}
 	d.diagnostics = append(d.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})
 }
 
@@ -212,6 +218,7 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 		d.report(t.At, "empty-array", "", "invalid length 0, expected %s", f.want)
 	}
 	t.Items = make([]Text, 0, len(arr.Elements))
+	seen := newSet(len(arr.Elements))
 	for i := range arr.Elements {
 		e := &arr.Elements[i]
 		if json5.KindOf(*e) != json5.String {
@@ -224,7 +231,7 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 			continue
 		}
 		item := Text{d.at(e.StartOffset), json5.Text(*e)}
-		if slices.ContainsFunc(t.Items, func(o Text) bool { return o.Value == item.Value }) {
+		if !seen.add(item.Value) {
 			d.report(item.At, "duplicate-element", fmt.Sprintf("%q is there already", item.Value), "invalid value: array with duplicate element, expected %s", f.want)
 			continue
 		}
@@ -236,6 +243,35 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 func (f textsForm) equal(a, b any) bool {
 	x, y := a.(*Texts), b.(*Texts)
 	return x.At.IsSet() == y.At.IsSet() && slices.EqualFunc(x.Items, y.Items, func(a, b Text) bool { return a.Value == b.Value })
+}
+
+// A set of strings, small ones without a map.
+type set struct {
+	few  []string
+	many map[string]bool
+}
+
+func newSet(size int) set {
+	if size > 16 {
+		return set{many: make(map[string]bool, size)}
+	}
+	return set{}
+}
+
+// add says whether s was new.
+func (s *set) add(x string) bool {
+	if s.many != nil {
+		if s.many[x] {
+			return false
+		}
+		s.many[x] = true
+		return true
+	}
+	if slices.Contains(s.few, x) {
+		return false
+	}
+	s.few = append(s.few, x)
+	return true
 }
 
 // boolForm is a boolean. Its field is a *Flag.
@@ -323,10 +359,11 @@ func (d *decoder) free(v *hujson.Value, t *Free) {
 	switch x := v.Value.(type) {
 	case *hujson.Object:
 		t.Members = make([]Member, 0, len(x.Members))
+		seen := newSet(len(x.Members))
 		for i := range x.Members {
 			m := &x.Members[i]
 			key := json5.Name(m.Name)
-			if t.Get(key) != nil {
+			if !seen.add(key) {
 				continue // reported as a duplicate
 			}
 			t.Members = append(t.Members, Member{At: d.at(m.Name.StartOffset), Name: key})
@@ -357,9 +394,16 @@ func freeEqual(a, b *Free) bool {
 			return false
 		}
 	}
+	if len(a.Members) == 0 {
+		return true
+	}
+	of := make(map[string]*Free, len(b.Members))
+	for i := range b.Members {
+		of[b.Members[i].Name] = &b.Members[i].Value
+	}
 	for i := range a.Members {
-		m := b.Get(a.Members[i].Name)
-		if m == nil || !freeEqual(&a.Members[i].Value, &m.Value) {
+		m := of[a.Members[i].Name]
+		if m == nil || !freeEqual(&a.Members[i].Value, m) {
 			return false
 		}
 	}
@@ -512,10 +556,11 @@ func (configForm) decode(d *decoder, v *hujson.Value, into any) {
 		d.wrongType(v, "a map")
 		return
 	}
+	seen := newSet(len(obj.Members))
 	for i := range obj.Members {
 		m := &obj.Members[i]
 		f := ConfigField{Key: Text{d.at(m.Name.StartOffset), json5.Name(m.Name)}}
-		if slices.ContainsFunc(t.Fields, func(o ConfigField) bool { return o.Key.Value == f.Key.Value }) {
+		if !seen.add(f.Key.Value) {
 			continue // reported as a duplicate
 		}
 		aConfigKey.verify(d, f.Key)

@@ -121,7 +121,8 @@ func Parse(src []byte, o Options) (Tree, error) {
 		return t, Errors{{Position: t.Position(0), Message: fmt.Sprintf("source of %d bytes: no more than %d allowed", len(src), limit)}}
 	}
 	t := Tree{lines: newLines(src)}
-	p := parser{src: src, maxDepth: cmp.Or(o.MaxDepth, DefaultMaxDepth), lines: &t.lines}
+	p := parser{src: src, maxDepth: cmp.Or(o.MaxDepth, DefaultMaxDepth), lines: &t.lines,
+		members: make([]hujson.ObjectMember, 0, 32), elements: make([]hujson.Value, 0, 32)}
 	ok := p.document(&t.Root)
 	t.Duplicates = p.duplicates
 	slices.SortFunc(t.Duplicates, func(a, b Duplicate) int { return cmp.Compare(a.Second, b.Second) })
