@@ -30,13 +30,19 @@ func golden() *manifest.Component {
 	parent, self, net := manifest.Ref{Kind: manifest.RefParent}, manifest.Ref{Kind: manifest.RefSelf},
 		manifest.Ref{Kind: manifest.RefChild, Name: "net"}
 	timeout, handle := uint32(0), uint8(0)
-	vector := manifest.ConfigType{Kind: manifest.ConfigVector, MaxCount: 3,
-		Element: &manifest.ConfigType{Kind: manifest.ConfigString, MaxSize: 9}}
+	vector := manifest.ConfigType{
+		Kind: manifest.ConfigVector, MaxCount: 3,
+		Element: &manifest.ConfigType{Kind: manifest.ConfigString, MaxSize: 9},
+	}
 	return &manifest.Component{
 		Program: &manifest.Program{Pos: at(2, 3), Runner: "elf", RunnerPos: at(2, 15), Info: manifest.Dictionary{
-			{Key: "args", Pos: at(3, 1), Value: manifest.Strings{"a", ""}}, {Key: "binary", Pos: at(4, 1),
-				Value: manifest.String("bin/x")},
-			{Key: "environ", Value: manifest.Strings{}}, {Key: "none", Value: manifest.Null{}},
+			{Key: "args", Pos: at(3, 1), Value: manifest.Strings{"a", ""}},
+			{
+				Key: "binary", Pos: at(4, 1),
+				Value: manifest.String("bin/x"),
+			},
+			{Key: "environ", Value: manifest.Strings{}},
+			{Key: "none", Value: manifest.Null{}},
 			{Key: "objects", Pos: included, Value: manifest.Objects{{{Key: "k", Value: manifest.Objects{{}}}}, nil}},
 		}},
 		Children: []manifest.Child{
@@ -52,45 +58,75 @@ func golden() *manifest.Component {
 		}},
 		Environments: []manifest.Environment{{
 			Pos: at(8, 5), Name: "env", ExtendsRealm: true, StopTimeoutMS: &timeout,
-			Runners: []manifest.Registration{{Pos: at(8, 9), Kind: manifest.KindRunner, Source: parent, Name: "elf",
-				As: "elves"}},
+			Runners: []manifest.Registration{{
+				Pos: at(8, 9), Kind: manifest.KindRunner, Source: parent, Name: "elf",
+				As: "elves",
+			}},
 			Resolvers: []manifest.Registration{{Kind: manifest.KindResolver, Source: net, Name: "pkg", As: "fuchsia-pkg"}},
 			Debug:     []manifest.Registration{{Kind: manifest.KindProtocol, Source: self, Name: "dbg", As: "dbg"}},
 		}},
 		Capabilities: []manifest.Capability{
-			{Pos: included, Kind: manifest.KindProtocol, Name: "p", Path: "/svc/p", Delivery: manifest.DeliverOnReadable,
-				Activate: manifest.ActivationBind},
+			{
+				Pos: included, Kind: manifest.KindProtocol, Name: "p", Path: "/svc/p", Delivery: manifest.DeliverOnReadable,
+				Activate: manifest.ActivationBind,
+			},
 			{Kind: manifest.KindDirectory, Name: "d", Path: "/data", Rights: manifest.RightsRW | manifest.RightsX},
-			{Kind: manifest.KindStorage, Name: "st", Storage: &manifest.StorageDecl{Source: self, BackingDir: "d",
-				Subdir: "sub", StaticIDOnly: true}},
+			{Kind: manifest.KindStorage, Name: "st", Storage: &manifest.StorageDecl{
+				Source: self, BackingDir: "d",
+				Subdir: "sub", StaticIDOnly: true,
+			}},
 			{Kind: manifest.KindConfig, Name: "bool", Config: &manifest.ConfigValue{Value: true}},
-			{Kind: manifest.KindConfig, Name: "u64",
-				Config: &manifest.ConfigValue{Type: manifest.ConfigType{Kind: manifest.ConfigUint64},
-					Value: uint64(math.MaxUint64)}},
-			{Kind: manifest.KindConfig, Name: "i64",
-				Config: &manifest.ConfigValue{Type: manifest.ConfigType{Kind: manifest.ConfigInt64},
-					Value: int64(math.MinInt64)}},
+			{
+				Kind: manifest.KindConfig, Name: "u64",
+				Config: &manifest.ConfigValue{
+					Type:  manifest.ConfigType{Kind: manifest.ConfigUint64},
+					Value: uint64(math.MaxUint64),
+				},
+			},
+			{
+				Kind: manifest.KindConfig, Name: "i64",
+				Config: &manifest.ConfigValue{
+					Type:  manifest.ConfigType{Kind: manifest.ConfigInt64},
+					Value: int64(math.MinInt64),
+				},
+			},
 			{Kind: manifest.KindConfig, Name: "vector", Config: &manifest.ConfigValue{Type: vector, Value: []any{"x", ""}}},
 		},
 		Uses: []manifest.Use{
-			{Pos: at(9, 5), Kind: manifest.KindEventStream, Source: parent, SourceName: "capability_requested",
+			{
+				Pos: at(9, 5), Kind: manifest.KindEventStream, Source: parent, SourceName: "capability_requested",
 				TargetPath: "/svc/events",
-				Scope:      []manifest.Ref{net}, Filter: manifest.Dictionary{{Key: "name", Value: manifest.String("p")}}},
-			{Kind: manifest.KindProtocol, Source: net, SourceName: "q", NumberedHandle: &handle,
-				Dependency: manifest.Weak, Availability: manifest.Transitional},
-			{Kind: manifest.KindDirectory, Source: parent, SourceName: "etc", TargetPath: "/etc",
-				Rights: manifest.RightsR, Subdir: "x/y"},
+				Scope:      []manifest.Ref{net}, Filter: manifest.Dictionary{{Key: "name", Value: manifest.String("p")}},
+			},
+			{
+				Kind: manifest.KindProtocol, Source: net, SourceName: "q", NumberedHandle: &handle,
+				Dependency: manifest.Weak, Availability: manifest.Transitional,
+			},
+			{
+				Kind: manifest.KindDirectory, Source: parent, SourceName: "etc", TargetPath: "/etc",
+				Rights: manifest.RightsR, Subdir: "x/y",
+			},
 			{Kind: manifest.KindStorage, SourceName: "data", TargetPath: "/var"},
-			{Kind: manifest.KindConfig, Source: parent, SourceName: "c", Config: &manifest.UseConfig{Key: "k",
-				Type: vector, Default: []any{}}},
+			{Kind: manifest.KindConfig, Source: parent, SourceName: "c", Config: &manifest.UseConfig{
+				Key:  "k",
+				Type: vector, Default: []any{},
+			}},
 		},
 		Offers: []manifest.Offer{
-			{Pos: at(10, 5), Kind: manifest.KindProtocol, Source: manifest.Ref{Kind: manifest.RefParent,
-				Dictionary: "bundle/sub"}, SourceName: "p", Target: net,
-				TargetName: "pp", Dependency: manifest.Weak, Availability: manifest.SameAsTarget},
-			{Kind: manifest.KindDirectory, Source: self, SourceName: "d", Target: manifest.Ref{Kind: manifest.RefSelf,
-				Dictionary: "dict"}, TargetName: "d",
-				Rights: manifest.RightsR, Subdir: "a", Scope: []manifest.Ref{net}},
+			{
+				Pos: at(10, 5), Kind: manifest.KindProtocol, Source: manifest.Ref{
+					Kind:       manifest.RefParent,
+					Dictionary: "bundle/sub",
+				}, SourceName: "p", Target: net,
+				TargetName: "pp", Dependency: manifest.Weak, Availability: manifest.SameAsTarget,
+			},
+			{
+				Kind: manifest.KindDirectory, Source: self, SourceName: "d", Target: manifest.Ref{
+					Kind:       manifest.RefSelf,
+					Dictionary: "dict",
+				}, TargetName: "d",
+				Rights: manifest.RightsR, Subdir: "a", Scope: []manifest.Ref{net},
+			},
 		},
 		Exposes: []manifest.Expose{{
 			Pos: at(11, 5), Kind: manifest.KindDirectory, Source: self, SourceName: "d",
@@ -427,10 +463,14 @@ func TestRefusals(t *testing.T) {
 		{stored(&declpb.Component{Program: &declpb.Program{Pos: &declpb.Pos{File: 1}}}), "file 1 of 0"},
 		{stored(&declpb.Component{Program: &declpb.Program{Pos: &declpb.Pos{Line: -1}}}), "line -1"},
 		{stored(&declpb.Component{Facets: []*declpb.Entry{{Key: "k"}}}), `key "k" without a value`},
-		{stored(&declpb.Component{Capabilities: []*declpb.Capability{{Kind: 9, Name: "c",
-			Config: &declpb.ConfigValue{Type: &declpb.ConfigType{}}}}}), "without a value"},
-		{stored(value(&declpb.ConfigType{Element: &declpb.ConfigType{Element: &declpb.ConfigType{}}}, boolean)),
-			"vector of vectors"},
+		{stored(&declpb.Component{Capabilities: []*declpb.Capability{{
+			Kind: 9, Name: "c",
+			Config: &declpb.ConfigValue{Type: &declpb.ConfigType{}},
+		}}}), "without a value"},
+		{
+			stored(value(&declpb.ConfigType{Element: &declpb.ConfigType{Element: &declpb.ConfigType{}}}, boolean)),
+			"vector of vectors",
+		},
 		{stored(value(&declpb.ConfigType{}, list(list(boolean)))), "list of lists"},
 		{stored(value(&declpb.ConfigType{}, list(&declpb.ConfigData{}))), "that is none"},
 	} {

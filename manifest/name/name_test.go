@@ -21,22 +21,46 @@ func TestGrammars(t *testing.T) {
 		bad   []string
 		long  []string // wrong by their length
 	}{
-		{"Check", Check, []string{"a", "A", "7", "_", "a.b-c_d", "fuchsia.logger.Log", long(255)},
-			[]string{"-", ".", "..", ".a", "-a", "a/b", "/bad", "#elf", "a b", "é", "a\x00", "a:b"}, []string{"", long(256)}},
+		{
+			"Check", Check,
+			[]string{"a", "A", "7", "_", "a.b-c_d", "fuchsia.logger.Log", long(255)},
+			[]string{"-", ".", "..", ".a", "-a", "a/b", "/bad", "#elf", "a b", "é", "a\x00", "a:b"},
+			[]string{"", long(256)},
+		},
 		{"CheckLong", CheckLong, []string{"a", long(1024)}, []string{"-a", "a:b"}, []string{"", long(1025)}},
-		{"CheckPath", CheckPath, []string{"/a", "/foo/bar", "/svc/fuchsia.logger.Log", deep(4094), "/" + long(255)},
+		{
+			"CheckPath", CheckPath,
+			[]string{"/a", "/foo/bar", "/svc/fuchsia.logger.Log", deep(4094), "/" + long(255)},
 			[]string{"/", "foo/bar", "/foo/bar/", "/foo/../bar", "/foo/./bar", "//a", ".", "/a/\x00", "/" + long(256)},
-			[]string{"", deep(4096)}},
+			[]string{"", deep(4096)},
+		},
 		{"CheckNamespacePath", CheckNamespacePath, []string{"/", "/a/b"}, []string{"a", "//", "/a/"}, []string{""}},
-		{"CheckRelativePath", CheckRelativePath, []string{".", "a", "a/b", deep(4094)[1:]},
-			[]string{"/", "/bar", "bar/", "..", "./a", "a/.", "a//b"}, []string{"", deep(4098)[1:]}},
-		{"CheckScheme", CheckScheme, []string{"a", "fuchsia-pkg", "my+awesome-scheme.2", long(255)},
-			[]string{"9scheme", "A", "aB", "a_b", "a:", "-a"}, []string{"", long(256)}},
-		{"CheckConfigKey", CheckConfigKey, []string{"a", "a_b", "a1", long(64)},
-			[]string{"8abcd", "abcd_", "ABCD", "!@#$", "abcd-efgh", "_a", "aB"}, []string{"", long(65), long(74)}},
-		{"CheckReference", CheckReference, []string{"#a", "#some-child", "#7", "#_", "#" + long(255)},
-			[]string{"#", "#-", "#.", "some-child", "#invalid-child^", "##a", "#a/b"}, []string{"", "#" + long(256)}},
-		{"CheckURL", CheckURL,
+		{
+			"CheckRelativePath", CheckRelativePath,
+			[]string{".", "a", "a/b", deep(4094)[1:]},
+			[]string{"/", "/bar", "bar/", "..", "./a", "a/.", "a//b"},
+			[]string{"", deep(4098)[1:]},
+		},
+		{
+			"CheckScheme", CheckScheme,
+			[]string{"a", "fuchsia-pkg", "my+awesome-scheme.2", long(255)},
+			[]string{"9scheme", "A", "aB", "a_b", "a:", "-a"},
+			[]string{"", long(256)},
+		},
+		{
+			"CheckConfigKey", CheckConfigKey,
+			[]string{"a", "a_b", "a1", long(64)},
+			[]string{"8abcd", "abcd_", "ABCD", "!@#$", "abcd-efgh", "_a", "aB"},
+			[]string{"", long(65), long(74)},
+		},
+		{
+			"CheckReference", CheckReference,
+			[]string{"#a", "#some-child", "#7", "#_", "#" + long(255)},
+			[]string{"#", "#-", "#.", "some-child", "#invalid-child^", "##a", "#a/b"},
+			[]string{"", "#" + long(256)},
+		},
+		{
+			"CheckURL", CheckURL,
 			[]string{
 				"fuchsia-pkg://fuchsia.com/logger/stable#meta/logger.cm", "my+awesome-scheme.2://abc123!@$%.com", "a://foo", "a:///foo/bar",
 				"a:b", "a:#x", "a://#x", "FILE:///x", "file:///srv/tree/net.cm", "file://host/x", "file:/x", "http://h:80/x",
@@ -49,7 +73,9 @@ func TestGrammars(t *testing.T) {
 				"net//x.cml",
 				"x.cml/", ".cml", "net/.cm", "x.cml?q", "http://", "http:///", "http://h:99999/", "http://h:x/", "http://a b/", "http://%41/",
 				"a://[::1", "a://[x]/", "a://:80/", "a://x@/", "file://h:1/", " a://b", "a://b ", "a\n.cml", "echo", "echo.txt", "a\\b.cml",
-			}, []string{"", "a://" + long(4096)}},
+			},
+			[]string{"", "a://" + long(4096)},
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -100,8 +126,10 @@ func TestScheme(t *testing.T) {
 }
 
 func TestNearest(t *testing.T) {
-	keys := []string{"program", "children", "collections", "environments", "capabilities", "use", "offer", "expose", "facets",
-		"config", "include"}
+	keys := []string{
+		"program", "children", "collections", "environments", "capabilities", "use", "offer", "expose", "facets",
+		"config", "include",
+	}
 	for word, want := range map[string]string{
 		"progam": "program", "progarm": "program", "childs": "children", "child": "children", "uses": "use", "Offer": "offer",
 		"ofer": "offer",
@@ -142,8 +170,10 @@ func TestMoniker(t *testing.T) {
 			t.Errorf("ParseMoniker(%.40q) = %.40q, %v", in, m, err)
 		}
 	}
-	for _, in := range []string{"", "a", "//", "/a/", "/a//b", "/..", "../a", "/a:", "/:a", "/a:b:c", "./.", "/a b",
-		"/" + strings.Repeat("a", 256)} {
+	for _, in := range []string{
+		"", "a", "//", "/a/", "/a//b", "/..", "../a", "/a:", "/:a", "/a:b:c", "./.", "/a b",
+		"/" + strings.Repeat("a", 256),
+	} {
 		if m, err := ParseMoniker(in); err == nil {
 			t.Errorf("ParseMoniker(%q) = %q", in, m)
 		}
@@ -182,8 +212,10 @@ func TestPatternVectors(t *testing.T) {
 }
 
 func TestPattern(t *testing.T) {
-	for _, s := range []string{"", "a", "**", "/a/", "//", "/**/b", "/c:**/b", "/a*", "/c:a*", "/:*", "/*:a", "/***", "/..",
-		"/a:b:*"} {
+	for _, s := range []string{
+		"", "a", "**", "/a/", "//", "/**/b", "/c:**/b", "/a*", "/c:a*", "/:*", "/*:a", "/***", "/..",
+		"/a:b:*",
+	} {
 		if _, err := ParsePattern(s); err == nil {
 			t.Errorf("ParsePattern(%q) accepted", s)
 		}
@@ -192,10 +224,20 @@ func TestPattern(t *testing.T) {
 		pattern, moniker string
 		want             bool
 	}{
-		{"/", "/", true}, {"/", "/a", false}, {"/*", "/", false}, {"/*", "/a", true}, {"/*", "/c:x", true}, {"/**", "/a/b/c", true},
-		{"/a/*/c", "/a/x:y/c", true}, {"/a/*/c", "/a/b", false}, {"/c:*/d", "/c:x/d", true}, {"/c:*/d", "/c/d", false},
+		{"/", "/", true},
+		{"/", "/a", false},
+		{"/*", "/", false},
+		{"/*", "/a", true},
+		{"/*", "/c:x", true},
+		{"/**", "/a/b/c", true},
+		{"/a/*/c", "/a/x:y/c", true},
+		{"/a/*/c", "/a/b", false},
+		{"/c:*/d", "/c:x/d", true},
+		{"/c:*/d", "/c/d", false},
 		{"/c:*", "/cc:x", false},
-		{"/c:**", "/c", false}, {"/c:**", "/c:x/d", true}, {"/a/**", "/ab", false},
+		{"/c:**", "/c", false},
+		{"/c:**", "/c:x/d", true},
+		{"/a/**", "/ab", false},
 	} {
 		p, err := ParsePattern(test.pattern)
 		if err != nil || p.String() != test.pattern {
@@ -212,8 +254,10 @@ func TestPattern(t *testing.T) {
 
 // FuzzParse: what the grammars accept hangs together.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"/", ".", "./a", "/a/c:b", "/a/*", "/c:**", "a/b", "#a", "file:///x#y", "../x.cml",
-		"http://[::1]:80", "//a#b"} {
+	for _, s := range []string{
+		"/", ".", "./a", "/a/c:b", "/a/*", "/c:**", "a/b", "#a", "file:///x#y", "../x.cml",
+		"http://[::1]:80", "//a#b",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

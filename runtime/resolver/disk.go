@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -274,7 +275,7 @@ func explain(url string, at place, err error) error {
 		e = outOfTree(at.tree)
 	case errors.Is(err, loader.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 		e.Why = capabilities.NotFound
-		e.Err, e.Hint = missing(at)
+		e.Hint, e.Err = missing(at)
 	case errors.Is(err, fs.ErrPermission):
 		e.Why, e.Err = capabilities.Denied, fmt.Errorf("%s: %w", at, fs.ErrPermission)
 	case errors.As(err, &errno):
@@ -292,21 +293,18 @@ func outOfTree(tree string) *Error {
 }
 
 // missing says where a manifest was looked for, and what is there instead.
-func missing(at place) (err error, hint string) {
+func missing(at place) (hint string, err error) {
 	tried := at.String()
 	if at.pkg != "" && strings.HasSuffix(at.file, ".cm") {
 		tried += " or " + filepath.Base(at.file) + "l"
 	}
-	near, rel := runners.Package{Dir: at.pkg}, at.file
-	if at.pkg == "" {
-		near.Dir = at.tree
-		if near.Dir == "" {
-			near.Dir = "/" // an absolute URL may name any file
-		}
-		rel, _ = filepath.Rel(near.Dir, at.file)
+	near := runners.Package{Dir: cmp.Or(at.tree, "/")} // an absolute URL may name any file
+	rel, err := filepath.Rel(near.Dir, at.String())
+	if err != nil {
+		return "", err
 	}
 	if n := near.Nearest(rel); n != "" {
 		hint = "did you mean " + filepath.Join(near.Dir, n) + "?"
 	}
-	return fmt.Errorf("no such manifest: tried %s", tried), hint
+	return hint, fmt.Errorf("no such manifest: tried %s", tried)
 }

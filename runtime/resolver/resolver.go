@@ -29,6 +29,7 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
 )
 
@@ -99,10 +100,22 @@ type place struct {
 	file string // the manifest: absolute, or relative to pkg
 }
 
+var errAbsolute = errors.New("in a manifest an absolute path is written file:///path")
+
 // locate reads a URL.
 func locate(ref string, parent *Resolved) (place, error) {
 	if parent == nil && filepath.IsAbs(ref) {
 		return place{file: filepath.Clean(ref)}, nil
+	}
+	if parent != nil && name.IsManifestPath(ref) {
+		// A path, not a URL: "%" is itself.
+		switch {
+		case filepath.IsAbs(ref):
+			return place{}, errAbsolute
+		case parent.dir == "":
+			return place{}, errors.New("relative to a manifest that is no file of this machine")
+		}
+		return place{tree: parent.tree, file: filepath.Join(parent.dir, ref)}, nil
 	}
 	u, err := url.Parse(ref)
 	switch {
@@ -130,12 +143,9 @@ func locate(ref string, parent *Resolved) (place, error) {
 	case parent == nil:
 		return place{}, errors.New("a relative URL of a component without a parent")
 	case filepath.IsAbs(u.Path) || u.Host != "":
-		return place{}, errors.New("in a manifest an absolute path is written file:///path")
-	case u.Fragment == "" && parent.dir == "":
-		return place{}, errors.New("relative to a manifest that is no file of this machine")
+		return place{}, errAbsolute
 	case u.Fragment == "":
-		// A path, not a URL: "%" is itself.
-		return place{tree: parent.tree, file: filepath.Join(parent.dir, ref)}, nil
+		return place{}, errors.New("a relative URL has a fragment, or is the path of a .cml or .cm file")
 	case parent.Package.Dir == "":
 		return place{}, errors.New("relative to a component without a package")
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/codec"
+	"github.com/cmgr/cmgr/manifest/name"
 )
 
 func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
@@ -46,7 +47,7 @@ func write(t *testing.T, files map[string]string) string {
 	return top
 }
 
-func put(t *testing.T, path, text string) {
+func put(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		t.Fatal(err)
@@ -71,7 +72,7 @@ func put(t *testing.T, path, text string) {
 	age(t, path)
 }
 
-func age(t *testing.T, path string) {
+func age(t testing.TB, path string) {
 	t.Helper()
 	old := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(path, old, old); err != nil {
@@ -91,6 +92,7 @@ var tree = map[string]string{
 	"srv/meta/both.cm":          "cm: compiled",
 	"srv/meta/both.cml":         source("source"),
 	"srv/meta/a b%20c.cml":      source("odd"),
+	"srv/a%zz.cml":              source("percent"),
 	"srv/inside.cml":            "-> net/net.cml",
 	"srv/outside.cml":           "-> ../other/secret.cml",
 	"srv/linked":                "-> net",
@@ -144,6 +146,7 @@ func TestURLs(t *testing.T) {
 		{root, "inside.cml", "net", "srv/net", "/srv/net/net.cml"}, // the package is where the file is
 		{root, "linked/net.cml", "net", "srv/net", "/srv/net/net.cml"},
 		{root, "meta/a b%20c.cml", "odd", "srv", "/srv/meta/a%20b%2520c.cml"},
+		{root, "a%zz.cml", "percent", "srv", "/srv/a%25zz.cml"},
 		{root, "file://" + top + "/other/secret.cml", "secret", "other", "/other/secret.cml"},
 		{net, "log.cml", "netlog", "srv/net", "/srv/net/log.cml"},
 		{net, "../echo.cml", "echo", "srv", "/srv/echo.cml"},
@@ -201,16 +204,22 @@ func TestErrors(t *testing.T) {
 		why    capabilities.Code
 		text   []string
 	}{
-		{nil, top + "/srv/rot.cml", capabilities.NotFound, []string{"tried " + top + "/srv/rot.cml",
-			"did you mean " + top + "/srv/root.cml?"}},
+		{nil, top + "/srv/rot.cml", capabilities.NotFound, []string{
+			"tried " + top + "/srv/rot.cml",
+			"did you mean " + top + "/srv/root.cml?",
+		}},
 		{nil, top + "/srv/root.cml/x.cml", capabilities.NotFound, []string{"tried"}},
-		{nil, "file://" + top + "/srv#meta/rot.cm", capabilities.NotFound, []string{"rot.cm or rot.cml",
-			"did you mean " + top + "/srv/meta/root.cm?"}},
-		{root, "ehco.cml", capabilities.NotFound, []string{"ehco.cml: ", "tried " + top + "/srv/ehco.cml",
-			"did you mean " + top + "/srv/echo.cml?"}},
+		{nil, "file://" + top + "/srv#meta/rot.cm", capabilities.NotFound, []string{
+			"rot.cm or rot.cml",
+			"did you mean " + top + "/srv/meta/root.cm?",
+		}},
+		{root, "ehco.cml", capabilities.NotFound, []string{
+			"ehco.cml: ", "tried " + top + "/srv/ehco.cml",
+			"did you mean " + top + "/srv/echo.cml?",
+		}},
 		{root, "ent/net.cml", capabilities.NotFound, []string{"did you mean " + top + "/srv/net/net.cml?"}},
 		{root, "zzz/zzz.cml", capabilities.NotFound, []string{"no such manifest"}},
-		{root, "ent#meta/net.cm", capabilities.NotFound, []string{"no such manifest"}},
+		{root, "ent#meta/net.cm", capabilities.NotFound, []string{"no such manifest", "did you mean " + top + "/srv/net/meta/net.cm?"}},
 
 		{root, "../other/secret.cml", capabilities.Denied, []string{"leads out of the tree " + top + "/srv", "file:///"}},
 		{root, "outside.cml", capabilities.Denied, []string{"leads out of the tree"}},
@@ -228,6 +237,7 @@ func TestErrors(t *testing.T) {
 		{nil, "echo.cml", capabilities.Invalid, []string{"without a parent"}},
 		{nil, "#meta/x.cm", capabilities.Invalid, []string{"without a parent"}},
 		{root, top + "/srv/root.cml", capabilities.Invalid, []string{"file:///path"}},
+		{root, "root.json5", capabilities.Invalid, []string{"has a fragment"}},
 		{root, "//host/x.cml", capabilities.Invalid, []string{"file:///path"}},
 		{root, "file://elsewhere/x.cml", capabilities.Invalid, []string{"file:///path"}},
 		{root, "file:x.cml", capabilities.Invalid, []string{"file:///path"}},
@@ -314,8 +324,10 @@ func TestSharing(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Nine thousand children at once, by several ways to one file.
-	urls := []string{"net/net.cml", "./net/net.cml", "linked/net.cml", "inside.cml", "file://" + top + "/srv/net/net.cml",
-		"net#net.cml"}
+	urls := []string{
+		"net/net.cml", "./net/net.cml", "linked/net.cml", "inside.cml", "file://" + top + "/srv/net/net.cml",
+		"net#net.cml",
+	}
 	var mu sync.Mutex
 	decls, whole := parses{}, map[string]map[*Resolved]bool{}
 	var wg sync.WaitGroup
@@ -455,6 +467,47 @@ func TestWarnings(t *testing.T) {
 	if len(r.Warnings) != 1 || !strings.HasPrefix(r.Warnings[0].Pos.String(), top+"/x.cml:2:") {
 		t.Errorf("warnings: %v", r.Warnings)
 	}
+}
+
+// FuzzResolve: whatever a manifest says that is not an absolute URL stays in its tree, and resolves to a URL that gives the same.
+func FuzzResolve(f *testing.F) {
+	for _, url := range []string{
+		"net/net.cml", "../other/secret.cml", "away/secret.cml", "#meta/root.cm", "net#../../other/secret.cm", "away#meta/secret.cm",
+		"linked#meta/net.cm", "%2e%2e#other/secret.cml", "net/../../srv/echo.cml", "..#srv/root.cml", "#%2e%2e%2fother%2fsecret.cml",
+	} {
+		f.Add(url)
+	}
+	top, err := filepath.EvalSymlinks(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	for name, text := range tree {
+		put(f, filepath.Join(top, name), text)
+	}
+	d := NewDisk(cml.Options{})
+	root, err := d.Resolve(f.Context(), filepath.Join(top, "srv/root.cml"), nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, url string) {
+		if name.Scheme(url) != "" {
+			return
+		}
+		r, err := d.Resolve(t.Context(), url, root)
+		if err != nil {
+			if capabilities.CodeOf(err) == capabilities.Internal {
+				t.Fatalf("%q: %v", url, err)
+			}
+			return
+		}
+		within := func(path string) bool { return path == top+"/srv" || strings.HasPrefix(path, top+"/srv/") }
+		if says(r) == "secret" || !within(r.Package.Dir) || !within(r.Sources[0]) {
+			t.Fatalf("%q leads to %q, package %q", url, r.Sources, r.Package.Dir)
+		}
+		if again, err := d.Resolve(t.Context(), r.URL, nil); err != nil || again.Decl != r.Decl || again.Package != r.Package {
+			t.Fatalf("%q resolves to %q, which gives %v, %v", url, r.URL, again, err)
+		}
+	})
 }
 
 func BenchmarkResolveKnown(b *testing.B) {
