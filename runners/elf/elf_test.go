@@ -265,6 +265,7 @@ func (r *rig) try(t *testing.T, ctx context.Context, b runners.Block) (runners.P
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { in.Close() })
+	in.SetReadDeadline(time.Now().Add(bound))
 	info := r.info
 	info.Program, info.Stdout = b, out
 	p, err := r.Start(ctx, info)
@@ -749,7 +750,7 @@ func TestNotify(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	r := newRig(t, job.Cgroup2)
-	p := r.start(t, sh("trap : USR1; echo serving; sleep 1000 & wait; echo signalled; wait"))
+	p := r.start(t, sh("trap 'echo signalled' USR1; sleep 1000 & echo serving; while :; do wait; done"))
 	p.line("serving")
 	d := p.Program.(runners.Describer).Describe()
 	if len(d) != 2 || d[0].Key != "Job ID" || d[1].Key != "Process ID" {

@@ -177,23 +177,24 @@ func (p *program) end() {
 		r.Log.Error("something of a killed job remains", "instance", p.moniker, "job", p.job.Path(), "err", err)
 	}
 	x.Critical = p.critical && !x.OK()
-	p.hearTheRest()
+	p.hearReady()
+	p.hangUp()
+	p.tellReady()
 	p.mu.Unlock()
 	p.End(x)
 }
 
-// hearTheRest closes the channel after a last look whether the program was ready; with mu held.
-func (p *program) hearTheRest() {
-	if p.ready != nil && p.channel.fd >= 0 {
-		buf := make([]byte, lifecycle.MaxPacket)
-		for range maxPackets / packetsPerTurn {
-			if p.channel.heard(poll.Hup, buf, p.warn) || p.channel.ready {
-				break
-			}
+// hearReady looks whether Ready has come and the loop has not got to it yet, if Start waits for it; with mu held.
+func (p *program) hearReady() {
+	if p.ready == nil || p.channel.fd < 0 {
+		return
+	}
+	buf := make([]byte, lifecycle.MaxPacket)
+	for range maxPackets / packetsPerTurn {
+		if p.channel.heard(poll.Hup, buf, p.warn) || p.channel.ready {
+			return
 		}
 	}
-	p.hangUp()
-	p.tellReady()
 }
 
 // hangUp closes our end of the channel; with mu held.
@@ -275,6 +276,7 @@ func (p *program) awaitReady(ctx context.Context, ready <-chan struct{}) error {
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
+	p.hearReady()
 	isReady, exited := p.channel.ready, p.exited
 	if !isReady {
 		p.beginEnd()

@@ -97,11 +97,11 @@ func Run(t *testing.T, k Kit) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			before := held(t)
-			if t.Run("once", func(t *testing.T) { c.f(t, k) }) && before.left(t) != "" {
+			if t.Run("once", func(t *testing.T) { c.f(t, k) }) && before.left(t, time.Second/2) != "" {
 				// It may be what the runner keeps for all: a loop, a table. What is left each time is a leak.
 				before = held(t)
 				t.Run("again", func(t *testing.T) { c.f(t, k) })
-				if left := before.left(t); left != "" {
+				if left := before.left(t, bound); left != "" {
 					t.Error("left: ", left)
 				}
 			}
@@ -301,9 +301,9 @@ type holding struct {
 
 func held(t *testing.T) holding { return holding{descriptors(t), runtime.NumGoroutine()} }
 
-// left says what there is more than in h; what is about to go is waited for.
-func (h holding) left(t *testing.T) string {
-	deadline := time.Now().Add(bound / 6)
+// left says what there is more than in h; what is about to go is given patience.
+func (h holding) left(t *testing.T, patience time.Duration) string {
+	deadline := time.Now().Add(patience)
 	for {
 		now := held(t)
 		more := slices.DeleteFunc(now.descriptors, func(s string) bool { return slices.Contains(h.descriptors, s) })
