@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runtime/resolver"
@@ -515,7 +516,7 @@ func (i *instance) doStop(ctx context.Context, n *run, why string) error {
 
 	timeout, err := i.realm.engine.StopTimeout(ctx, i)
 	if err != nil {
-		return err
+		timeout = routing.DefaultStopTimeout // it must stop, whatever has become of those above it
 	}
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

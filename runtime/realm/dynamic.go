@@ -105,39 +105,58 @@ func (i *instance) destroy(ctx context.Context) error {
 		i.mu.Unlock()
 		return nil
 	}
-	a := i.beginLocked(destroying, func(ctx context.Context) error {
-		if err := i.shutdown(ctx); err != nil {
-			return err
-		}
-		i.leave()
-		seg := i.moniker.Base()
-		i.parent.mu.Lock()
-		if i.parent.children[seg] == i {
-			delete(i.parent.children, seg)
-		}
-		i.parent.mu.Unlock()
-		return nil
-	})
+	a := i.beginLocked(destroying, i.doDestroy)
 	i.mu.Unlock()
 	return a.wait(ctx)
 }
 
-// leave marks i and what is below it as destroyed. All of it has been shut down.
-func (i *instance) leave() {
-	i.mu.Lock()
+func (i *instance) doDestroy(ctx context.Context) error {
+	for {
+		if err := i.shutdown(ctx); err != nil {
+			return err
+		}
+		i.mu.Lock()
+		if _, ok := i.state.(shutdown); ok {
+			break
+		}
+		i.mu.Unlock() // somebody has unresolved it in between
+	}
 	kids := i.childrenLocked()
 	i.children = nil
+	i.state = destroyed{}
 	i.mu.Unlock()
 	for _, c := range kids {
 		c.leave()
 	}
 	i.mu.Lock()
-	if _, ok := i.state.(destroyed); !ok {
-		i.state = destroyed{}
-		i.emitLocked(Event{Kind: EventDestroyed})
-	}
+	i.emitLocked(Event{Kind: EventDestroyed})
 	i.mu.Unlock()
 	i.realm.cfg.Sinks.Remove(i.moniker)
+	seg := i.moniker.Base()
+	i.parent.mu.Lock()
+	defer i.parent.mu.Unlock()
+	if i.parent.children[seg] == i {
+		delete(i.parent.children, seg)
+	}
+	return nil
+}
+
+// leave marks i and what is below it as destroyed, as the parent forgets them. All of it has been shut down.
+func (i *instance) leave() {
+	i.mu.Lock()
+	kids := i.childrenLocked()
+	i.children = nil
+	i.state = destroyed{}
+	i.mu.Unlock()
+	for _, c := range kids {
+		c.leave()
+	}
+	i.mu.Lock()
+	i.emitLocked(Event{Kind: EventDestroyed})
+	i.mu.Unlock()
+	if i.decl.collection != nil {
+		i.realm.cfg.Sinks.Remove(i.moniker)
+	}
 }
 
 // Unresolve shuts m down and forgets its manifest and all that is below it; then it can be resolved and started anew.
@@ -153,17 +172,29 @@ func (i *instance) unresolve(ctx context.Context) error {
 	if err := i.shutdown(ctx); err != nil {
 		return err
 	}
-	i.mu.Lock()
-	kids := i.childrenLocked()
-	i.mu.Unlock()
+	kids, err := i.forget()
 	for _, c := range kids {
 		c.leave()
+	}
+	return err
+}
+
+// forget makes an instance that has been shut down an unresolved one, and returns the children that it had.
+func (i *instance) forget() ([]*instance, error) {
+	// A parent that is on its way down has had i shut down, and relies on that.
+	if p := i.parent; p != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if err := p.finalLocked(); err != nil {
+			return nil, i.precondition("unresolve", "its parent: %w", err)
+		}
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if _, ok := i.state.(shutdown); !ok {
-		return i.precondition("unresolve", "it is being changed by somebody else")
+		return nil, i.precondition("unresolve", "it is being changed by somebody else")
 	}
+	kids := i.childrenLocked()
 	i.children = nil
 	i.state = unresolved{}
 	i.closing = false
@@ -172,7 +203,7 @@ func (i *instance) unresolve(ctx context.Context) error {
 		i.past.history = supervision.History{}
 	}
 	i.emitLocked(Event{Kind: EventUnresolved})
-	return nil
+	return kids, nil
 }
 
 // Reload reads m's manifest and those below it anew: it shuts the subtree down, resolves again, and starts what ran before, as far as

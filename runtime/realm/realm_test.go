@@ -591,6 +591,7 @@ func TestStress(t *testing.T) {
 		all := []func(){
 			func() { _ = w.Start(ctx, "/", "x") }, func() { _ = w.Stop(ctx, "/") }, func() { _ = w.Start(ctx, "/a/b", "x") },
 			func() { _ = w.Kill(ctx, "/a/b") }, func() { _ = w.Reload(ctx, "/a") }, func() { _ = w.Unresolve(ctx, "/a") },
+			func() { _ = w.Unresolve(ctx, "/a/b") }, func() { _ = w.Unresolve(ctx, "/c:x") }, func() { _ = w.Start(ctx, "/c:x", "x") },
 			func() { _, _ = w.Create(ctx, "/", "c", ChildDecl{Name: "x", URL: "mem:///p", Startup: manifest.Eager}) },
 			func() { _ = w.Destroy(ctx, "/c:x") }, func() { w.fake.Exit("/a/b", runners.Exit{Code: 1}) }, func() { w.Instances() },
 		}
