@@ -11,9 +11,12 @@ func newCompletion(a *app) *cobra.Command {
 		Long: `Write the script with which a shell completes cmgr's commands and flags, and the
 monikers of the running manager.
 
-For bash (needs bash-completion):  cmgr completion bash > ~/.local/share/bash-completion/completions/cmgr
-For zsh, in a directory of fpath:  cmgr completion zsh > ~/.zsh/completions/_cmgr
-For fish:                          cmgr completion fish > ~/.config/fish/completions/cmgr.fish`,
+For bash, which needs bash-completion:
+  cmgr completion bash > ~/.local/share/bash-completion/completions/cmgr
+For zsh, in a directory of fpath:
+  cmgr completion zsh > ~/.zsh/completions/_cmgr
+For fish:
+  cmgr completion fish > ~/.config/fish/completions/cmgr.fish`,
 		Example:           `  source <(cmgr completion bash)`,
 		GroupID:           groupTool,
 		Args:              between(1, 1),

@@ -49,7 +49,7 @@ it failed.`,
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "text", "`text`, dot or mermaid")
-	cmd.Flags().StringVar(&only, "only", "", "only these, as in `FILTER` of cmgr list")
+	cmd.Flags().StringVar(&only, "only", "", "only what `FILTER` lets through, as in cmgr list")
 	cmd.Flags().BoolVar(&routes, "routes", false, "also draw the routes between instances")
 	completeFlag(cmd, "only", filters, cobra.ShellCompDirectiveNoSpace)
 	completeFlag(cmd, "format", []string{"text", "dot", "mermaid"}, cobra.ShellCompDirectiveDefault)

@@ -23,7 +23,10 @@ func newList(a *app) *cobra.Command {
 With -v a table: the state (Running, Resolved, or Stopped if its manifest has
 not been read), since when it runs, how often its restart policy started it,
 what its processes use (memory now, CPU since the start), how the last run
-ended, and the URL.`,
+ended, and the URL. Columns in which nothing stands are left out.
+
+FILTER is running, stopped, ancestors:QUERY, descendants:QUERY or
+relatives:QUERY; an instance is among its own relatives.`,
 		Example: `  cmgr list --only running
   cmgr list -v --only descendants:/core
   cmgr list --json | jq -r '.[] | select(.restarts > 0) | .moniker'`,
@@ -44,8 +47,7 @@ ended, and the URL.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&only, "only", "",
-		"only these: `FILTER` is running, stopped, ancestors:QUERY, descendants:QUERY or relatives:QUERY")
+	cmd.Flags().StringVar(&only, "only", "", "only what `FILTER` lets through")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "a table with states, ends and use of resources")
 	completeFlag(cmd, "only", filters, cobra.ShellCompDirectiveNoSpace)
 	return cmd
@@ -62,15 +64,15 @@ func (a *app) list(all []*controlpb.Instance, verbose bool) {
 		return
 	}
 	s, now := a.screen(a.out), a.now()
-	var head []cell
-	for _, title := range []string{"State", "Moniker", "Uptime", "Restarts", "Memory", "CPU", "Last exit", "URL"} {
-		head = append(head, cell{text: title})
+	var title []cell
+	for _, t := range []string{"State", "Moniker", "Uptime", "Restarts", "Memory", "CPU", "Last exit", "URL"} {
+		title = append(title, cell{text: t})
 	}
-	rows := [][]cell{head}
+	var rows [][]cell
 	for _, i := range all {
 		rows = append(rows, row(s, i, now))
 	}
-	s.table(a.out, rows)
+	s.table(a.out, title, rows)
 }
 
 func row(s screen, i *controlpb.Instance, now time.Time) []cell {

@@ -65,7 +65,8 @@ format.`,
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new lines as they are written")
 	cmd.Flags().BoolVarP(&times, "times", "t", false, "the time before each line")
-	cmd.Flags().IntVarP(&lines, "lines", "n", -1, "only the last `LINES` of each instance (with -f 10, else all that are kept)")
+	cmd.Flags().IntVarP(&lines, "lines", "n", -1, "only the last `LINES` of each (else all, with -f 10)")
+	cmd.Flags().Lookup("lines").DefValue = "0" // the help shall not tell of -1
 	return cmd
 }
 

@@ -101,9 +101,9 @@ or no manager runs.`,
 	root.SetHelpCommand(newHelp())
 	f := root.PersistentFlags()
 	f.StringVar(&a.name, "name", control.DefaultName, "the manager's `NAME`")
-	f.StringVar(&a.socket, "socket", "", "the manager's socket, instead of the one that --name says: `PATH`")
+	f.StringVar(&a.socket, "socket", "", "the manager's socket is `PATH`, whatever its name")
 	f.BoolVar(&a.json, "json", false, "write JSON, errors too")
-	f.BoolVar(&a.noColor, "no-color", false, "no colours, even on a terminal (as NO_COLOR in the environment)")
+	f.BoolVar(&a.noColor, "no-color", false, "no colours, even on a terminal (or set NO_COLOR)")
 	for _, newCommand := range subcommands {
 		c := newCommand(a)
 		c.DisableFlagsInUseLine = true // Use has them, as the manual does

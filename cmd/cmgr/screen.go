@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -63,21 +64,27 @@ type cell struct {
 	color func(string) string // nil for none
 }
 
-// table writes rows in columns two blanks apart; what doesn't fit on the screen is cut at the end.
-func (s screen) table(w io.Writer, rows [][]cell) {
-	var widths []int
+// table writes rows in columns two blanks apart. A column that is empty below its title is left out, and what doesn't fit on the
+// screen is cut at the end.
+func (s screen) table(w io.Writer, title []cell, rows [][]cell) {
+	widths := make([]int, len(title))
 	for _, r := range rows {
 		for k, c := range r {
-			if k == len(widths) {
-				widths = append(widths, 0)
-			}
 			widths[k] = max(widths[k], utf8.RuneCountInString(c.text))
 		}
 	}
-	for _, r := range rows {
+	for k, c := range title {
+		if widths[k] > 0 {
+			widths[k] = max(widths[k], utf8.RuneCountInString(c.text))
+		}
+	}
+	for _, r := range slices.Concat([][]cell{title}, rows) {
 		var line strings.Builder
 		used, blanks := 0, 0
 		for k, c := range r {
+			if widths[k] == 0 {
+				continue
+			}
 			text := s.fit(c.text, used+blanks)
 			if text == "" {
 				blanks += widths[k] + 2
