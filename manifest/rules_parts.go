@@ -46,10 +46,20 @@ func (v *validator) children() {
 		if r := c.Restart; r != nil && r.MaxDelayMS > 0 && r.MaxDelayMS < r.DelayMS {
 			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "", "restart: max_delay_ms (%d) is less than delay_ms (%d)", r.MaxDelayMS, r.DelayMS)
 		}
+		if r := c.Restart; r != nil && r.Backoff != "" && !IsBackoff(r.Backoff) {
+			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "", "restart: backoff %q is not a decimal of at least 1", r.Backoff)
+		}
 		if (c.Restart != nil) != (c.OnTerminate == OnTerminateRestart) {
 			v.report(here(c.Pos), "bad-restart", "", "child %q: `restart` and on_terminate: \"restart\" belong together", c.Name)
 		}
 	}
+}
+
+// IsBackoff says whether s is what Restart.Backoff may be: a decimal of at least 1 with at most nine digits on either side of the point.
+func IsBackoff(s string) bool {
+	whole, fraction, point := strings.Cut(s, ".")
+	digits := func(s string) bool { return s != "" && len(s) <= 9 && strings.Trim(s, "0123456789") == "" }
+	return digits(whole) && strings.Trim(whole, "0") != "" && (!point || digits(fraction))
 }
 
 func (v *validator) collections() {
@@ -155,8 +165,12 @@ func (v *validator) capabilities() {
 			v.storage(i, c)
 		case KindConfig:
 			if c.Config == nil {
-				break // reported where it was read
+				if !v.options.Partial {
+					v.report(here(c.Pos), "missing-key", "", "config %q has no value", c.Name)
+				}
+				break
 			}
+			v.configType(c.Config.Type, c.Pos)
 			if err := c.Config.Type.Check(c.Config.Value); err != nil {
 				v.report(v.pos(SectionCapabilities, i, "value", c.Pos), "bad-config-value", "", "config %q: %v", c.Name, err)
 			}
@@ -197,8 +211,26 @@ func (v *validator) config() {
 			v.report(here(f.Pos), "duplicate-key", at("the first one", p), "config key %q is defined twice", f.Key)
 		}
 		seen[f.Key] = f.Pos
+		v.configType(f.Type, f.Pos)
 		if err := name.CheckConfigKey(f.Key); err != nil && f.Key != "" {
 			v.report(here(f.Pos), "bad-config-key", "", "%v", err)
 		}
+	}
+}
+
+// configType checks that a type is whole.
+func (v *validator) configType(t ConfigType, pos Pos) {
+	switch {
+	case v.options.Partial:
+	case t.Kind > ConfigVector:
+		v.report(here(pos), "config-type", "", "unknown config type %d", t.Kind)
+	case t.Kind == ConfigString && t.MaxSize == 0:
+		v.report(here(pos), "config-type", "", "type string needs a max_size")
+	case t.Kind == ConfigVector && (t.MaxCount == 0 || t.Element == nil):
+		v.report(here(pos), "config-type", "", "type vector needs a max_count and an element")
+	case t.Kind == ConfigVector && t.Element.Kind == ConfigVector:
+		v.report(here(pos), "config-type", "", "a vector cannot hold vectors")
+	case t.Kind == ConfigVector:
+		v.configType(*t.Element, pos)
 	}
 }

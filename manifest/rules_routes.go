@@ -112,8 +112,8 @@ func (v *validator) uses() {
 			v.report(from, "bad-source", "", "\"from: self\" cannot be used with %q", u.Kind)
 		case u.Source.Kind == RefVoid || u.Source.Kind == RefEnvironment && u.Kind != KindRunner:
 			v.report(from, "bad-source", "", "a use cannot come from %q", u.Source)
-		case u.Kind == KindEventStream && u.Source.Kind != RefParent && u.Source.Kind != RefChild && u.Source.Kind != RefFramework:
-			v.report(from, "bad-source", "", "an event_stream is used from parent, framework or a child, not from %q", u.Source)
+		case u.Kind == KindEventStream && u.Source.Kind != RefParent && u.Source.Kind != RefChild:
+			v.report(from, "bad-source", "", "an event_stream can only be used from parent or a child, not from %q", u.Source)
 		default:
 			v.declaredInSelf("used", u.Kind, u.SourceName, u.Source, from)
 			v.source("use", u.Kind, u.Source, from)
@@ -146,7 +146,14 @@ func (v *validator) uses() {
 			v.report(here(u.Pos), "bad-kind", "", "a resolver cannot be used; an environment registers it")
 		case KindConfig:
 			if u.Config == nil {
-				break // reported where it was read
+				if !v.options.Partial {
+					v.report(here(u.Pos), "missing-key", "", "config %q has neither key nor type", u.SourceName)
+				}
+				break
+			}
+			v.configType(u.Config.Type, u.Pos)
+			if schema := v.c.Config; u.Availability != Required && u.Config.Default == nil && (schema == nil || schema.FromCapabilities) && !v.options.Partial {
+				v.report(here(u.Pos), "optional-config", "add a `default`", "optionally using a config capability without a default requires a matching 'config' section.")
 			}
 			if p, ok := config[u.Config.Key]; ok {
 				v.report(v.pos(SectionUse, i, "key", u.Pos), "duplicate-target", at("the first one", p), "%q is a duplicate \"use\" target config", u.Config.Key)
@@ -291,8 +298,8 @@ func (v *validator) offers() {
 			v.report(from, "bad-source", "", "cannot offer an event_stream from self")
 		case o.Kind == KindStorage && (o.Source.Kind == RefChild || o.Source.Kind == RefCollection) && o.Source.Dictionary == "":
 			v.report(from, "bad-source", "", "Storage %q is offered from a child, but storage capabilities cannot be exposed", o.SourceName)
-		case o.Source.Kind == RefDebug || o.Source.Kind == RefEnvironment:
-			v.report(from, "bad-source", "", "an offer cannot come from %q", o.Source)
+		case o.Source.Kind == RefDebug || o.Source.Kind == RefEnvironment || o.Kind == KindStorage && o.Source.Kind == RefFramework:
+			v.report(from, "bad-source", "", "an offer of %s cannot come from %q", o.Kind, o.Source)
 		default:
 			v.declaredInSelf("offered", o.Kind, o.SourceName, o.Source, from)
 			v.source("offer", o.Kind, o.Source, from)
@@ -305,7 +312,9 @@ func (v *validator) offers() {
 		key := givenName{o.Target, o.TargetName}
 		if first, ok := seen[key]; ok {
 			f := &v.c.Offers[first]
-			if o.Kind != KindService || f.Kind != KindService {
+			if o.Kind == KindService && f.Kind == KindService && o.SourceName != f.SourceName {
+				v.report(to, "aggregate", at("the first one", f.Pos), "Invalid aggregate offer: %q and %q cannot both become %q of %q", f.SourceName, o.SourceName, o.TargetName, o.Target)
+			} else if o.Kind != KindService || f.Kind != KindService {
 				v.report(to, "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"offer\" target capability for %q", o.TargetName, o.Target)
 			} else if o.Availability != f.Availability {
 				v.report(v.pos(SectionOffer, i, "availability", o.Pos), "aggregate", at("the first one", f.Pos),

@@ -54,6 +54,23 @@ func TestValidateStoredForm(t *testing.T) {
 			[]string{`cannot go to "parent"`}},
 		{"expose of storage", Component{Exposes: []Expose{{Kind: KindStorage, SourceName: "p", TargetName: "p", Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefParent}}}},
 			[]string{"storage cannot be exposed"}},
+		{"storage from nowhere good", Component{Children: []Child{{Name: "a", URL: "#a"}}, Offers: []Offer{
+			{Kind: KindStorage, SourceName: "p", TargetName: "p", Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefChild, Name: "a"}}}},
+			[]string{`storage cannot come from "framework"`}},
+		{"aggregate of two names", Component{Children: []Child{{Name: "a", URL: "#a"}}, Offers: []Offer{
+			{Kind: KindService, SourceName: "p", TargetName: "s", Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefChild, Name: "a"}},
+			{Kind: KindService, SourceName: "p", TargetName: "s", Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefChild, Name: "a"}},
+			{Kind: KindService, SourceName: "q", TargetName: "s", Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefChild, Name: "a"}}}},
+			[]string{"Invalid aggregate"}},
+		{"config of no type", Component{Uses: []Use{{Kind: KindConfig, SourceName: "c", Source: Ref{Kind: RefParent}}},
+			Capabilities: []Capability{{Kind: KindConfig, Name: "c"}}}, []string{"neither key nor type", "no value"}},
+		{"config types", Component{Config: &Config{Fields: []ConfigField{{Key: "a", Type: ConfigType{Kind: ConfigString}}, {Key: "b", Type: ConfigType{Kind: ConfigVector, MaxCount: 1}},
+			{Key: "c", Type: ConfigType{Kind: ConfigVector, MaxCount: 1, Element: &ConfigType{Kind: ConfigVector}}}, {Key: "d", Type: ConfigType{Kind: 99}}}}},
+			[]string{"needs a max_size", "needs a max_count", "cannot hold vectors", "unknown config type"}},
+		{"optional config without a value to fall back on", Component{Uses: []Use{{Kind: KindConfig, SourceName: "c", Source: Ref{Kind: RefParent},
+			Availability: Optional, Config: &UseConfig{Key: "k"}}}}, []string{"requires a matching 'config' section"}},
+		{"event stream from the framework", Component{Uses: []Use{{Kind: KindEventStream, SourceName: "e", TargetPath: "/svc/e", Source: Ref{Kind: RefFramework}}}},
+			[]string{"only be used from parent or a child"}},
 		{"config keys", Component{Config: &Config{Fields: []ConfigField{{Key: "a"}, {Key: "a"}, {Key: "B"}}}}, []string{"defined twice", `"B"`}},
 	} {
 		v, ds := Validate(&c.c, ValidateOptions{})
@@ -235,6 +252,14 @@ func TestConfigTypeCheck(t *testing.T) {
 	}
 	if !vector.Equal(vector) || vector.Equal(ConfigType{Kind: ConfigVector, MaxCount: 2}) || vector.Equal(ConfigType{Kind: ConfigVector, MaxCount: 2, Element: &ConfigType{}}) {
 		t.Error("Equal")
+	}
+}
+
+func TestIsBackoff(t *testing.T) {
+	for s, want := range map[string]bool{"1": true, "1.5": true, "100.25": true, "0.5": false, "": false, "1.": false, ".5": false, "-1": false, "1e3": false, "01": true, "1234567890": false} {
+		if IsBackoff(s) != want {
+			t.Errorf("%q", s)
+		}
 	}
 }
 

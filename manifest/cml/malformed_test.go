@@ -57,7 +57,7 @@ const valid = `{
         { protocol: "web", from: "#web", path: "/svc/web", dependency: "weak" },
         { directory: "etc", path: "/etc", rights: ["connect", "read_bytes"], subdir: "app" },
         { storage: "cache", path: "/cache" },
-        { event_stream: ["started", "stopped"], from: "framework", scope: ["#log", "#jobs"], filter: { name: "echo" } },
+        { event_stream: ["started", "stopped"], from: "parent", scope: ["#log", "#jobs"], filter: { name: "echo" } },
         { config: "level", key: "level", type: "string", max_size: 10, availability: "optional", default: "info" }
     ],
     offer: [

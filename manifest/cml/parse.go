@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -320,8 +319,6 @@ func (uintForm) equal(a, b any) bool {
 // decimalForm is a number, or a decimal as a string. Its field is a *Text.
 type decimalForm struct{}
 
-var decimal = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9})?$`)
-
 func (decimalForm) decode(d *decoder, v *hujson.Value, into any) {
 	t := into.(*Text)
 	t.At = d.at(v.StartOffset)
@@ -335,7 +332,7 @@ func (decimalForm) decode(d *decoder, v *hujson.Value, into any) {
 		d.wrongType(v, want)
 		return
 	}
-	if !decimal.MatchString(t.Value) || strings.Trim(strings.SplitN(t.Value, ".", 2)[0], "0") == "" {
+	if !manifest.IsBackoff(t.Value) {
 		d.report(t.At, "bad-number", "", "invalid value: %s, expected %s", describe(v), want)
 		t.Value = "1"
 	}
