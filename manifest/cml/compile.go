@@ -71,6 +71,7 @@ type compiler struct {
 	options     Options
 	out         *manifest.Component
 	diagnostics manifest.Diagnostics
+	warnings    int // of diagnostics
 
 	// What each entry of out's lists was made from.
 	capabilities, uses, exposes []*Clause
@@ -99,6 +100,9 @@ type offerOrigin struct {
 	to     At
 }
 
+// maxWarnings is less than maxFindings, so that warnings never keep an error from being found.
+const maxWarnings = 100
+
 func (k *compiler) report(at At, rule, hint, format string, args ...any) {
 	k.reportAt(at.Pos(), rule, hint, fmt.Sprintf(format, args...))
 }
@@ -120,7 +124,7 @@ func (k *compiler) restricted(at At, feature string) {
 func (k *compiler) where(section manifest.Section, i int, key string) manifest.Pos {
 	switch section {
 	case manifest.SectionChildren:
-		return keyPos(&childShape, k.childAt(i), key)
+		return keyPos(&childShape, &k.doc.Children.Items[i], key)
 	case manifest.SectionCollections:
 		return keyPos(&collectionShape, &k.doc.Collections.Items[i], key)
 	case manifest.SectionEnvironments:
@@ -139,8 +143,6 @@ func (k *compiler) where(section manifest.Section, i int, key string) manifest.P
 	}
 	return manifest.Pos{}
 }
-
-func (k *compiler) childAt(i int) *Child { return &k.doc.Children.Items[i] }
 
 // keyPos is the place of a key's value, invalid if it was not written.
 func keyPos[T any](s *shape[T], t *T, key string) manifest.Pos {
@@ -161,6 +163,10 @@ func keyPos[T any](s *shape[T], t *T, key string) manifest.Pos {
 		return f.At.Pos()
 	case *Restart:
 		return f.At.Pos()
+	case **ConfigType:
+		if *f != nil {
+			return (*f).At.Pos()
+		}
 	}
 	return manifest.Pos{}
 }
@@ -264,13 +270,10 @@ func (k *compiler) children() {
 	for i := range items {
 		c := &items[i]
 		out := manifest.Child{
-			Pos: c.Name.At.Pos(), Name: c.Name.Value, URL: c.URL.Value,
+			Pos: orElse(c.Name.At, c.At).Pos(), Name: c.Name.Value, URL: c.URL.Value,
 			Startup:     pick(c.Startup, manifest.Lazy, manifest.Eager),
 			OnTerminate: pick(c.OnTerminate, manifest.OnTerminateNone, manifest.OnTerminateReboot, manifest.OnTerminateRestart),
 			Environment: strings.TrimPrefix(c.Environment.Value, "#"),
-		}
-		if !c.Name.At.IsSet() {
-			out.Pos = c.At.Pos()
 		}
 		if r := &c.Restart; out.OnTerminate == manifest.OnTerminateRestart {
 			out.Restart = &manifest.Restart{
@@ -457,14 +460,15 @@ func (k *compiler) array(f *Free) manifest.Value {
 	return out
 }
 
-// applies warns of keys that don't belong to the clause's kind, unless one of but, which have rules of their own.
+// applies warns of keys that don't belong to the clause's kind.
 func (k *compiler) applies(s *shape[Clause], c *Clause) {
 	for i := range s.keys {
 		key := &s.keys[i]
 		if key.of == nil || slices.Contains(key.of, c.Kind) {
 			continue
 		}
-		if pos := keyPos(s, c, key.name); pos.IsValid() {
+		if pos := keyPos(s, c, key.name); pos.IsValid() && k.warnings < maxWarnings {
+			k.warnings++
 			k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: pos, Rule: "no-effect", Warning: true,
 				Message: fmt.Sprintf("`%s` has no effect on `%s`", key.name, c.Kind)})
 		}
@@ -573,11 +577,8 @@ func (k *compiler) use(c *Clause) {
 	if c.NumberedHandle.At.IsSet() && c.Path.At.IsSet() {
 		k.report(c.Path.At, "path-and-handle", "", "`path` and `numbered_handle` exclude each other")
 	}
-	if c.Availability.At.IsSet() {
-		switch {
-		case c.Kind == manifest.KindEventStream || c.Kind == manifest.KindRunner:
-			k.report(c.Availability.At, "bad-availability", "", `"availability" cannot be used with %q`, c.Kind)
-		}
+	if c.Availability.At.IsSet() && (c.Kind == manifest.KindEventStream || c.Kind == manifest.KindRunner) {
+		k.report(c.Availability.At, "bad-availability", "", `"availability" cannot be used with %q`, c.Kind)
 	}
 	if c.Filter.At.IsSet() && c.Kind != manifest.KindEventStream {
 		k.report(c.Filter.At, "extra-filter", "", `"filter" can only be used with "event_stream"`)

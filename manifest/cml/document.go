@@ -4,6 +4,8 @@
 //	Compile  Document → manifest.Component: one entry a name, defaults filled, targets expanded
 //	Load     both, and manifest.Validate
 //
+// Between the first two, Expand merges what a document includes, and Merge and Canonicalize do what their names say.
+//
 // Each stage reports all errors that it finds and gives the next one as much as it could read.
 package cml
 

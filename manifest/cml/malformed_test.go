@@ -255,6 +255,18 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
+// However many warnings there are, the error behind them counts.
+func TestWarningsHideNoError(t *testing.T) {
+	src := "{ use: [" + strings.Repeat(`{ protocol: "p", numbered_handle: 1, subdir: "x" },`, 2000)
+	if v, ds := Load("m.cml", []byte(src+"] }"), Options{}); v.IsZero() || len(ds) != maxWarnings {
+		t.Errorf("%d findings, %v", len(ds), ds.Err())
+	}
+	v, ds := Load("m.cml", []byte(src+`{ directory: "d", path: "/d", rights: ["r*", "connect"] }] }`), Options{})
+	if !v.IsZero() || len(ds.Errors()) != 1 {
+		t.Errorf("%d errors of %d findings", len(ds.Errors()), len(ds))
+	}
+}
+
 // TestAllErrorsAtOnce: one reading finds what is wrong in every stage.
 func TestAllErrorsAtOnce(t *testing.T) {
 	_, ds := Load("m.cml", []byte(`{

@@ -113,8 +113,8 @@ func (es Errors) Apply(src []byte) []byte {
 }
 
 // Parse reads one JSON5 value. The tree aliases src, which must not change afterwards. The error is an Errors; where all of them are
-// Repairable the tree is complete (packing it gives the text as Apply would repair it, comments at repaired places aside), otherwise its
-// Root is empty. Positions are valid in either case.
+// Repairable the tree is complete and means what the text means that Apply repairs; otherwise its Root is empty. Positions are valid in
+// either case.
 func Parse(src []byte, o Options) (Tree, error) {
 	if limit := cmp.Or(o.MaxBytes, DefaultMaxBytes); len(src) > limit {
 		t := Tree{lines: newLines(nil)}
