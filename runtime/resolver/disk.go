@@ -50,6 +50,7 @@ type parsed struct {
 	decl     manifest.Validated
 	warnings manifest.Diagnostics
 	sources  []string
+	tree     string // in which it was read; matters if there is more than one source
 	marks    []mark
 }
 
@@ -60,7 +61,8 @@ const (
 	maxSource = codec.MaxSize
 )
 
-// NewDisk makes a resolver that compiles sources with these options.
+// NewDisk makes a resolver that compiles sources with these options. If they don't say where included files are found, it is in
+// the manifest's tree: beside the including file, or, for "//x", below the tree's root.
 func NewDisk(o cml.Options) *Disk {
 	return &Disk{options: o, places: map[place]known{}, files: map[string]*file{}}
 }
@@ -121,7 +123,7 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 	var absent []mark
 	var path, name string
 	for _, name = range names {
-		m := look(filepath.Join(l.Dir(), name))
+		m := look(filepath.Join(l.Dir(), name), content)
 		if path, err = l.LocalPath(name); !errors.Is(err, loader.ErrNotExist) {
 			break
 		}
@@ -130,15 +132,13 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := d.parse(ctx, l, name, path)
+	tree := cmp.Or(at.tree, l.Dir())
+	p, err := d.parse(ctx, l, name, path, tree)
 	if err != nil {
 		return nil, nil, err
 	}
 
-	r := &Resolved{Decl: p.decl, Warnings: p.warnings, Sources: p.sources, dir: filepath.Dir(path), tree: at.tree}
-	if r.tree == "" {
-		r.tree = l.Dir()
-	}
+	r := &Resolved{Decl: p.decl, Warnings: p.warnings, Sources: p.sources, dir: filepath.Dir(path), tree: tree}
 	if at.pkg != "" {
 		r.URL, r.Package.Dir = fileURL(l.Dir(), at.file), l.Dir()
 	} else {
@@ -153,7 +153,7 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 	if path != lexical {
 		return r, nil, nil
 	}
-	return r, slices.Concat(absent, []mark{lookDir(r.dir)}, p.marks), nil
+	return r, slices.Concat(absent, []mark{look(r.dir, sameDir)}, p.marks), nil
 }
 
 // open opens what bounds the place, a package or a tree, and says by which names the manifest is to be looked for in it.
@@ -207,8 +207,8 @@ func (at place) realPackage() (string, error) {
 	return dir, err
 }
 
-// parse is what the file says that l calls name and the machine calls path.
-func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path string) (*parsed, error) {
+// parse is what the file says that l calls name and the machine calls path. What it includes is found in the tree.
+func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path, tree string) (*parsed, error) {
 	d.mu.Lock()
 	f := d.files[path]
 	if f == nil {
@@ -219,15 +219,19 @@ func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path string) (*
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.last != nil && hold(f.last.marks) {
-		return f.last, nil
+	if p := f.last; p != nil && (len(p.sources) == 1 || p.tree == tree) && hold(p.marks) {
+		return p, nil
 	}
-	before := look(path)
+	before := look(path, itself)
 	data, err := read(ctx, l, name)
 	if err != nil {
 		return nil, err
 	}
-	load := func() (manifest.Validated, manifest.Diagnostics) { return cml.Load(path, data, d.options) }
+	o := d.options
+	if o.Includes == nil {
+		o.Includes = &cml.Includes{Root: tree, Open: func(file string) ([]byte, error) { return include(ctx, tree, file) }}
+	}
+	load := func() (manifest.Validated, manifest.Diagnostics) { return cml.Load(path, data, o) }
 	compiled := codec.Is(data) || strings.HasSuffix(path, ".cm")
 	if compiled {
 		load = func() (manifest.Validated, manifest.Diagnostics) { return codec.Load(path, data) }
@@ -236,15 +240,36 @@ func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path string) (*
 	if err := found.Err(); err != nil {
 		return nil, err
 	}
-	p := &parsed{decl: decl, warnings: found, sources: []string{path}, marks: []mark{before}}
+	p := &parsed{decl: decl, warnings: found, sources: []string{path}, tree: tree, marks: []mark{before}}
 	if included := decl.Decl().Sources; !compiled && len(included) > 1 {
 		for _, s := range included[1:] {
 			p.sources = append(p.sources, s)
-			p.marks = append(p.marks, look(s))
+			p.marks = append(p.marks, look(s, content))
 		}
 	}
 	f.last = p
 	return p, nil
+}
+
+// include reads what a manifest of the tree includes; nothing is looked for in the manager's working directory.
+func include(ctx context.Context, tree, file string) ([]byte, error) {
+	if !filepath.IsAbs(file) {
+		return nil, fs.ErrNotExist
+	}
+	name, err := filepath.Rel(tree, file)
+	if err != nil {
+		return nil, err
+	}
+	l, err := disk.Open(tree)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	data, err := read(ctx, l, name)
+	if errors.Is(err, loader.ErrOutside) {
+		err = fmt.Errorf("leads out of the tree %s", tree)
+	}
+	return data, err
 }
 
 func read(ctx context.Context, l loader.Loader, name string) ([]byte, error) {

@@ -9,11 +9,20 @@ import (
 // A mark is what a path led to when it was looked at. Two equal ones mean that nothing changed between.
 type mark struct {
 	path string
-	dir  bool // only that it is the same directory counts
+	as   aspect
 	id   identity
 	// young is a file that had changed just before it was looked at: it could change again without its times telling.
 	young bool
 }
+
+// aspect is what of a path counts.
+type aspect uint8
+
+const (
+	itself  aspect = iota // the file, or the symlink
+	content               // the file, through symlinks
+	sameDir               // that it is the same directory, whatever is put into it
+)
 
 // identity is zero for what isn't there.
 type identity struct {
@@ -25,35 +34,34 @@ type identity struct {
 // tick is more than the steps in which any usual file system counts time (10 ms with HZ=100).
 const tick = 50 * time.Millisecond
 
-// look marks a file; a symlink is marked itself.
-func look(path string) mark {
-	m := mark{path: path}
-	info, err := os.Lstat(path)
+func look(path string, as aspect) mark {
+	m := mark{path: path, as: as}
+	stat := os.Lstat
+	if as == content {
+		stat = os.Stat
+	}
+	info, err := stat(path)
 	if err != nil {
 		return m
 	}
-	age := time.Since(info.ModTime())
-	m.young = age > -tick && age < tick
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok:
+		m.young = true
+	case as == sameDir:
+		m.id = identity{dev: s.Dev, ino: s.Ino}
+	default:
 		m.id = identity{s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim}
+		age := time.Since(info.ModTime())
+		m.young = age > -tick && age < tick
 	}
 	return m
-}
-
-// lookDir marks a directory, whatever is put into it.
-func lookDir(path string) mark {
-	m := look(path)
-	return mark{path: path, dir: true, id: identity{dev: m.id.dev, ino: m.id.ino}}
 }
 
 // hold says whether nothing changed since marks were made.
 func hold(marks []mark) bool {
 	for _, m := range marks {
-		now := look
-		if m.dir {
-			now = lookDir
-		}
-		if m.young || now(m.path).id != m.id {
+		if m.young || look(m.path, m.as).id != m.id {
 			return false
 		}
 	}

@@ -447,6 +447,61 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+func TestIncludes(t *testing.T) {
+	top := write(t, map[string]string{
+		"srv/app/app.cml":        "{ include: ['part.shard.cml', '//lib/log.shard.cml'] }",
+		"srv/app/part.shard.cml": "{ capabilities: [{ protocol: 'part' }] }",
+		"srv/lib/log.shard.cml":  "-> real.shard.cml",
+		"srv/lib/real.shard.cml": "{ use: [{ protocol: 'log' }] }",
+		"srv/root.cml":           "{}",
+		"srv/out.cml":            "{ include: ['../other/secret.shard.cml'] }",
+		"srv/linkout.cml":        "{ include: ['link.shard.cml'] }",
+		"srv/link.shard.cml":     "-> ../other/secret.shard.cml",
+		"srv/cwd.cml":            "{ include: ['resolver.go'] }", // a file of the working directory
+		"other/secret.shard.cml": "{ capabilities: [{ protocol: 'secret' }] }",
+	})
+	d := NewDisk(cml.Options{})
+	root, err := d.Resolve(t.Context(), top+"/srv/root.cml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen []*manifest.Component
+	for i, want := range []string{"part", "part", "other", "other"} {
+		if i == 2 {
+			put(t, top+"/srv/app/part.shard.cml", "{ capabilities: [{ protocol: 'other' }] }")
+		}
+		r, err := d.Resolve(t.Context(), "app/app.cml", root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources := []string{top + "/srv/app/app.cml", top + "/srv/app/part.shard.cml", top + "/srv/lib/log.shard.cml"}
+		if says(r) != want || len(r.Decl.Decl().Uses) != 1 || !slices.Equal(r.Sources, sources) {
+			t.Errorf("says %q, sources %q, want %q", says(r), r.Sources, want)
+		}
+		seen = append(seen, r.Decl.Decl())
+	}
+	if seen[0] != seen[1] || seen[1] == seen[2] || seen[2] != seen[3] {
+		t.Error("parsed anew without a change, or not after one")
+	}
+	put(t, top+"/srv/lib/real.shard.cml", "{ use: [{ protocol: 'changed' }] }") // behind a symlink
+	if r, err := d.Resolve(t.Context(), "app/app.cml", root); err != nil || r.Decl.Decl().Uses[0].SourceName != "changed" {
+		t.Errorf("after a change behind a symlink: %v, %v", r, err)
+	}
+	// In a tree of its own "//lib" is elsewhere.
+	if _, err := d.Resolve(t.Context(), "file://"+top+"/srv/app/app.cml", root); !strings.Contains(fmt.Sprint(err),
+		top+"/srv/app/lib/log.shard.cml") {
+		t.Errorf("as the root of a tree: %v", err)
+	}
+	for url, want := range map[string]string{
+		"out.cml": "leads out of the tree " + top + "/srv", "linkout.cml": "leads out of the tree", "cwd.cml": "no such file",
+	} {
+		if _, err := d.Resolve(t.Context(), url,
+			root); capabilities.CodeOf(err) != capabilities.Invalid || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	m := map[int]int{}
 	for i := range 3 * cacheSize {
