@@ -102,7 +102,8 @@ func TestEnds(t *testing.T) {
 	}{
 		{"nil", func(context.Context, *builtin.Env) error { return nil }, nil, 0, runners.BySelf, ""},
 		{"error", func(context.Context, *builtin.Env) error { return own }, nil, 1, runners.BySelf, "disk full"},
-		{"code", func(context.Context, *builtin.Env) error { return fmt.Errorf("x: %w", code(9)) }, nil, 9, runners.BySelf, "x: code 9"},
+		{"code", func(context.Context, *builtin.Env) error { return fmt.Errorf("x: %w", code(9)) }, nil, 9, runners.BySelf,
+			"x: code 9"},
 		{"panic", func(context.Context, *builtin.Env) error { panic("boom") }, nil, 2, runners.BySelf, "panic: boom"},
 		{"panic of the runtime", func(context.Context, *builtin.Env) error { var p *int; *p = 1; return nil }, nil, 2, runners.BySelf,
 			"panic: runtime error: invalid memory address or nil pointer dereference"},

@@ -179,7 +179,8 @@ func at(info *runners.StartInfo, key string, err error) error {
 func failure(info *runners.StartInfo, err error) error {
 	e := &runners.Error{Op: "start", At: info.Moniker, Err: err, Why: capabilities.CodeOf(err)}
 	if pe, ok := errors.AsType[*PolicyError](err); ok {
-		e.Hint = fmt.Sprintf("to allow it, add %q to security_policy.job_policy.%s of the manager's configuration", info.Moniker, pe.Policy)
+		e.Hint = fmt.Sprintf("to allow it, add %q to security_policy.job_policy.%s of the manager's configuration",
+			info.Moniker, pe.Policy)
 	}
 	if se, ok := errors.AsType[*proc.Error](err); ok {
 		switch {

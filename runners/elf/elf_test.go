@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/internal/leak"
@@ -112,8 +115,8 @@ var programs = map[string]func(){
 	// A liar: everything that is no message, then the truth.
 	"garbage": func() {
 		c := raw()
-		for _, b := range [][]byte{{}, {0}, {0xff, 0xff}, {0x0a}, {0x0a, 5}, {0x12, 1, 0xff}, []byte("hello"), {0x7a, 1, 1}, {0x18, 1}} {
-			c.Write(b)
+		for _, s := range []string{"", "\x00", "\xff\xff", "\x0a", "\x0a\x05", "\x12\x01\xff", "hello", "\x7a\x01\x01", "\x18\x01"} {
+			c.Write([]byte(s))
 		}
 		c.Write(bytes.Repeat([]byte{'x'}, 60_000))
 		c.WriteMsgUnix([]byte{0x12, 1, 'x'}, syscall.UnixRights(0, 1, 2), nil)
@@ -363,7 +366,8 @@ func TestStopTable(t *testing.T) {
 		{"ignore", sh("trap 'exit 0' TERM; echo serving; sleep 1000"), "ignore", false, 1, -1, kill},
 		{"ignore, critical", sh("trap 'exit 0' TERM; echo serving; sleep 1000"), "ignore", true, 1, -1, kill},
 		{"signal", sh("trap 'exit 3' TERM; echo serving; sleep 1000 & wait"), "signal", false, 1, 3, 0},
-		{"signal, of its choice", sh("trap 'exit 3' USR1; echo serving; sleep 1000 & wait", "stop_signal", "USR1"), "signal", false, 1, 3, 0},
+		{"signal, of its choice", sh("trap 'exit 3' USR1; echo serving; sleep 1000 & wait", "stop_signal", "USR1"), "signal", false, 1,
+			3, 0},
 		{"signal, unhandled", sh("echo serving; exec sleep 1000"), "signal", false, 1, -1, syscall.SIGTERM},
 		{"signal, critical", sh("trap 'exit 0' TERM; echo serving; sleep 1000 & wait"), "signal", true, 1, 0, 0},
 		{"notify", self(t, "serve"), "notify", false, 1, 0, 0},
@@ -377,7 +381,8 @@ func TestStopTable(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := c.block
-			b.Info = append(slices.Clone(b.Info), block("lifecycle.stop_event", c.event, "main_process_critical", strconv.FormatBool(c.critical)).Info...)
+			more := block("lifecycle.stop_event", c.event, "main_process_critical", strconv.FormatBool(c.critical))
+			b.Info = append(slices.Clone(b.Info), more.Info...)
 			p := r.start(t, b)
 			p.line("serving")
 			for range c.stops {
@@ -489,8 +494,8 @@ func TestCleanState(t *testing.T) {
 
 	got := state(block("binary", "bin/prog", "environ", []string{"ELF_TEST_PROGRAM=state"}))
 	for _, want := range []string{
-		`args "[` + dir + `/bin/prog]"`, `env "[ELF_TEST_PROGRAM=state PATH=` + Path + " " + own + `]"`, `cwd "` + dir + `"`, `umask "0022"`,
-		`ids "` + ids + `"`, `leader "true"`,
+		`args "[` + dir + `/bin/prog]"`, `env "[ELF_TEST_PROGRAM=state PATH=` + Path + " " + own + `]"`, `cwd "` + dir + `"`,
+		`umask "0022"`, `ids "` + ids + `"`, `leader "true"`,
 	} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("no %s in\n%s", want, got)
@@ -515,7 +520,8 @@ func TestCleanState(t *testing.T) {
 		t.Errorf("not exactly two descriptors:\n%s", got)
 	}
 	r.info.Handles = nil
-	got = state(block("binary", "bin/prog", "cwd", "/usr", "environ", []string{"ELF_TEST_PROGRAM=state"}, "lifecycle.stop_event", "notify"))
+	got = state(block("binary", "bin/prog", "cwd", "/usr", "environ", []string{"ELF_TEST_PROGRAM=state"},
+		"lifecycle.stop_event", "notify"))
 	for _, want := range []string{`cwd "/usr"`, `fd "9 true"`} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("no %s in\n%s", want, got)
@@ -528,7 +534,8 @@ func TestUserAndGroup(t *testing.T) {
 	b := sh(`echo $(id -u) $(id -g) $(id -G)`, "user", "4711", "group", "4712")
 	if os.Getuid() != 0 {
 		_, _, err := r.try(t, t.Context(), b)
-		if capabilities.CodeOf(err) != capabilities.Denied || !strings.Contains(err.Error(), "may not become user 4711, group 4712\n  hint: only root") {
+		want := "may not become user 4711, group 4712\n  hint: only root"
+		if capabilities.CodeOf(err) != capabilities.Denied || !strings.Contains(err.Error(), want) {
 			t.Errorf("another user without root: %v", err)
 		}
 		return
@@ -584,7 +591,8 @@ func TestRefusals(t *testing.T) {
 		code capabilities.Code
 		want string
 	}{
-		{block("binary", "servr"), capabilities.NotFound, "start /test: a.cml:2:5: program.binary: servr in package " + dir + ": no such file\n  hint: did you mean server?"},
+		{block("binary", "servr"), capabilities.NotFound,
+			"start /test: a.cml:2:5: program.binary: servr in package " + dir + ": no such file\n  hint: did you mean server?"},
 		{block("binary", "/no/such"), capabilities.NotFound, "a.cml:2:5: program.binary: exec /no/such: no such file"},
 		{block("binary", "../x"), capabilities.Denied, "leads outside of the package"},
 		{block("binary", "out"), capabilities.Denied, "leads outside of the package"},
@@ -597,7 +605,8 @@ func TestRefusals(t *testing.T) {
 		{block("binary", "server", "args", slices.Repeat([]string{big}, 30)), capabilities.Invalid, "too big"},
 		{block("binary", "server", "cwd", "nowhere"), capabilities.NotFound, "a.cml:3:5: program.cwd: nowhere in package"},
 		{block("binary", "server", "cwd", "/no/such"), capabilities.NotFound, "a.cml:3:5: program.cwd: chdir /no/such: "},
-		{block("binary", "server", "user", "no-such-user"), capabilities.Invalid, `a.cml:3:5: program.user: there is no user "no-such-user"`},
+		{block("binary", "server", "user", "no-such-user"), capabilities.Invalid,
+			`a.cml:3:5: program.user: there is no user "no-such-user"`},
 		{block("binary", "server", "umask", "8"), capabilities.Invalid, `a.cml:3:5: program.umask: must be an octal number`},
 		{block("binary", "server", "main_process_critical", "true"), capabilities.Denied,
 			"a.cml:3:5: program.main_process_critical: violates the policy main_process_critical, which does not list /test\n" +
@@ -644,7 +653,8 @@ func TestNotReady(t *testing.T) {
 		want string
 	}{
 		{sh("echo bad config >&2; exit 3", "ready", "lifecycle"), "start /test: it ended before it was ready: exited code=3"},
-		{sh(`eval "exec $CMGR_LIFECYCLE_FD>&-"; exec sleep 1000`, "ready", "lifecycle"), "start /test: it closed its lifecycle channel before it was ready"},
+		{sh(`eval "exec $CMGR_LIFECYCLE_FD>&-"; exec sleep 1000`, "ready", "lifecycle"),
+			"start /test: it closed its lifecycle channel before it was ready"},
 		{sh("sleep 1000 & kill -9 $$", "ready", "lifecycle"), "start /test: it ended before it was ready: killed by SIGKILL"},
 	} {
 		p, _, err := r.try(t, t.Context(), c.b)
@@ -654,8 +664,8 @@ func TestNotReady(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if p, _, err := r.try(t, ctx, sh("exec sleep 1000", "ready", "lifecycle")); p != nil || !errors.Is(err, context.DeadlineExceeded) ||
-		capabilities.CodeOf(err) != capabilities.Unavailable {
+	p, _, err := r.try(t, ctx, sh("exec sleep 1000", "ready", "lifecycle"))
+	if p != nil || !errors.Is(err, context.DeadlineExceeded) || capabilities.CodeOf(err) != capabilities.Unavailable {
 		t.Errorf("got %v", err)
 	}
 }
@@ -705,7 +715,8 @@ func TestFloodOnTheChannel(t *testing.T) {
 	flooder.ends(-1, syscall.SIGKILL, runners.ByStop)
 
 	// And one that ends by itself is seen to.
-	p := r.start(t, sh(`while printf '\022\001x' >&$CMGR_LIFECYCLE_FD; do :; done & sleep 0.3; kill $!; exit 6`, "lifecycle.stop_event", "notify"))
+	p := r.start(t, sh(`while printf '\022\001x' >&$CMGR_LIFECYCLE_FD; do :; done & sleep 0.3; kill $!; exit 6`,
+		"lifecycle.stop_event", "notify"))
 	p.ends(6, 0, runners.BySelf)
 }
 
@@ -805,7 +816,8 @@ func TestNothingPerRunningProgram(t *testing.T) {
 		return len(e)
 	}
 	const n = 20
-	before := fds()
+	r.Close() // waits for the ends under way
+	before, goroutines := fds(), runtime.NumGoroutine()
 	for i := range n {
 		info := r.info
 		info.Program = sh("exec sleep 1000")
@@ -820,5 +832,76 @@ func TestNothingPerRunningProgram(t *testing.T) {
 	}
 	if got := fds() - before; got != n/2 {
 		t.Errorf("%d descriptors for %d programs, half of them with a channel", got, n)
+	}
+	if got := runtime.NumGoroutine(); got > goroutines {
+		t.Errorf("%d goroutines more for %d programs", got-goroutines, n)
+	}
+}
+
+// TestKillThatDoesNotEnd: what remains of a killed job when the patience is over is said, and nobody waits for ever.
+func TestKillThatDoesNotEnd(t *testing.T) {
+	r := newRig(t, job.Cgroup2)
+	r.KillBound = time.Nanosecond // hardly anything dies so fast; but since it may, try until something doesn't
+	for range 100 {
+		p := r.start(t, sh("i=0; while [ $i -lt 50 ]; do sleep 1000 & i=$((i+1)); done; echo serving; wait"))
+		p.line("serving")
+		p.Kill(t.Context())
+		x := wait(t, p.Program)
+		if x.OK() || x.Cause != runners.ByKill {
+			t.Errorf("exit %+v", x)
+		}
+		if strings.Contains(x.Detail, "not empty: process ") {
+			if !strings.Contains(r.log.String(), "something of a killed job remains") {
+				t.Errorf("log: %s", r.log)
+			}
+			return
+		}
+	}
+	t.Error("no exit tells of what remains")
+}
+
+// FuzzPacket: whatever a program sends, its status is one short printable line.
+func FuzzPacket(f *testing.F) {
+	f.Add([]byte("\x12\x03a\nb"))
+	f.Add([]byte("\x0a\x00"))
+	f.Add(append([]byte{0x12, 0x80, 0x03}, bytes.Repeat([]byte("é"), 192)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var c channel
+		c.take(b, nil)
+		unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
+		if len(c.status) > lifecycle.MaxStatus || !utf8.ValidString(c.status) || strings.ContainsFunc(c.status, unprintable) {
+			t.Errorf("status %q", c.status)
+		}
+	})
+}
+
+// BenchmarkRun is a program's whole life: start, exit, job gone.
+func BenchmarkRun(b *testing.B) {
+	loop, err := poll.New()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer loop.Close()
+	jobs, err := job.Open(job.Options{Name: "elfbench", Loop: loop})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer jobs.Close()
+	r := New(Config{Jobs: jobs, Loop: loop})
+	defer r.Close()
+	for _, event := range []string{"signal", "notify"} {
+		b.Run(event, func(b *testing.B) {
+			info := runners.StartInfo{Moniker: "/bench", Program: block("binary", "/bin/true", "lifecycle.stop_event", event)}
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := r.Start(b.Context(), info)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := p.Wait(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -113,7 +113,8 @@ func Check(b runners.Block) manifest.Diagnostics {
 // warnings are what is to be said of a block that can be used.
 func warnings(b runners.Block) (ds manifest.Diagnostics) {
 	warn := func(e manifest.Entry, rule, message, hint string) {
-		ds = append(ds, manifest.Diagnostic{Pos: e.Pos, Rule: rule, Message: "program." + e.Key + ": " + message, Hint: hint, Warning: true})
+		message = "program." + e.Key + ": " + message
+		ds = append(ds, manifest.Diagnostic{Pos: e.Pos, Rule: rule, Message: message, Hint: hint, Warning: true})
 	}
 	for _, e := range b.Unknown(known...) {
 		if strings.HasPrefix(e.Key, "limits.") {

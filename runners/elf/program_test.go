@@ -143,7 +143,8 @@ func TestParse(t *testing.T) {
 		t.Errorf("read %+v", s)
 	}
 	s, errs = parse(block("binary", "x"))
-	if len(errs) > 0 || s.stop != stopBySignal || s.stopSignal != 15 || s.umask != 0o022 || !s.stdout || !s.stderr || s.ready || s.critical {
+	if len(errs) > 0 || s.stop != stopBySignal || s.stopSignal != 15 || s.umask != 0o022 || !s.stdout || !s.stderr || s.ready ||
+		s.critical {
 		t.Errorf("defaults %+v, %v", s, errs)
 	}
 }
@@ -154,7 +155,7 @@ func TestCheckRefuses(t *testing.T) {
 		want string
 	}{
 		{block(), `a.cml:1:1: program.binary: is missing: the ELF runner needs the path of a program, below the package or absolute`},
-		{block("binary", ""), `a.cml:2:5: program.binary: is missing: the ELF runner needs the path of a program, below the package or absolute`},
+		{block("binary", ""), `a.cml:2:5: program.binary: is missing: the ELF runner needs the path of a program`},
 		{block("binary", []string{"x"}), `a.cml:2:5: program.binary: must be a string, is an array of strings`},
 		{block("binary", "a\x00b"), `a.cml:2:5: program.binary: holds a NUL`},
 		{block("binary", "x", "args", "y"), `a.cml:3:5: program.args: must be an array of strings, is a string`},
@@ -166,16 +167,19 @@ func TestCheckRefuses(t *testing.T) {
 		{block("binary", "x", "umask", "089"), `a.cml:3:5: program.umask: must be an octal number from "0" to "777"`},
 		{block("binary", "x", "umask", "1777"), `a.cml:3:5: program.umask: must be an octal number from "0" to "777"`},
 		{block("binary", "x", "ready", "yes"), `a.cml:3:5: program.ready: is "yes", must be one of ["none" "lifecycle"]`},
-		{block("binary", "x", "limits.files", "3"), `a.cml:3:5: program.limits.files: there is no limit "files"; there are as core cpu`},
-		{block("binary", "x", "limits.core", ""), `program.limits.core: is "", must be N or SOFT:HARD, each a number (with K, M or G) or "unlimited"`},
+		{block("binary", "x", "limits.files", "3"), `program.limits.files: there is no limit "files"; there are as core cpu`},
+		{block("binary", "x", "limits.core", ""),
+			`program.limits.core: is "", must be N or SOFT:HARD, each a number (with K, M or G) or "unlimited"`},
 		{block("binary", "x", "limits.core", "1:2:3"), `program.limits.core: is "1:2:3", must be N or SOFT:HARD`},
 		{block("binary", "x", "limits.core", "99999999999G"), `program.limits.core: is "99999999999G", must be N or SOFT:HARD`},
-		{block("binary", "x", "limits.core", "unlimited:1"), `program.limits.core: is "unlimited:1": the soft limit is above the hard one`},
+		{block("binary", "x", "limits.core", "unlimited:1"), `is "unlimited:1": the soft limit is above the hard one`},
 		{block("binary", "x", "limits.core", []string{}), `program.limits.core: must be a string, is an array of strings`},
 		{block("binary", "x", "is_shared_process", "true"),
 			`program.is_shared_process: cannot be enabled without also enabling job_policy_create_raw_processes`},
-		{block("binary", "x", "job_policy_bad_handles", "x"), `program.job_policy_bad_handles: is "x", must be one of ["deny" "allow_exception"]`},
-		{block("binary", "x", "memory_attribution", "maybe"), `program.memory_attribution: is "maybe", must be one of ["true" "false"]`},
+		{block("binary", "x", "job_policy_bad_handles", "x"),
+			`program.job_policy_bad_handles: is "x", must be one of ["deny" "allow_exception"]`},
+		{block("binary", "x", "memory_attribution", "maybe"),
+			`program.memory_attribution: is "maybe", must be one of ["true" "false"]`},
 	} {
 		err := Check(c.b).Err()
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Count(err.Error(), "\n") > 0 {
@@ -191,7 +195,8 @@ func TestCheckWarns(t *testing.T) {
 	}{
 		{block("binary", "x", "binery", "y"), "unknown-key", `did you mean "binary"?`},
 		{block("binary", "x", "stop_event", "notify"), "unknown-key", `did you mean "lifecycle.stop_event"?`},
-		{block("binary", "x", "job_policy_create_raw_proceses", "true"), "unknown-key", `did you mean "job_policy_create_raw_processes"?`},
+		{block("binary", "x", "job_policy_create_raw_proceses", "true"), "unknown-key",
+			`did you mean "job_policy_create_raw_processes"?`},
 		{block("binary", "x", "zzz", "y"), "unknown-key", ""},
 		{block("binary", "x", "use_next_vdso", "true"), "no-effect", ""},
 		{block("binary", "x", "stop_signal", "INT", "lifecycle.stop_event", "ignore"), "no-effect", ""},
@@ -223,7 +228,9 @@ func TestLookup(t *testing.T) {
 	if c, err := lookup(runners.Block{}, "3999999999", "77"); err != nil || c.Uid != 3999999999 || c.Gid != 77 || len(c.Groups) > 0 {
 		t.Errorf("unknown numbers: %+v, %v", c, err)
 	}
-	for _, x := range [][2]string{{"no-such-user", ""}, {"3999999999", ""}, {"", "no-such-group"}, {"-1", "0"}, {"99999999999", "0"}} {
+	for _, x := range [][2]string{
+		{"no-such-user", ""}, {"3999999999", ""}, {"", "no-such-group"}, {"-1", "0"}, {"99999999999", "0"},
+	} {
 		if c, err := lookup(runners.Block{}, x[0], x[1]); err == nil {
 			t.Errorf("user %q, group %q: %+v", x[0], x[1], c)
 		}
@@ -232,7 +239,9 @@ func TestLookup(t *testing.T) {
 
 // FuzzLimit: a limit that is accepted says the same when it is written out in plain numbers.
 func FuzzLimit(f *testing.F) {
-	for _, s := range []string{"0", "1024:4096", "2G", "unlimited", "1K:unlimited", "9223372036854775807", "8589934591G", "+1", "0x1"} {
+	for _, s := range []string{
+		"0", "1024:4096", "2G", "unlimited", "1K:unlimited", "9223372036854775807", "8589934591G", "+1", "0x1",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

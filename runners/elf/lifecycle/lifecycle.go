@@ -1,5 +1,5 @@
-// Package lifecycle is for programs written in Go that run as components under the ELF runner: it takes the lifecycle channel that
-// the runner gives them, if it does, and says when to end. PROTOCOL.md beside it has the bytes.
+// Package lifecycle is for programs written in Go that run as components under the ELF runner: it takes the lifecycle channel
+// that the runner gives them, if it does, and says when to end. PROTOCOL.md beside it has the bytes.
 //
 //	func main() {
 //		ctx, stop := lifecycle.Notify(context.Background())
@@ -205,7 +205,7 @@ func Notify(parent context.Context) (ctx context.Context, stop func()) {
 	})
 }
 
-// Serve calls f with Notify's context and returns f's error; the context's own counts as none. It is the whole of a main function:
+// Serve calls f with Notify's context and returns f's error; the context's own counts as none. It is a whole main function:
 //
 //	func main() {
 //		if err := lifecycle.Serve(context.Background(), run); err != nil {

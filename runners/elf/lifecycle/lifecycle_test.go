@@ -78,6 +78,7 @@ func read(t *testing.T, f *os.File) []byte {
 // TestBytes: what PROTOCOL.md says, what this package writes and what protobuf makes of it are the same.
 func TestBytes(t *testing.T) {
 	c, runner := pair(t)
+	status := func(s string) *lifecyclepb.Up { return &lifecyclepb.Up{Message: &lifecyclepb.Up_Status{Status: s}} }
 	long := strings.Repeat("é", lifecycle.MaxStatus)
 	for _, x := range []struct {
 		hex  string
@@ -85,10 +86,9 @@ func TestBytes(t *testing.T) {
 		want *lifecyclepb.Up
 	}{
 		{"0a00", c.Ready, &lifecyclepb.Up{Message: &lifecyclepb.Up_Ready{Ready: &lifecyclepb.Ready{}}}},
-		{"12076c6f6164696e67", func() error { return c.Status("loading") }, &lifecyclepb.Up{Message: &lifecyclepb.Up_Status{Status: "loading"}}},
-		{"12026869", func() error { return c.Status("hi\xff") }, &lifecyclepb.Up{Message: &lifecyclepb.Up_Status{Status: "hi"}}},
-		{"128002" + hex.EncodeToString([]byte(long[:256])), func() error { return c.Status(long) },
-			&lifecyclepb.Up{Message: &lifecyclepb.Up_Status{Status: long[:256]}}},
+		{"12076c6f6164696e67", func() error { return c.Status("loading") }, status("loading")},
+		{"12026869", func() error { return c.Status("hi\xff") }, status("hi")},
+		{"128002" + hex.EncodeToString([]byte(long[:256])), func() error { return c.Status(long) }, status(long[:256])},
 	} {
 		if err := x.send(); err != nil {
 			t.Fatal(err)
@@ -110,7 +110,9 @@ func TestBytes(t *testing.T) {
 
 func TestAwait(t *testing.T) {
 	c, runner := pair(t)
-	for _, junk := range []string{"\x7a\x01\x0a", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "z", "\x08\x01", "\x0f", "\x0a\x7f", strings.Repeat("x", 5000)} {
+	for _, junk := range []string{
+		"\x7a\x01\x0a", strings.Repeat("\xff", 12), "z", "\x08\x01", "\x0f", "\x0a\x7f", strings.Repeat("x", 5000),
+	} {
 		runner.WriteString(junk)
 	}
 	runner.WriteString("\x78\x05\x0a\x02\x7a\x00") // with unknown fields around and within
@@ -177,7 +179,9 @@ func TestProgram(t *testing.T) {
 
 // FuzzStop: what protobuf takes for a Stop, with whatever unknown fields, the program takes for one.
 func FuzzStop(f *testing.F) {
-	for _, s := range []string{"\x0a\x00", "\x7a\x01\x0a", "", "\x0a\x02\x08\x01", "\x0d\x00\x00\x00\x00\x0a\x00", "\x7b\x7c\x0a\x00"} {
+	for _, s := range []string{
+		"\x0a\x00", "\x7a\x01\x0a", "", "\x0a\x02\x08\x01", "\x0d\x00\x00\x00\x00\x0a\x00", "\x7b\x7c\x0a\x00",
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
