@@ -63,7 +63,8 @@ func (v *validator) cycles() {
 		case k.Kind == KindDictionary && k.Path != "":
 			g.add("self", "#"+k.Name, fmt.Sprintf("dynamic dictionary %q", k.Name), k.Pos)
 		case k.Kind == KindStorage && k.Storage != nil:
-			g.add(v.node(k.Storage.Source, KindDirectory, k.Storage.BackingDir), "#"+k.Name, fmt.Sprintf("backing of storage %q", k.Name), k.Pos)
+			g.add(v.node(k.Storage.Source, KindDirectory, k.Storage.BackingDir), "#"+k.Name, fmt.Sprintf("backing of storage %q", k.Name),
+				k.Pos)
 		}
 	}
 	found := g.elementary()
@@ -90,7 +91,8 @@ func (v *validator) cycles() {
 		}
 		texts[i] = "{" + b.String() + cycle[0].from + "}"
 	}
-	v.report(here(found[0][0].pos), "cycle", hint.String(), "Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. Cycles: {%s}",
+	v.report(here(found[0][0].pos), "cycle", hint.String(),
+		"Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. Cycles: {%s}",
 		strings.Join(texts, ", "))
 }
 

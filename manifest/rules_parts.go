@@ -27,8 +27,9 @@ func (v *validator) program() {
 	}
 	switch {
 	case p.Runner == "" && first == nil:
-		v.report(here(p.Pos), "no-runner", `add runner: "elf" to the program`, "Component has a `program` block defined, but doesn't specify a `runner`. "+
-			"Components need to use a runner to actually execute code.")
+		v.report(here(p.Pos), "no-runner", `add runner: "elf" to the program`,
+			"Component has a `program` block defined, but doesn't specify a `runner`. "+
+				"Components need to use a runner to actually execute code.")
 	case p.Runner != "" && first != nil && (first.SourceName != p.Runner || first.Source.Kind != RefEnvironment):
 		v.report(here(first.Pos), "runner-conflict", at("remove one of them; `program.runner`", p.RunnerPos),
 			"Component has conflicting runners in `program` block and `use` block.")
@@ -44,10 +45,12 @@ func (v *validator) children() {
 		}
 		v.environmentOf(c.Environment, v.pos(SectionChildren, i, "environment", c.Pos))
 		if r := c.Restart; r != nil && r.MaxDelayMS > 0 && r.MaxDelayMS < r.DelayMS {
-			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "", "restart: max_delay_ms (%d) is less than delay_ms (%d)", r.MaxDelayMS, r.DelayMS)
+			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "",
+				"restart: max_delay_ms (%d) is less than delay_ms (%d)", r.MaxDelayMS, r.DelayMS)
 		}
 		if r := c.Restart; r != nil && r.Backoff != "" && !IsBackoff(r.Backoff) {
-			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "", "restart: backoff %q is not a decimal of at least 1", r.Backoff)
+			v.report(v.pos(SectionChildren, i, "restart", c.Pos), "bad-restart", "", "restart: backoff %q is not a decimal of at least 1",
+				r.Backoff)
 		}
 		if (c.Restart != nil) != (c.OnTerminate == OnTerminateRestart) {
 			v.report(here(c.Pos), "bad-restart", "", "child %q: `restart` and on_terminate: \"restart\" belong together", c.Name)
@@ -55,7 +58,8 @@ func (v *validator) children() {
 	}
 }
 
-// IsBackoff says whether s is what Restart.Backoff may be: a decimal of at least 1 with at most nine digits on either side of the point.
+// IsBackoff says whether s is what Restart.Backoff may be: a decimal of at least 1 with at most nine digits on either side of the
+// point.
 func IsBackoff(s string) bool {
 	whole, fraction, point := strings.Cut(s, ".")
 	digits := func(s string) bool { return s != "" && len(s) <= 9 && strings.Trim(s, "0123456789") == "" }
@@ -74,7 +78,8 @@ func (v *validator) environmentOf(env string, pos place) {
 		return
 	}
 	if _, ok := v.environments_[env]; !ok {
-		v.report(pos, "unknown-environment", v.nearest("#"+env, references(names(v.environments_))), "environment %q does not appear in \"environments\"", "#"+env)
+		v.report(pos, "unknown-environment", v.nearest("#"+env, references(names(v.environments_))),
+			"environment %q does not appear in \"environments\"", "#"+env)
 	}
 }
 
@@ -82,19 +87,22 @@ func (v *validator) environments() {
 	for i := range v.c.Environments {
 		e := &v.c.Environments[i]
 		if !e.ExtendsRealm && e.StopTimeoutMS == nil {
-			v.report(v.pos(SectionEnvironments, i, "extends", e.Pos), "no-stop-timeout", `add __stop_timeout_ms, or write extends: "realm"`,
+			v.report(v.pos(SectionEnvironments, i, "extends", e.Pos), "no-stop-timeout",
+				`add __stop_timeout_ms, or write extends: "realm"`,
 				"'__stop_timeout_ms' must be provided if the environment does not extend another environment")
 		}
 		runners := make(map[string]*Registration, len(e.Runners))
 		for j := range e.Runners {
 			r := &e.Runners[j]
 			if first, ok := runners[r.As]; ok {
-				v.report(here(r.Pos), "duplicate-runner", at("the first one", first.Pos), "Duplicate runners registered under name %q: %q and %q.", r.As, r.Name, first.Name)
+				v.report(here(r.Pos), "duplicate-runner", at("the first one", first.Pos),
+					"Duplicate runners registered under name %q: %q and %q.", r.As, r.Name, first.Name)
 			} else {
 				runners[r.As] = r
 			}
 			if r.Source.Kind == RefSelf && !v.has(KindRunner, r.Name) {
-				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindRunner)), "Runner %q registered in environment is not in \"runners\"", r.Name)
+				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindRunner)),
+					"Runner %q registered in environment is not in \"runners\"", r.Name)
 			}
 			v.registrationSource(r)
 		}
@@ -102,13 +110,15 @@ func (v *validator) environments() {
 		for j := range e.Resolvers {
 			r := &e.Resolvers[j]
 			if first, ok := schemes[r.As]; ok {
-				v.report(here(r.Pos), "duplicate-scheme", at("the first one", first.Pos), "scheme %q for resolver %q is already registered; previously registered to resolver %q.",
+				v.report(here(r.Pos), "duplicate-scheme", at("the first one", first.Pos),
+					"scheme %q for resolver %q is already registered; previously registered to resolver %q.",
 					r.As, r.Name, first.Name)
 			} else {
 				schemes[r.As] = r
 			}
 			if r.Source.Kind == RefSelf && !v.has(KindResolver, r.Name) {
-				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindResolver)), "resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
+				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindResolver)),
+					"resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
 			}
 			v.registrationSource(r)
 		}
@@ -116,7 +126,8 @@ func (v *validator) environments() {
 		for j := range e.Debug {
 			r := &e.Debug[j]
 			if first, ok := debug[r.As]; ok {
-				v.report(here(r.Pos), "duplicate-debug", at("the first one", first.Pos), "%q is a duplicate debug protocol of environment %q", r.As, e.Name)
+				v.report(here(r.Pos), "duplicate-debug", at("the first one", first.Pos), "%q is a duplicate debug protocol of environment %q",
+					r.As, e.Name)
 			} else {
 				debug[r.As] = r
 			}
@@ -138,7 +149,8 @@ func (v *validator) registrationSource(r *Registration) {
 			return
 		}
 	}
-	v.report(here(r.Pos), "unknown-source", v.nearest(r.Source.String(), references(names(v.children_))), "%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
+	v.report(here(r.Pos), "unknown-source", v.nearest(r.Source.String(), references(names(v.children_))),
+		"%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
 }
 
 func (v *validator) has(k Kind, name string) bool {
@@ -175,7 +187,8 @@ func (v *validator) capabilities() {
 				v.report(v.pos(SectionCapabilities, i, "value", c.Pos), "bad-config-value", "", "config %q: %v", c.Name, err)
 			}
 		case KindEventStream:
-			v.report(here(c.Pos), "event-stream-declared", "offer or use it from framework or parent", "event streams are the manager's own: a component cannot declare one")
+			v.report(here(c.Pos), "event-stream-declared", "offer or use it from framework or parent",
+				"event streams are the manager's own: a component cannot declare one")
 		}
 	}
 }
@@ -196,7 +209,8 @@ func (v *validator) storage(i int, c *Capability) {
 		}
 		fallthrough
 	default:
-		v.report(from, "unknown-source", v.nearest(s.Source.String(), references(names(v.children_))), "\"capabilities\" source %q does not appear in \"children\"", s.Source)
+		v.report(from, "unknown-source", v.nearest(s.Source.String(), references(names(v.children_))),
+			"\"capabilities\" source %q does not appear in \"children\"", s.Source)
 	}
 }
 

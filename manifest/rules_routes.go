@@ -14,7 +14,8 @@ func (v *validator) declaredInSelf(verb string, k Kind, capName string, source R
 	if source.Dictionary != "" {
 		dict, _, _ := strings.Cut(source.Dictionary, "/")
 		if !v.has(KindDictionary, dict) {
-			v.report(pos, "undeclared", v.nearest(dict, v.declared(KindDictionary)), "%s %q is %s from %q, so %q must be declared as a \"dictionary\" in \"capabilities\"",
+			v.report(pos, "undeclared", v.nearest(dict, v.declared(KindDictionary)),
+				"%s %q is %s from %q, so %q must be declared as a \"dictionary\" in \"capabilities\"",
 				k, capName, verb, source, dict)
 		}
 		return
@@ -28,7 +29,8 @@ func (v *validator) declaredInSelf(verb string, k Kind, capName string, source R
 			hint = fmt.Sprintf("it is declared as a %q", other)
 		}
 	}
-	v.report(pos, "undeclared", hint, "%s %q is %s from self, so it must be declared as a %q in \"capabilities\"", k, capName, verb, k)
+	v.report(pos, "undeclared", hint, "%s %q is %s from self, so it must be declared as a %q in \"capabilities\"", k, capName, verb,
+		k)
 }
 
 // source checks that a source "#x" exists and can have a capability of the kind (V28, V56, V66).
@@ -43,7 +45,8 @@ func (v *validator) source(section string, k Kind, source Ref, pos place) {
 		ok = ok && k == KindService
 	case RefCapability:
 		// A protocol from storage is the storage's administration; what a dictionary holds is addressed as self/<dictionary>.
-		ok = (k == KindProtocol || section == "use" && k != KindService) && (v.has(KindStorage, source.Name) || v.has(KindDictionary, source.Name))
+		ok = (k == KindProtocol || section == "use" && k != KindService) && (v.has(KindStorage, source.Name) || v.has(KindDictionary,
+			source.Name))
 	default:
 		return
 	}
@@ -120,14 +123,16 @@ func (v *validator) uses() {
 		}
 		v.noDictionary(u.Kind, u.Source, from)
 		if u.Availability == SameAsTarget {
-			v.report(v.pos(SectionUse, i, "availability", u.Pos), "bad-availability", "", "\"availability: same_as_target\" cannot be used with use declarations")
+			v.report(v.pos(SectionUse, i, "availability", u.Pos), "bad-availability", "",
+				"\"availability: same_as_target\" cannot be used with use declarations")
 		}
 		if u.Dependency == Weak && u.Source.Kind != RefChild && u.Source.Kind != RefCollection && u.Source.Kind != RefCapability {
 			v.report(v.pos(SectionUse, i, "dependency", u.Pos), "weak-use", "", "Only `use` from children can have dependency: \"weak\"")
 		}
 		for _, r := range u.Scope {
 			if r.Kind != RefChild && r.Kind != RefCollection {
-				v.report(v.pos(SectionUse, i, "scope", u.Pos), "unknown-scope", "", "event_stream scope %s is not a component or collection.", r)
+				v.report(v.pos(SectionUse, i, "scope", u.Pos), "unknown-scope", "", "event_stream scope %s is not a component or collection.",
+					r)
 			}
 		}
 		switch u.Kind {
@@ -152,11 +157,14 @@ func (v *validator) uses() {
 				break
 			}
 			v.configType(u.Config.Type, u.Pos)
-			if schema := v.c.Config; u.Availability != Required && u.Config.Default == nil && (schema == nil || schema.FromCapabilities) && !v.options.Partial {
-				v.report(here(u.Pos), "optional-config", "add a `default`", "optionally using a config capability without a default requires a matching 'config' section.")
+			if schema := v.c.Config; u.Availability != Required && u.Config.Default == nil && (schema == nil || schema.FromCapabilities) &&
+				!v.options.Partial {
+				v.report(here(u.Pos), "optional-config", "add a `default`",
+					"optionally using a config capability without a default requires a matching 'config' section.")
 			}
 			if p, ok := config[u.Config.Key]; ok {
-				v.report(v.pos(SectionUse, i, "key", u.Pos), "duplicate-target", at("the first one", p), "%q is a duplicate \"use\" target config", u.Config.Key)
+				v.report(v.pos(SectionUse, i, "key", u.Pos), "duplicate-target", at("the first one", p),
+					"%q is a duplicate \"use\" target config", u.Config.Key)
 			} else {
 				config[u.Config.Key] = u.Pos
 			}
@@ -165,7 +173,8 @@ func (v *validator) uses() {
 			}
 			pos := v.pos(SectionUse, i, "default", u.Pos)
 			if u.Availability == Required {
-				v.report(pos, "required-default", `write availability: "optional", or remove the default`, "Config '%s' is required and has a default value", u.SourceName)
+				v.report(pos, "required-default", `write availability: "optional", or remove the default`,
+					"Config '%s' is required and has a default value", u.SourceName)
 			}
 			if err := u.Config.Type.Check(u.Config.Default); err != nil {
 				v.report(pos, "bad-config-value", "", "config %q: %v", u.SourceName, err)
@@ -190,12 +199,14 @@ func (v *validator) usedPaths() {
 		}
 		pos := v.pos(SectionUse, i, "path", u.Pos)
 		if within(u.TargetPath, "/pkg") {
-			v.report(pos, "protected-path", "", "%s %q conflicts with the protected path \"/pkg\", please use this capability with a different path", u.Kind, u.TargetPath)
+			v.report(pos, "protected-path", "",
+				"%s %q conflicts with the protected path \"/pkg\", please use this capability with a different path", u.Kind, u.TargetPath)
 		}
 		if first, ok := byPath[u.TargetPath]; ok {
 			// The streams of one clause share one path, and equal dictionaries merge.
 			if k := v.c.Uses[first].Kind; k != u.Kind || k != KindEventStream && k != KindDictionary {
-				v.report(pos, "duplicate-target", at("the first one", v.c.Uses[first].Pos), "%q is a duplicate \"use\" target %s", u.TargetPath, u.Kind)
+				v.report(pos, "duplicate-target", at("the first one", v.c.Uses[first].Pos), "%q is a duplicate \"use\" target %s",
+					u.TargetPath, u.Kind)
 			}
 			continue
 		}
@@ -214,7 +225,8 @@ func (v *validator) usedPaths() {
 		for len(stack) > 0 && !within(e.path, stack[len(stack)-1].path) {
 			stack = stack[:len(stack)-1]
 		}
-		if n := len(stack); v.full() || n > 0 && stack[n-1].path == e.path && isSocket(v.c.Uses[stack[n-1].i].Kind) && isSocket(v.c.Uses[e.i].Kind) {
+		if n := len(stack); v.full() || n > 0 && stack[n-1].path == e.path && isSocket(v.c.Uses[stack[n-1].i].Kind) &&
+			isSocket(v.c.Uses[e.i].Kind) {
 			continue // one socket stands for all of its directory
 		}
 		for _, above := range stack {
@@ -230,7 +242,8 @@ func (v *validator) usedPaths() {
 					verb = "lies within"
 				}
 			}
-			v.report(v.pos(SectionUse, at_, "path", v.c.Uses[at_].Pos), "path-overlap", at("the first one", a.Pos), "%s %q %s \"use\" target %s %q",
+			v.report(v.pos(SectionUse, at_, "path", v.c.Uses[at_].Pos), "path-overlap", at("the first one", a.Pos),
+				"%s %q %s \"use\" target %s %q",
 				a.Kind, a.TargetPath, verb, b.Kind, b.TargetPath)
 		}
 		stack = append(stack, e)
@@ -297,7 +310,8 @@ func (v *validator) offers() {
 		case o.Kind == KindEventStream && o.Source.Kind == RefSelf && o.Source.Dictionary == "":
 			v.report(from, "bad-source", "", "cannot offer an event_stream from self")
 		case o.Kind == KindStorage && (o.Source.Kind == RefChild || o.Source.Kind == RefCollection) && o.Source.Dictionary == "":
-			v.report(from, "bad-source", "", "Storage %q is offered from a child, but storage capabilities cannot be exposed", o.SourceName)
+			v.report(from, "bad-source", "", "Storage %q is offered from a child, but storage capabilities cannot be exposed",
+				o.SourceName)
 		case o.Source.Kind == RefDebug || o.Source.Kind == RefEnvironment || o.Kind == KindStorage && o.Source.Kind == RefFramework:
 			v.report(from, "bad-source", "", "an offer of %s cannot come from %q", o.Kind, o.Source)
 		default:
@@ -313,12 +327,15 @@ func (v *validator) offers() {
 		if first, ok := seen[key]; ok {
 			f := &v.c.Offers[first]
 			if o.Kind == KindService && f.Kind == KindService && o.SourceName != f.SourceName {
-				v.report(to, "aggregate", at("the first one", f.Pos), "Invalid aggregate offer: %q and %q cannot both become %q of %q", f.SourceName, o.SourceName, o.TargetName, o.Target)
+				v.report(to, "aggregate", at("the first one", f.Pos), "Invalid aggregate offer: %q and %q cannot both become %q of %q",
+					f.SourceName, o.SourceName, o.TargetName, o.Target)
 			} else if o.Kind != KindService || f.Kind != KindService {
-				v.report(to, "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"offer\" target capability for %q", o.TargetName, o.Target)
+				v.report(to, "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"offer\" target capability for %q",
+					o.TargetName, o.Target)
 			} else if o.Availability != f.Availability {
 				v.report(v.pos(SectionOffer, i, "availability", o.Pos), "aggregate", at("the first one", f.Pos),
-					"All sources that feed into an aggregation operation should have the same availability. Got [ %s, %s ].", f.Availability, o.Availability)
+					"All sources that feed into an aggregation operation should have the same availability. Got [ %s, %s ].", f.Availability,
+					o.Availability)
 			}
 			continue
 		}
@@ -364,17 +381,20 @@ func (v *validator) unknownTarget(o *Offer, to place) {
 // dictionaryTarget checks an offer into one of the component's own dictionaries (V50, V51, V52).
 func (v *validator) dictionaryTarget(o *Offer, to place) {
 	if o.Kind == KindStorage || o.Kind == KindEventStream {
-		v.report(to, "no-dictionary", "", "\"offer\" to dictionary %q for %q but dictionaries do not support this type yet.", o.Target, o.Kind)
+		v.report(to, "no-dictionary", "", "\"offer\" to dictionary %q for %q but dictionaries do not support this type yet.", o.Target,
+			o.Kind)
 		return
 	}
 	i, ok := v.capabilities_[capability{KindDictionary, o.Target.Dictionary}]
 	switch {
 	case !ok:
 		v.report(to, "undeclared", v.nearest(o.Target.Dictionary, v.declared(KindDictionary)),
-			"\"offer\" has dictionary target %q but %q is not a dictionary capability defined by this component", o.Target, o.Target.Dictionary)
+			"\"offer\" has dictionary target %q but %q is not a dictionary capability defined by this component", o.Target,
+			o.Target.Dictionary)
 	case v.c.Capabilities[i].Path != "":
-		v.report(to, "dynamic-dictionary", at("it", v.c.Capabilities[i].Pos), "\"offer\" has dictionary target %q but %q sets \"path\". "+
-			"Therefore, it is a dynamic dictionary that does not allow offers into it.", o.Target, o.Target.Dictionary)
+		v.report(to, "dynamic-dictionary", at("it", v.c.Capabilities[i].Pos),
+			"\"offer\" has dictionary target %q but %q sets \"path\". "+
+				"Therefore, it is a dynamic dictionary that does not allow offers into it.", o.Target, o.Target.Dictionary)
 	}
 }
 
@@ -402,16 +422,19 @@ func (v *validator) exposes() {
 		v.void(e.SourceName, e.Source, e.Availability, from)
 		v.scope(SectionExpose, i, e.Scope, e.Pos)
 		if e.Subdir != "" && e.Target.Kind == RefFramework {
-			v.report(v.pos(SectionExpose, i, "subdir", e.Pos), "framework-subdir", "", "`subdir` is not supported for expose to framework. Directly expose the subdirectory instead.")
+			v.report(v.pos(SectionExpose, i, "subdir", e.Pos), "framework-subdir", "",
+				"`subdir` is not supported for expose to framework. Directly expose the subdirectory instead.")
 		}
 		key := givenName{e.Target, e.TargetName}
 		if first, ok := seen[key]; ok {
 			f := &v.c.Exposes[first]
 			if e.Kind != KindService || f.Kind != KindService {
-				v.report(here(e.Pos), "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"expose\" target capability for %q", e.TargetName, e.Target)
+				v.report(here(e.Pos), "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"expose\" target capability for %q",
+					e.TargetName, e.Target)
 			} else if e.Availability != f.Availability {
 				v.report(v.pos(SectionExpose, i, "availability", e.Pos), "aggregate", at("the first one", f.Pos),
-					"All sources that feed into an aggregation operation should have the same availability. Got [ %s, %s ].", f.Availability, e.Availability)
+					"All sources that feed into an aggregation operation should have the same availability. Got [ %s, %s ].", f.Availability,
+					e.Availability)
 			}
 			continue
 		}

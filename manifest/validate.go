@@ -43,7 +43,8 @@ type ValidateOptions struct {
 	Partial bool
 }
 
-// Validate checks a declaration against every rule that can be told from it alone: that references exist and are of the right kind,
+// Validate checks a declaration against every rule that can be told from it alone: that references exist and are of the right
+// kind,
 // that names, targets and paths are unique, and that the strong dependencies order a shutdown. It finds all errors, in the order
 // of their places; the Validated is zero if there is one. c must not be changed afterwards.
 //
@@ -150,7 +151,8 @@ func (v *validator) index() {
 			return // reported where it was read
 		}
 		if f, ok := seen[id]; ok {
-			v.report(here(pos), "duplicate-name", at("the first one", f.pos), "identifier %q is defined twice, once in %q and once in %q", id, list, f.list)
+			v.report(here(pos), "duplicate-name", at("the first one", f.pos), "identifier %q is defined twice, once in %q and once in %q",
+				id, list, f.list)
 			return
 		}
 		seen[id] = first{list, pos}
@@ -166,7 +168,8 @@ func (v *validator) index() {
 	for _, k := range []struct {
 		kind Kind
 		list string
-	}{{KindStorage, "storage"}, {KindRunner, "runners"}, {KindResolver, "resolvers"}, {0, "environments"}, {KindDictionary, "dictionaries"}} {
+	}{{KindStorage, "storage"}, {KindRunner, "runners"}, {KindResolver, "resolvers"}, {0, "environments"}, {KindDictionary,
+		"dictionaries"}} {
 		if k.kind == 0 {
 			for i := range c.Environments {
 				v.environments_[c.Environments[i].Name] = i
@@ -185,7 +188,8 @@ func (v *validator) index() {
 		k := &c.Capabilities[i]
 		v.capabilities_[capability{k.Kind, k.Name}] = i
 		// A dictionary may bear the name of a directory: manifests in use do so ("diagnostics"), and no reference can mean both.
-		if f, ok := byName[k.Name]; ok && !(f.Kind == KindDictionary && k.Kind == KindDirectory || f.Kind == KindDirectory && k.Kind == KindDictionary) {
+		if f, ok := byName[k.Name]; ok && !(f.Kind == KindDictionary && k.Kind == KindDirectory || f.Kind == KindDirectory &&
+			k.Kind == KindDictionary) {
 			v.report(here(k.Pos), "duplicate-capability", at("the first one", f.Pos), "%q is a duplicate \"capability\" name", k.Name)
 			continue
 		}

@@ -27,7 +27,8 @@ type Options struct {
 	Includes *Includes
 }
 
-// Load parses, compiles and validates one manifest, and reports the errors and warnings of all three in the order of their places.
+// Load parses, compiles and validates one manifest, and reports the errors and warnings of all three in the order of their
+// places.
 // The Validated is zero if there is an error.
 func Load(file string, src []byte, o Options) (manifest.Validated, manifest.Diagnostics) {
 	doc, before := Parse(file, src)
@@ -116,7 +117,8 @@ func (k *compiler) reportAt(pos manifest.Pos, rule, hint, message string) {
 // restricted reports what needs a feature that is not enabled.
 func (k *compiler) restricted(at At, feature string) {
 	if k.options.Restrict && !slices.Contains(k.options.Features, feature) {
-		k.report(at, "restricted-feature", fmt.Sprintf("enable it with --features %s", feature), "restricted feature %q is not enabled", feature)
+		k.report(at, "restricted-feature", fmt.Sprintf("enable it with --features %s", feature), "restricted feature %q is not enabled",
+			feature)
 	}
 }
 
@@ -380,7 +382,8 @@ func (k *compiler) program() {
 		}
 		out.Runner, out.RunnerPos = m.Value.Text, m.Value.At.Pos()
 		if m.Value.Kind != json5.String || aName.check(m.Value.Text) != nil {
-			k.report(m.Value.At, "bad-runner", "", "`runner` must be a non-empty string property no more than 255 characters in length, a name of [A-Za-z0-9_.-]")
+			k.report(m.Value.At, "bad-runner", "",
+				"`runner` must be a non-empty string property no more than 255 characters in length, a name of [A-Za-z0-9_.-]")
 			out.Runner = cmp.Or(out.Runner, "?") // it is there, so it isn't missed
 		}
 	}
@@ -394,7 +397,8 @@ func (k *compiler) dictionary(f *Free, prefix string) manifest.Dictionary {
 	slices.SortStableFunc(d, func(a, b manifest.Entry) int { return strings.Compare(a.Key, b.Key) })
 	for i := 1; i < len(d); i++ {
 		if d[i].Key == d[i-1].Key {
-			k.reportAt(d[i].Pos, "duplicate-key", "", fmt.Sprintf("key %q occurs twice; first at %d:%d", d[i].Key, d[i-1].Pos.Line, d[i-1].Pos.Col))
+			k.reportAt(d[i].Pos, "duplicate-key", "", fmt.Sprintf("key %q occurs twice; first at %d:%d", d[i].Key, d[i-1].Pos.Line,
+				d[i-1].Pos.Col))
 		}
 	}
 	return d
@@ -478,7 +482,8 @@ func (k *compiler) applies(s *shape[Clause], c *Clause) {
 // single reports a key that can stand only beside one name.
 func (k *compiler) single(c *Clause, key string, at At) {
 	if at.IsSet() && len(c.Names.Items) > 1 {
-		k.report(at, key+"-with-many", "write one entry for each name", "%q can only be specified when one `%s` is supplied.", key, c.Kind)
+		k.report(at, key+"-with-many", "write one entry for each name", "%q can only be specified when one `%s` is supplied.", key,
+			c.Kind)
 	}
 }
 
@@ -640,7 +645,8 @@ func (k *compiler) routed(section string, s *shape[Clause], c *Clause) {
 		k.single(c, "as", c.As.At)
 	}
 	if len(c.From.Items) > 1 && c.Kind != manifest.KindService {
-		k.report(c.From.Items[1].At, "many-sources", "only services can be aggregated", `%q capabilities cannot have multiple "from" clauses`, c.Kind)
+		k.report(c.From.Items[1].At, "many-sources", "only services can be aggregated",
+			`%q capabilities cannot have multiple "from" clauses`, c.Kind)
 	}
 }
 
@@ -654,8 +660,9 @@ func (k *compiler) lost(c *Clause, from Text) bool {
 		return false
 	}
 	if a := c.Availability; a.At.IsSet() && a.Value != "optional" {
-		k.report(a.At, "bad-availability", "", "capabilities with an intentionally missing source must have an availability that is either unset or "+
-			"\"optional\", capabilities: %s, from: %q", quoted(values(c.Names)), from.Value)
+		k.report(a.At, "bad-availability", "",
+			"capabilities with an intentionally missing source must have an availability that is either unset or "+
+				"\"optional\", capabilities: %s, from: %q", quoted(values(c.Names)), from.Value)
 	}
 	return true
 }
@@ -685,10 +692,12 @@ func (k *compiler) offer(c *Clause) {
 	}
 	k.routed("offer", &offerShape, c)
 	if c.Dependency.At.IsSet() && !slices.Contains(ordering, c.Kind) {
-		k.report(c.Dependency.At, "extra-dependency", "", "dependency can only be provided for protocol, directory, and service capabilities")
+		k.report(c.Dependency.At, "extra-dependency", "",
+			"dependency can only be provided for protocol, directory, and service capabilities")
 	}
 	targets := k.targets(c)
-	out := manifest.Offer{Kind: c.Kind, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope), Dependency: dependency(c.Dependency)}
+	out := manifest.Offer{Kind: c.Kind, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope),
+		Dependency: dependency(c.Dependency)}
 	for _, from := range c.From.Items {
 		out.Source, out.Availability = k.ref(from.Value), availability(c.Availability)
 		if k.lost(c, from) {
@@ -697,7 +706,8 @@ func (k *compiler) offer(c *Clause) {
 		for _, n := range c.Names.Items {
 			out.Pos, out.SourceName, out.TargetName = n.At.Pos(), n.Value, as(c, n.Value)
 			if a := k.toAll[givenName{kind: c.Kind, name: out.TargetName}]; toAll(c) && (a.clause != c || a.name.At != n.At) {
-				k.report(n.At, "duplicate-target", "the first one is at "+a.name.At.Pos().String(), "%s(s) [%q] offered to \"all\" multiple times", title(c.Kind), out.TargetName)
+				k.report(n.At, "duplicate-target", "the first one is at "+a.name.At.Pos().String(),
+					"%s(s) [%q] offered to \"all\" multiple times", title(c.Kind), out.TargetName)
 				continue
 			}
 			for _, to := range targets {
@@ -806,7 +816,8 @@ func (k *compiler) absent(r manifest.Ref) bool {
 	return r.Kind == manifest.RefChild && k.kindOf[r.Name] == 0
 }
 
-// coveredByAll says whether an offer to one child is the same as one to "all", which has it already; and reports it where only the
+// coveredByAll says whether an offer to one child is the same as one to "all", which has it already; and reports it where only
+// the
 // name is the same (V46).
 func (k *compiler) coveredByAll(c *Clause, o *manifest.Offer, to At) bool {
 	a, ok := k.toAll[givenName{kind: o.Kind, name: o.TargetName}]
@@ -817,10 +828,12 @@ func (k *compiler) coveredByAll(c *Clause, o *manifest.Offer, to At) bool {
 	switch {
 	case a.name.Value != o.SourceName:
 		plural := map[manifest.Kind]string{manifest.KindProtocol: "protocols", manifest.KindDictionary: "dictionaries"}[c.Kind]
-		k.report(to, "offer-to-all", hint, "%s %s is aliased to %q with the same name as an offer to \"all\", but from different source %s",
+		k.report(to, "offer-to-all", hint,
+			"%s %s is aliased to %q with the same name as an offer to \"all\", but from different source %s",
 			title(c.Kind), o.TargetName, o.Target.Name, plural)
 	case a.source != o.Source:
-		k.report(to, "offer-to-all", hint, "%s %s is offered to both \"all\" and child component %q with different sources", title(c.Kind), o.SourceName, o.Target.Name)
+		k.report(to, "offer-to-all", hint, "%s %s is offered to both \"all\" and child component %q with different sources",
+			title(c.Kind), o.SourceName, o.Target.Name)
 	}
 	return true
 }
@@ -851,7 +864,8 @@ func (k *compiler) expose(c *Clause) {
 	}
 }
 
-// configType is a type as it was written, checked; false after an error. name is what messages call its owner, "" for the config section.
+// configType is a type as it was written, checked; false after an error. name is what messages call its owner, "" for the config
+// section.
 func (k *compiler) configType(t *ConfigType, at At, name string) (manifest.ConfigType, bool) {
 	missing := func(key string) (manifest.ConfigType, bool) {
 		if name == "" {
@@ -880,7 +894,8 @@ func (k *compiler) configType(t *ConfigType, at At, name string) (manifest.Confi
 		name string
 		at   At
 		ok   bool
-	}{{"max_size", t.MaxSize.At, out.Kind == manifest.ConfigString}, {"max_count", t.MaxCount.At, out.Kind == manifest.ConfigVector}} {
+	}{{"max_size", t.MaxSize.At, out.Kind == manifest.ConfigString}, {"max_count", t.MaxCount.At,
+		out.Kind == manifest.ConfigVector}} {
 		if x.at.IsSet() && !x.ok {
 			k.report(x.at, "extra-key", "", "type `%s` has no `%s`", t.Type.Value, x.name)
 		}
@@ -986,7 +1001,8 @@ func (k *compiler) useConfig(c *Clause) *manifest.UseConfig {
 		k.report(c.Names.At, "missing-key", "", "Config '%s' missing field 'key'", name)
 	}
 	if c.Default.At.IsSet() && availability(c.Availability) == manifest.Required {
-		k.report(c.Default.At, "required-default", `write availability: "optional", or remove the default`, "Config '%s' is required and has a default value", name)
+		k.report(c.Default.At, "required-default", `write availability: "optional", or remove the default`,
+			"Config '%s' is required and has a default value", name)
 	}
 	v := k.configValue(c, &c.Default, "default")
 	if v == nil || !c.Key.At.IsSet() {

@@ -36,7 +36,8 @@ func corpus(t testing.TB) (string, []corpusFile) {
 	return dir, index
 }
 
-// TestCorpus reads manifests that people wrote: files of the newest dialect parse, and are valid where all that they include is there;
+// TestCorpus reads manifests that people wrote: files of the newest dialect parse, and are valid where all that they include is
+// there;
 // others are refused with the key that is too old or too new.
 func TestCorpus(t *testing.T) {
 	dir, index := corpus(t)

@@ -19,10 +19,14 @@ var withoutPlaces = cmp.Options{cmpopts.IgnoreTypes(manifest.Pos{}), cmpopts.Equ
 func FuzzCompile(f *testing.F) {
 	f.Add(valid)
 	f.Add(`{ "program": { "runner": "elf", "binary": "bin/echo" } "use": [ { runner: 'elf' } ] }`)
-	f.Add(`{ offer: [{ protocol: ["a", "b"], from: ["#x", "void"], to: "all" }], children: [{ name: "x", url: "x#x" }], include: ["a"] }`)
-	f.Add(`{ use: [{ config: "a", type: "vector", element: { type: "vector" }, max_count: 1, key: "k", default: [[1]] }], config: {} }`)
-	f.Add(`{ use: [{ directory: "d", path: "/svc" }, { protocol: "p" }, { dictionary: "q", path: "/svc/p/x" }, { storage: "s", path: "/" }] }`)
-	f.Add(`{ capabilities: [{ storage: "s", from: "#a", backing_dir: "d" }, { dictionary: "d", path: "/d" }], facets: { a: { b: [1] }, "a.b": null } }`)
+	f.Add(`{ offer: [{ protocol: ["a", "b"], from: ["#x", "void"], to: "all" }], children: [{ name: "x", url: "x#x" }], ` +
+		`include: ["a"] }`)
+	f.Add(`{ use: [{ config: "a", type: "vector", element: { type: "vector" }, max_count: 1, key: "k", default: [[1]] ` +
+		`}], config: {} }`)
+	f.Add(`{ use: [{ directory: "d", path: "/svc" }, { protocol: "p" }, { dictionary: "q", path: "/svc/p/x" }, { ` +
+		`storage: "s", path: "/" }] }`)
+	f.Add(`{ capabilities: [{ storage: "s", from: "#a", backing_dir: "d" }, { dictionary: "d", path: "/d" }], facets: { ` +
+		`a: { b: [1] }, "a.b": null } }`)
 	f.Fuzz(func(t *testing.T, src string) {
 		doc, ds := Parse("f.cml", []byte(src))
 		v, more := doc.load(Options{}, len(ds.Errors()) > 0)
@@ -52,18 +56,22 @@ func FuzzCompile(f *testing.F) {
 
 func checkFuzzPlaces(t *testing.T, src string, ds manifest.Diagnostics) {
 	for _, d := range ds {
-		if d.Rule == "" || d.Message == "" || d.Pos.Line < 1 || d.Pos.Col < 1 || int(d.Pos.Line) > strings.Count(src, "\n")+strings.Count(src, "\r")+1 {
+		if d.Rule == "" || d.Message == "" || d.Pos.Line < 1 || d.Pos.Col < 1 || int(d.Pos.Line) > strings.Count(src,
+			"\n")+strings.Count(src, "\r")+1 {
 			t.Fatalf("%q: finding %+v", src, d)
 		}
 	}
 }
 
-// FuzzMerge states: merging the same document again settles. (The first time may differ from the second: a section that was lacking
+// FuzzMerge states: merging the same document again settles. (The first time may differ from the second: a section that was
+// lacking
 // is taken over with what it says twice, which goes only when it meets another.) Programs, facets and environments are left out,
 // since their arrays are concatenated each time.
 func FuzzMerge(f *testing.F) {
-	f.Add(`{ use: [{ protocol: ["a", "b"] }], children: [{ name: "a", url: "a.cml" }] }`, `{ use: [{ protocol: "a", availability: "optional" }], expose: [] }`)
-	f.Add(`{ offer: [{ service: "a", from: "self", to: "#b" }] }`, `{ offer: [{ service: ["a", "a1"], from: "self", to: "#b", availability: "same_as_target" }] }`)
+	f.Add(`{ use: [{ protocol: ["a", "b"] }], children: [{ name: "a", url: "a.cml" }] }`,
+		`{ use: [{ protocol: "a", availability: "optional" }], expose: [] }`)
+	f.Add(`{ offer: [{ service: "a", from: "self", to: "#b" }] }`,
+		`{ offer: [{ service: ["a", "a1"], from: "self", to: "#b", availability: "same_as_target" }] }`)
 	f.Fuzz(func(t *testing.T, a, b string) {
 		parse := func(s string) *Document {
 			doc, ds := Parse("f.cml", []byte(s))

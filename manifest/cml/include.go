@@ -14,7 +14,8 @@ import (
 // maxIncludes bounds the files of one manifest.
 const maxIncludes = 1000
 
-// Includes say where included files are found. An include "//x" is x below Root; an absolute path is itself; any other is the first that
+// Includes say where included files are found. An include "//x" is x below Root; an absolute path is itself; any other is the
+// first that
 // exists of: x beside the including file, x, x below each of Paths.
 type Includes struct {
 	// Open gives the contents of a file, named as above with "." and ".." removed lexically. That there is none is an
@@ -24,7 +25,8 @@ type Includes struct {
 	Paths []string
 }
 
-// Expand merges all that doc includes into it, each file once, its own includes first, and removes `include`. doc.Included lists the files
+// Expand merges all that doc includes into it, each file once, its own includes first, and removes `include`. doc.Included lists
+// the files
 // afterwards.
 func Expand(doc *Document, in *Includes) manifest.Diagnostics {
 	e := expander{in: in, visited: map[string]bool{}}
@@ -41,7 +43,8 @@ type expander struct {
 }
 
 func (e *expander) report(at At, hint, format string, args ...any) {
-	e.diagnostics = append(e.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: "include", Hint: hint, Message: fmt.Sprintf(format, args...)})
+	e.diagnostics = append(e.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: "include", Hint: hint,
+		Message: fmt.Sprintf(format, args...)})
 }
 
 // expand merges doc's includes into doc. stack is the files under way, doc's own last.
@@ -52,7 +55,8 @@ func (e *expander) expand(doc *Document, stack []string) {
 		file, src, err := e.find(t.Value, path.Dir(stack[len(stack)-1]))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			e.report(t.At, "searched: "+strings.Join(e.candidates(t.Value, path.Dir(stack[len(stack)-1])), ", "), "include %q: no such file", t.Value)
+			e.report(t.At, "searched: "+strings.Join(e.candidates(t.Value, path.Dir(stack[len(stack)-1])), ", "),
+				"include %q: no such file", t.Value)
 			continue
 		case err != nil:
 			e.report(t.At, "", "include %q: %v", t.Value, err)

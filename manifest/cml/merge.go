@@ -10,7 +10,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/json5"
 )
 
-// Merge adds what o says to d, as an include does. o's parts become d's; it must not be used afterwards. What d already says is not
+// Merge adds what o says to d, as an include does. o's parts become d's; it must not be used afterwards. What d already says is
+// not
 // said again, and of two availabilities the stronger one stays. Contradictions that only validation can see are left to it.
 func (d *Document) Merge(o *Document) manifest.Diagnostics {
 	m := merger{}
@@ -33,7 +34,8 @@ func (d *Document) Merge(o *Document) manifest.Diagnostics {
 type merger struct{ diagnostics manifest.Diagnostics }
 
 func (m *merger) conflict(at, first At, format string, args ...any) {
-	m.diagnostics = append(m.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: "merge-conflict", Message: fmt.Sprintf(format, args...),
+	m.diagnostics = append(m.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: "merge-conflict", Message: fmt.Sprintf(format,
+		args...),
 		Hint: "the other one is at " + first.Pos().String()})
 }
 
@@ -103,12 +105,16 @@ func (m *merger) clauses(a, b *List[Clause], s *shape[Clause]) {
 		return
 	}
 	for i := range a.Items {
-		a.Items[i].Names.Items = slices.DeleteFunc(slices.Clone(a.Items[i].Names.Items), func(n Text) bool { return gone[mention{i, n.Value}] })
+		a.Items[i].Names.Items = slices.DeleteFunc(slices.Clone(a.Items[i].Names.Items), func(n Text) bool {
+			return gone[mention{i,
+				n.Value}]
+		})
 	}
 	a.Items = slices.DeleteFunc(a.Items, func(c Clause) bool { return len(c.Names.Items) == 0 })
 }
 
-// likeness numbers clauses so that those that say the same have the same number, their names and perhaps their availability aside.
+// likeness numbers clauses so that those that say the same have the same number, their names and perhaps their availability
+// aside.
 type likeness struct {
 	shape           *shape[Clause]
 	anyAvailability bool
@@ -270,7 +276,8 @@ func (m *merger) config(a, b *ConfigSection) {
 	}
 }
 
-// Canonicalize brings the document into the order that `cmc include` prints: parts by name, capabilities by kind and name, clauses
+// Canonicalize brings the document into the order that `cmc include` prints: parts by name, capabilities by kind and name,
+// clauses
 // that differ only in their names as one.
 func (d *Document) Canonicalize() {
 	slices.SortStableFunc(d.Children.Items, func(a, b Child) int { return strings.Compare(a.Name.Value, b.Name.Value) })

@@ -64,7 +64,8 @@ func (d *decoder) report(at At, rule, hint, format string, args ...any) {
 	if len(d.diagnostics) >= maxFindings {
 		return
 	}
-	d.diagnostics = append(d.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})
+	d.diagnostics = append(d.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: rule, Hint: hint, Message: fmt.Sprintf(format,
+		args...)})
 }
 
 // wrongType reports that v is not what was expected.
@@ -222,7 +223,8 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 		e := &arr.Elements[i]
 		if json5.KindOf(*e) != json5.String {
 			if json5.KindOf(*e) == json5.Object && f.item.what == "reference" {
-				d.report(d.at(e.StartOffset), "wrong-type", `objects such as { dest: "#a", as: "b" } are an older dialect; write "#a" here and "as" beside "to"`,
+				d.report(d.at(e.StartOffset), "wrong-type",
+					`objects such as { dest: "#a", as: "b" } are an older dialect; write "#a" here and "as" beside "to"`,
 					"invalid type: object, expected %s", f.want)
 				continue
 			}
@@ -231,7 +233,8 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 		}
 		item := Text{d.at(e.StartOffset), json5.Text(*e)}
 		if !seen.add(item.Value) {
-			d.report(item.At, "duplicate-element", fmt.Sprintf("%q is there already", item.Value), "invalid value: array with duplicate element, expected %s", f.want)
+			d.report(item.At, "duplicate-element", fmt.Sprintf("%q is there already", item.Value),
+				"invalid value: array with duplicate element, expected %s", f.want)
 			continue
 		}
 		f.item.verify(d, item)
@@ -383,7 +386,8 @@ func (d *decoder) free(v *hujson.Value, t *Free) {
 func (freeForm) equal(a, b any) bool { return freeEqual(a.(*Free), b.(*Free)) }
 
 func freeEqual(a, b *Free) bool {
-	if a.At.IsSet() != b.At.IsSet() || a.Kind != b.Kind || a.Text != b.Text || len(a.Items) != len(b.Items) || len(a.Members) != len(b.Members) {
+	if a.At.IsSet() != b.At.IsSet() || a.Kind != b.Kind || a.Text != b.Text || len(a.Items) != len(b.Items) ||
+		len(a.Members) != len(b.Members) {
 		return false
 	}
 	for i := range a.Items {
@@ -458,7 +462,8 @@ func (f objectForm[T]) decode(d *decoder, v *hujson.Value, into any) {
 func (f objectForm[T]) checkKeywords(d *decoder, offset int, keywords uint64, unknown bool) {
 	switch n := bits.OnesCount64(keywords); {
 	case n == 0 && !unknown: // an unknown key was probably meant to be it
-		d.report(d.at(offset), "missing-keyword", "", "`%s` declaration is missing a capability keyword, one of: %s", f.shape.section, quoted(f.shape.keywords()))
+		d.report(d.at(offset), "missing-keyword", "", "`%s` declaration is missing a capability keyword, one of: %s", f.shape.section,
+			quoted(f.shape.keywords()))
 	case n > 1:
 		var names []string
 		for k := range f.shape.keys {
@@ -466,7 +471,8 @@ func (f objectForm[T]) checkKeywords(d *decoder, offset int, keywords uint64, un
 				names = append(names, f.shape.keys[k].name)
 			}
 		}
-		d.report(d.at(offset), "many-keywords", "write one entry for each", "%s declaration has multiple capability types defined: [%s]", f.shape.section, quoted(names))
+		d.report(d.at(offset), "many-keywords", "write one entry for each",
+			"%s declaration has multiple capability types defined: [%s]", f.shape.section, quoted(names))
 	}
 }
 

@@ -35,12 +35,14 @@ func (k *compiler) mustOffer(kind manifest.Kind, word, name string) {
 	}
 	for i := range k.out.Children {
 		if c := &k.doc.Children.Items[i]; !given[manifest.Ref{Kind: manifest.RefChild, Name: c.Name.Value}] {
-			k.report(c.Name.At, "must-offer", "", "%s %q is not offered to child component %q but it is a required offer", word, name, c.Name.Value)
+			k.report(c.Name.At, "must-offer", "", "%s %q is not offered to child component %q but it is a required offer", word, name,
+				c.Name.Value)
 		}
 	}
 	for i := range k.out.Collections {
 		if c := &k.doc.Collections.Items[i]; !given[manifest.Ref{Kind: manifest.RefCollection, Name: c.Name.Value}] {
-			k.report(c.Name.At, "must-offer", "", "%s %q is not offered to collection %q but it is a required offer", word, name, c.Name.Value)
+			k.report(c.Name.At, "must-offer", "", "%s %q is not offered to collection %q but it is a required offer", word, name,
+				c.Name.Value)
 		}
 	}
 }
@@ -71,8 +73,10 @@ func (k *compiler) testFacets() {
 	}
 	switch has := slices.Contains(k.options.Features, feature); {
 	case allowed != nil && !has:
-		k.report(allowed.At, "restricted-feature", "enable it with --features "+feature, "restricted_feature '%s' should be present with facet '%s'", feature, packages)
+		k.report(allowed.At, "restricted-feature", "enable it with --features "+feature,
+			"restricted_feature '%s' should be present with facet '%s'", feature, packages)
 	case allowed == nil && has:
-		k.report(facets.At, "restricted-feature", "", "Remove restricted_feature '%s' as the manifest does not contain facet '%s'", feature, packages)
+		k.report(facets.At, "restricted-feature", "", "Remove restricted_feature '%s' as the manifest does not contain facet '%s'",
+			feature, packages)
 	}
 }

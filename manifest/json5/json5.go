@@ -3,7 +3,8 @@
 // in it as they were written (unquoted, single-quoted, hexadecimal, …): read them with KindOf, Text, Name, Int, Uint and Float
 // of this package, not with hujson's own accessors, and give tools that know only JSON the result of ToJSON.
 //
-// A slip with one obvious repair (a missing comma, colon or closing bracket) is an error that carries the repair, and reading goes
+// A slip with one obvious repair (a missing comma, colon or closing bracket) is an error that carries the repair, and reading
+// goes
 // on behind it, so that one reading finds them all.
 package json5
 
@@ -112,13 +113,16 @@ func (es Errors) Apply(src []byte) []byte {
 	return append(out, src[done:]...)
 }
 
-// Parse reads one JSON5 value. The tree aliases src, which must not change afterwards. The error is an Errors; where all of them are
-// Repairable the tree is complete and means what the text means that Apply repairs; otherwise its Root is empty. Positions are valid in
+// Parse reads one JSON5 value. The tree aliases src, which must not change afterwards. The error is an Errors; where all of them
+// are
+// Repairable the tree is complete and means what the text means that Apply repairs; otherwise its Root is empty. Positions are
+// valid in
 // either case.
 func Parse(src []byte, o Options) (Tree, error) {
 	if limit := cmp.Or(o.MaxBytes, DefaultMaxBytes); len(src) > limit {
 		t := Tree{lines: newLines(nil)}
-		return t, Errors{{Position: t.Position(0), Message: fmt.Sprintf("source of %d bytes: no more than %d allowed", len(src), limit)}}
+		return t, Errors{{Position: t.Position(0), Message: fmt.Sprintf("source of %d bytes: no more than %d allowed", len(src),
+			limit)}}
 	}
 	t := Tree{lines: newLines(src)}
 	p := parser{src: src, maxDepth: cmp.Or(o.MaxDepth, DefaultMaxDepth), lines: &t.lines,

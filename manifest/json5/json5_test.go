@@ -199,7 +199,8 @@ func TestStrings(t *testing.T) {
 			t.Errorf("%s: %q, want %q (%v)", src, Text(tree.Root), want, err)
 		}
 	}
-	for src, want := range map[string]string{"{ünïcödé: 1}": "ünïcödé", "{$_a1: 1}": "$_a1", `{\u0061b: 1}`: "ab", "{'a b': 1}": "a b", "{ka\u200C: 1}": "ka\u200C"} {
+	for src, want := range map[string]string{"{ünïcödé: 1}": "ünïcödé", "{$_a1: 1}": "$_a1", `{\u0061b: 1}`: "ab",
+		"{'a b': 1}": "a b", "{ka\u200C: 1}": "ka\u200C"} {
 		tree, err := Parse([]byte(src), Options{})
 		if err != nil {
 			t.Errorf("%s: %v", src, err)
@@ -268,7 +269,8 @@ func TestToJSON(t *testing.T) {
 		t.Errorf("%s %v\nwant %s", out, err, want)
 	}
 	tree, _ = Parse([]byte("[1,\n -Infinity, NaN]"), Options{})
-	if _, err := ToJSON(&tree); err == nil || err.Error() != "2:2: Infinity cannot be written as JSON\n2:13: NaN cannot be written as JSON" {
+	if _, err := ToJSON(&tree); err == nil ||
+		err.Error() != "2:2: Infinity cannot be written as JSON\n2:13: NaN cannot be written as JSON" {
 		t.Errorf("not finite: %v", err)
 	}
 }
@@ -340,7 +342,8 @@ func FuzzParse(f *testing.F) {
 }
 
 func BenchmarkParse(b *testing.B) {
-	src := []byte(strings.Repeat(`{"name": "echo", "url": "echo#meta/echo.cm", "startup": "eager", "args": ["Hello", "world!", 12, true]},`, 1000))
+	src := []byte(strings.Repeat(`{"name": "echo", "url": "echo#meta/echo.cm", "startup": "eager", "args": ["Hello", `+
+		`"world!", 12, true]},`, 1000))
 	src = append(append([]byte("["), src[:len(src)-1]...), ']')
 	b.Run("json5", func(b *testing.B) {
 		b.SetBytes(int64(len(src)))

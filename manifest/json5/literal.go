@@ -53,7 +53,8 @@ func KindOf(v hujson.Value) Kind {
 	return Invalid
 }
 
-// Text is the string that v is, escapes decoded; a lone surrogate becomes U+FFFD. It is "" for other kinds. It may alias the source.
+// Text is the string that v is, escapes decoded; a lone surrogate becomes U+FFFD. It is "" for other kinds. It may alias the
+// source.
 func Text(v hujson.Value) string {
 	lit, ok := v.Value.(hujson.Literal)
 	if !ok || lit[0] != '"' && lit[0] != '\'' {

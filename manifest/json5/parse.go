@@ -256,7 +256,8 @@ func (p *parser) missingComma(v *hujson.Value) bool {
 			end++
 		}
 	}
-	return p.slip(v.EndOffset, Fix{Offset: v.EndOffset, Insert: ","}, "missing comma between `%s` and `%s`", string(what), clip(string(p.src[next:end])))
+	return p.slip(v.EndOffset, Fix{Offset: v.EndOffset, Insert: ","}, "missing comma between `%s` and `%s`", string(what),
+		clip(string(p.src[next:end])))
 }
 
 // wrongAfter deals with `;` after a value, and with a closing bracket of the other kind.
