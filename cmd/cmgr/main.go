@@ -1,3 +1,7 @@
+// An idle manager must not wake up; Go would look for changed CPU limits twice a minute.
+//
+//go:debug updatemaxprocs=0
+
 // Command cmgr runs trees of components and manages those that run: `cmgr run root.cml` is the manager, in the foreground; the
 // other subcommands speak to it over its socket. cmgr(1) is the manual.
 package main
