@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runtime/resolver"
 	"github.com/cmgr/cmgr/runtime/supervision"
@@ -100,7 +100,6 @@ func (i *instance) doResolve(ctx context.Context) error {
 // fetch finds the resolver for i's URL and asks it.
 func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
 	var parent *resolver.Resolved
-	absolute := i.decl.url
 	if i.parent != nil {
 		res, err := i.parent.resolve(ctx)
 		if err != nil {
@@ -108,16 +107,10 @@ func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
 		}
 		parent = res.Resolved
 	}
-	u, err := url.Parse(absolute)
-	if err != nil {
-		return nil, fmt.Errorf("url %q: %w", absolute, err)
-	}
 	// A relative URL is resolved by what resolved the nearest ancestor with an absolute one: the parent's resolved URL is absolute.
-	scheme := u.Scheme
+	scheme := name.Scheme(i.decl.url)
 	if scheme == "" && parent != nil {
-		if pu, err := url.Parse(parent.URL); err == nil {
-			scheme = pu.Scheme
-		}
+		scheme = name.Scheme(parent.URL)
 	}
 	route, err := i.realm.engine.Resolver(ctx, i, scheme)
 	if err != nil {
@@ -133,7 +126,7 @@ func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
 	if r == nil {
 		return nil, fmt.Errorf("resolver %s: not in this manager", route.Source.Name)
 	}
-	return r.Resolve(ctx, absolute, parent)
+	return r.Resolve(ctx, i.decl.url, parent)
 }
 
 func (i *instance) start(ctx context.Context, reason string) error {
