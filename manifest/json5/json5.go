@@ -63,6 +63,7 @@ type Position struct {
 	ByteCol int // in bytes
 }
 
+// String is "line:col".
 func (p Position) String() string { return fmt.Sprintf("%d:%d", p.Line, p.Col) }
 
 // An Error is something that JSON5 doesn't allow.
@@ -72,6 +73,7 @@ type Error struct {
 	Fix     *Fix // the one obvious repair, or nil
 }
 
+// Error is "line:col: message".
 func (e *Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Col, e.Message) }
 
 // A Fix replaces Delete bytes at Offset with Insert.
@@ -84,6 +86,7 @@ type Fix struct {
 // Errors are all slips of one source, in the order of their places; never empty as an error.
 type Errors []*Error
 
+// Error is one line for each.
 func (es Errors) Error() string {
 	var b strings.Builder
 	for i, e := range es {

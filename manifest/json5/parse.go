@@ -99,20 +99,22 @@ func (p *parser) bareValue(v *hujson.Value) bool {
 		if !p.string(c) {
 			return false
 		}
-	case c == '{':
-		obj := &hujson.Object{}
-		if !p.nested(func() bool { return p.object(obj) }) {
-			return false
+	case c == '{' || c == '[':
+		if p.depth == p.maxDepth {
+			return p.fail(start, "nested more than %d deep", p.maxDepth)
 		}
-		v.Value, v.EndOffset = obj, p.pos
-		return true
-	case c == '[':
-		arr := &hujson.Array{}
-		if !p.nested(func() bool { return p.array(arr) }) {
-			return false
+		p.depth++
+		ok := false
+		if c == '{' {
+			obj := &hujson.Object{}
+			v.Value, ok = obj, p.object(obj)
+		} else {
+			arr := &hujson.Array{}
+			v.Value, ok = arr, p.array(arr)
 		}
-		v.Value, v.EndOffset = arr, p.pos
-		return true
+		p.depth--
+		v.EndOffset = p.pos
+		return ok
 	case c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.':
 		if !p.number() {
 			return false
@@ -147,16 +149,6 @@ func clip(s string) string {
 		n--
 	}
 	return s[:n] + "…"
-}
-
-func (p *parser) nested(read func() bool) bool {
-	if p.depth == p.maxDepth {
-		return p.fail(p.pos, "nested more than %d deep", p.maxDepth)
-	}
-	p.depth++
-	ok := read()
-	p.depth--
-	return ok
 }
 
 func (p *parser) object(obj *hujson.Object) bool {
