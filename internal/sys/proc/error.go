@@ -54,10 +54,8 @@ func kindOf(err error) Kind {
 		return NotFound
 	case errors.Is(err, unix.E2BIG):
 		return TooBig
-	case errors.Is(err, unix.EPERM):
+	case errors.Is(err, fs.ErrPermission):
 		return Denied
-	case errors.Is(err, unix.EACCES):
-		return NotExecutable
 	case errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.ELIBBAD):
 		return WrongFormat
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
@@ -78,6 +76,14 @@ func (s *Spec) explain(err error) error {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC),
 		errors.Is(err, unix.ELIBBAD):
 		e.Reason = whyNotExec(s.Path, err)
+		if e.Kind == Denied {
+			e.Kind = NotExecutable
+			if s.Credential != nil {
+				e.Reason += fmt.Sprintf(" (as user %d)", s.Credential.Uid)
+			}
+		}
+	case s.Cgroup != "" && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP)):
+		e.Op, e.Path = "enter cgroup", s.Cgroup // clone(2), CLONE_INTO_CGROUP
 	case errors.Is(err, unix.EPERM) && s.Credential != nil:
 		e.Reason = fmt.Sprintf("may not become user %d, group %d", s.Credential.Uid, s.Credential.Gid)
 	case errors.Is(err, unix.E2BIG):

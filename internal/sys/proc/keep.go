@@ -27,7 +27,8 @@ import (
 // The wire is a SOCK_SEQPACKET pair, one message a packet. Up: "s PID" the program runs, "e KIND ERRNO OP NUL PATH NUL REASON" it
 // doesn't, "x CODE SIGNAL CORE" it has ended. Down: "s SIGNAL" for the program. The end of what comes down means kill all.
 type Keeper struct {
-	pid, main int
+	process   *Process
+	main      int
 	namespace bool
 	loop      *poll.Loop
 	sock      int // read and closed on the loop
@@ -95,7 +96,7 @@ func (l *Launcher) Keep(s *Spec, o KeepOptions, exited func(Status)) (*Keeper, e
 	}
 	shim := *s
 	shim.cloneflags = o.cloneflags()
-	k.pid, err = launch.startShim(&shim, "keep", theirs, o.Hold, func(Status) {
+	k.process, err = launch.startShim(&shim, "keep", theirs, o.Hold, func(Status) {
 		k.onLoop(func() {
 			// Everything that the keeper said is in the socket now; take it before the end is told.
 			k.receive(started)
@@ -186,9 +187,9 @@ func (k *Keeper) end() {
 }
 
 // PID is the keeper's process number.
-func (k *Keeper) PID() int { return k.pid }
+func (k *Keeper) PID() int { return k.process.pid }
 
-// Main is the program's process number, as seen from here.
+// Main is the program's process number, as seen from here; -1 if it had ended before that could be told.
 func (k *Keeper) Main() int { return k.main }
 
 // Gone says whether the keeper has ended: then nothing of the program is left.
@@ -215,7 +216,7 @@ func (k *Keeper) Signal(sig syscall.Signal) error {
 // Kill has everything killed and waits until nothing is left, or until done is closed: false.
 func (k *Keeper) Kill(done <-chan struct{}) bool {
 	if k.namespace {
-		_ = Signal(k.pid, unix.SIGKILL) // it has ended, if not
+		_ = k.process.Signal(unix.SIGKILL) // it has ended, if not
 	} else {
 		k.mu.Lock()
 		if !k.gone {
@@ -251,7 +252,7 @@ func (k *Keeper) Processes() []int {
 	if k.Gone() {
 		return nil
 	}
-	return descendants(k.pid)
+	return descendants(k.process.pid)
 }
 
 // errorOf is an *Error from its form on the wire, and wireOf that form.
@@ -328,7 +329,7 @@ func keep(control int) error {
 		return err
 	}
 	up := make(chan Status, 1)
-	pid, err := l.Start(s, func(st Status) { up <- st })
+	p, err := l.Start(s, func(st Status) { up <- st })
 	for _, fd := range s.Files {
 		if fd >= 0 {
 			unix.Close(fd)
@@ -338,9 +339,9 @@ func keep(control int) error {
 		_ = sock.Send(control, wireOf(err))
 		unix.Exit(111)
 	}
-	seen := pid
+	seen := p.pid
 	if namespace {
-		seen = seenFromOutside(pid)
+		seen = seenFromOutside(seen)
 	}
 	_ = sock.Send(control, fmt.Appendf(nil, "s %d", seen))
 
@@ -357,7 +358,7 @@ func keep(control int) error {
 			what, rest, _ := strings.Cut(string(buf[:n]), " ")
 			if err == nil && what == "s" {
 				sig, _ := strconv.Atoi(rest)
-				_ = Signal(pid, syscall.Signal(sig))
+				_ = p.Signal(syscall.Signal(sig))
 				continue
 			}
 			if err == nil {

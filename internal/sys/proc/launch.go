@@ -73,20 +73,20 @@ func (l *Launcher) Close() {
 	})
 }
 
-// Start starts a process and returns its number. exited is called once when it has ended, possibly before Start returns, by the
+// Start starts a process. exited is called once when it has ended, possibly before Start returns, by the
 // reaper: it must not block. Where Start fails, with an *Error, no process is left and exited is not called.
-func (l *Launcher) Start(s *Spec, exited func(Status)) (pid int, err error) {
+func (l *Launcher) Start(s *Spec, exited func(Status)) (*Process, error) {
 	if err := s.check(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if len(s.Limits) > 0 {
 		return launch.shimmed(s, exited)
 	}
-	pid, err = launch.start(s, exited)
+	p, err := launch.start(s, exited)
 	if err != nil {
-		return 0, s.explain(err)
+		return nil, s.explain(err)
 	}
-	return pid, nil
+	return p, nil
 }
 
 func (s *Spec) check() error {
@@ -132,8 +132,8 @@ type request struct {
 }
 
 type result struct {
-	pid int
-	err error
+	process *Process
+	err     error
 }
 
 var launch launcher
@@ -194,8 +194,8 @@ func (l *launcher) thread(rx int, ready chan<- error) {
 	}
 	// The thread ends with this goroutine, and its table with it.
 	for r := range requests {
-		pid, err := r.run(rx, null)
-		results <- result{pid, err}
+		p, err := r.run(rx, null)
+		results <- result{p, err}
 	}
 }
 
@@ -237,23 +237,23 @@ func privateWorld(rx int) (newRX, null int, err error) {
 }
 
 // start has the thread start s. The error is as the system gave it, or an *Error.
-func (l *launcher) start(s *Spec, exited func(Status)) (int, error) {
+func (l *launcher) start(s *Spec, exited func(Status)) (*Process, error) {
 	fds := present(s.Files)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.users == 0 {
-		return 0, &Error{Op: "exec", Path: s.Path, Reason: "the launcher is closed", Err: os.ErrClosed}
+		return nil, &Error{Op: "exec", Path: s.Path, Reason: "the launcher is closed", Err: os.ErrClosed}
 	}
 	if err := sock.Send(l.tx, []byte{0}, fds...); err != nil {
-		return 0, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
+		return nil, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
 	}
 	l.requests <- request{s, exited}
 	r := <-l.results
-	return r.pid, r.err
+	return r.process, r.err
 }
 
 // run starts one process; on the thread.
-func (r request) run(rx, null int) (int, error) {
+func (r request) run(rx, null int) (*Process, error) {
 	s := r.spec
 	var b [1]byte
 	_, fds, err := sock.Recv(rx, b[:], len(present(s.Files)))
@@ -261,7 +261,7 @@ func (r request) run(rx, null int) (int, error) {
 		if errors.Is(err, sock.ErrTruncated) {
 			err = unix.EMFILE // the packet had room for all of them
 		}
-		return 0, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
+		return nil, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
 	}
 	defer func() {
 		for _, fd := range fds {
@@ -289,14 +289,14 @@ func (r request) run(rx, null int) (int, error) {
 	if s.Cgroup != "" {
 		fd, err := unix.Open(s.Cgroup, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return 0, &Error{Kind: kindOf(err), Op: "enter cgroup", Path: s.Cgroup, Err: err}
+			return nil, &Error{Kind: kindOf(err), Op: "enter cgroup", Path: s.Cgroup, Err: err}
 		}
 		defer unix.Close(fd)
 		sys.UseCgroupFD, sys.CgroupFD = true, fd
 	}
 	if s.Dir != "" && s.Dir != "/" {
 		if err := unix.Chdir(s.Dir); err != nil {
-			return 0, &Error{Kind: kindOf(err), Op: "chdir", Path: s.Dir, Err: err}
+			return nil, &Error{Kind: kindOf(err), Op: "chdir", Path: s.Dir, Err: err}
 		}
 		defer unix.Chdir("/") // not to hold a file system busy
 	}
@@ -308,8 +308,7 @@ func (r request) run(rx, null int) (int, error) {
 	defer reap.launching.RUnlock()
 	pid, err := syscall.ForkExec(s.Path, s.argv(), &syscall.ProcAttr{Env: s.Env, Files: files, Sys: sys})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	reap.add(pid, r.exited)
-	return pid, nil
+	return reap.add(pid, r.exited), nil
 }

@@ -271,10 +271,10 @@ func TestFailures(t *testing.T) {
 		{"limits, text", &Spec{Path: dir + "/t", Limits: []Limit{{"core", 0, 0}}}, WrongFormat, "neither an ELF"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			pid, err := l.Start(c.spec, func(Status) { t.Error("exited was called") })
+			p, err := l.Start(c.spec, func(Status) { t.Error("exited was called") })
 			e, ok := errors.AsType[*Error](err)
-			if !ok || pid != 0 {
-				t.Fatalf("Start = %d, %v; want an *Error", pid, err)
+			if !ok || p != nil {
+				t.Fatalf("Start = %v, %v; want an *Error", p, err)
 			}
 			if e.Kind != c.kind || !strings.Contains(e.Error(), c.want) {
 				t.Errorf("kind %d: %v\nwant kind %d: …%s…", e.Kind, e, c.kind, c.want)
@@ -381,6 +381,14 @@ func TestCredential(t *testing.T) {
 		}
 		return
 	}
+	private := filepath.Join(t.TempDir(), "private")
+	if err := os.WriteFile(private, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Start(&Spec{Path: private, Credential: s.Credential}, func(Status) {})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != NotExecutable || !strings.HasSuffix(e.Error(), "permission denied (as user 65534)") {
+		t.Errorf("Start = %v", err)
+	}
 	const want = "65534\n65534\n65534 7\n"
 	if out, _ := run(t, l, s); out != want {
 		t.Errorf("%q, want %q", out, want)
@@ -396,17 +404,17 @@ func TestCredential(t *testing.T) {
 func TestSignal(t *testing.T) {
 	l := open(t)
 	ends := make(chan Status, 1)
-	pid, err := l.Start(&Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}, func(st Status) { ends <- st })
+	p, err := l.Start(&Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}, func(st Status) { ends <- st })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Signal(pid, syscall.SIGTERM); err != nil {
+	if err := p.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if st := await(t, ends); st.Signal != syscall.SIGTERM {
 		t.Errorf("ended %+v", st)
 	}
-	if err := Signal(pid, syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
+	if err := p.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("Signal to the reaped: %v", err)
 	}
 }

@@ -17,14 +17,33 @@ type reaper struct {
 	launching sync.RWMutex
 
 	mu       sync.Mutex
-	children map[int]func(Status) // not yet reaped
+	children map[int]*Process // not yet reaped
 	users    int
 	ended    chan struct{} // closed at the end of the run; nil: doesn't run
 
 	wake chan struct{} // there may be a child again, or no user any more
 }
 
-var reap = reaper{children: map[int]func(Status){}, wake: make(chan struct{}, 1)}
+var reap = reaper{children: map[int]*Process{}, wake: make(chan struct{}, 1)}
+
+// A Process is a child of this process, not yet or no longer running.
+type Process struct {
+	pid    int
+	exited func(Status) // nil once reaped; under reaper.mu
+}
+
+// PID is the process number. It may mean another process once this one has ended.
+func (p *Process) PID() int { return p.pid }
+
+// Signal sends sig to p; os.ErrProcessDone says that it has ended. It never reaches another process that got p's number.
+func (p *Process) Signal(sig syscall.Signal) error {
+	reap.mu.Lock()
+	defer reap.mu.Unlock()
+	if p.exited == nil {
+		return os.ErrProcessDone
+	}
+	return unix.Kill(p.pid, sig)
+}
 
 func (r *reaper) acquire() {
 	r.mu.Lock()
@@ -63,23 +82,25 @@ func (r *reaper) poke() {
 }
 
 // add registers a child that was just started, with launching held.
-func (r *reaper) add(pid int, exited func(Status)) {
+func (r *reaper) add(pid int, exited func(Status)) *Process {
+	p := &Process{pid, exited}
 	r.mu.Lock()
-	r.children[pid] = exited
+	r.children[pid] = p
 	r.mu.Unlock()
 	r.poke()
+	return p
 }
 
-// replace gives pid another function, and reports false when it has been reaped: then the old one has been or is about to be
+// replace gives p another function, and reports false when it has been reaped: then the old one has been or is about to be
 // called.
-func (r *reaper) replace(pid int, exited func(Status)) bool {
+func (r *reaper) replace(p *Process, exited func(Status)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, ok := r.children[pid]
-	if ok {
-		r.children[pid] = exited
+	if p.exited == nil {
+		return false
 	}
-	return ok
+	p.exited = exited
+	return true
 }
 
 func (r *reaper) run(ended chan struct{}) {
@@ -120,16 +141,18 @@ func (r *reaper) reap(pid int) {
 func (r *reaper) take(pid int, orphan bool) (func(Status), Status, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	exited, ok := r.children[pid]
-	if !ok && !orphan {
+	p := r.children[pid]
+	if p == nil && !orphan {
 		return nil, Status{}, false
 	}
 	var ws unix.WaitStatus
 	// ECHILD is possible: ForkExec waits itself for a child that could not exec.
-	if got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil); err != nil || got != pid {
-		return nil, Status{}, false
+	if got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil); err != nil || got != pid || p == nil {
+		return nil, Status{}, true
 	}
 	delete(r.children, pid)
+	exited := p.exited
+	p.exited = nil
 	return exited, statusOf(ws), true
 }
 
@@ -142,15 +165,4 @@ func anyZombie() (int, error) {
 	// si_pid is the first member of siginfo_t's union, which has the alignment of a pointer (sigaction(2)).
 	word := unsafe.Sizeof(uintptr(0))
 	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), (12+word-1)/word*word))), nil
-}
-
-// Signal sends sig to the child pid, one that Start returned; os.ErrProcessDone says that it has been reaped. It never reaches
-// another process that has got the same number since.
-func Signal(pid int, sig syscall.Signal) error {
-	reap.mu.Lock()
-	defer reap.mu.Unlock()
-	if _, ok := reap.children[pid]; !ok {
-		return os.ErrProcessDone
-	}
-	return unix.Kill(pid, sig)
 }

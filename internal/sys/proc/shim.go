@@ -215,36 +215,36 @@ func readOrders(fd int) (*orders, error) {
 }
 
 // shimmed starts s through the shim.
-func (l *launcher) shimmed(s *Spec, exited func(Status)) (int, error) {
+func (l *launcher) shimmed(s *Spec, exited func(Status)) (*Process, error) {
 	for _, lim := range s.Limits {
 		if _, ok := resources[lim.Resource]; !ok {
-			return 0, &Error{Kind: Invalid, Op: "setrlimit", Path: lim.Resource, Reason: "no such resource"}
+			return nil, &Error{Kind: Invalid, Op: "setrlimit", Path: lim.Resource, Reason: "no such resource"}
 		}
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return 0, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
+		return nil, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
 	}
 	defer r.Close()
 	ends := make(chan Status, 1)
-	pid, err := l.startShim(s, "exec", int(w.Fd()), -1, func(st Status) { ends <- st })
+	p, err := l.startShim(s, "exec", int(w.Fd()), -1, func(st Status) { ends <- st })
 	w.Close()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	said, _ := io.ReadAll(r)
 	if len(said) == 0 {
-		if !reap.replace(pid, exited) {
+		if !reap.replace(p, exited) {
 			exited(<-ends)
 		}
-		return pid, nil
+		return p, nil
 	}
 	<-ends
-	return 0, s.shimError(string(said))
+	return nil, s.shimError(string(said))
 }
 
 // startShim starts the shim in the place of s, with hold, if not -1, as a third descriptor.
-func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func(Status)) (int, error) {
+func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func(Status)) (*Process, error) {
 	o := orders{path: s.Path, args: s.argv(), env: s.Env, limits: s.Limits, credential: s.Credential}
 	shim := *s
 	shim.Path, shim.Env, shim.Credential = "/proc/self/exe", nil, nil
@@ -259,7 +259,7 @@ func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func
 	}
 	memory, err := o.write()
 	if err != nil {
-		return 0, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
+		return nil, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
 	}
 	defer unix.Close(memory)
 	n := max(3, len(s.Files))
@@ -270,11 +270,11 @@ func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func
 	copy(shim.Files, s.Files)
 	shim.Files[n], shim.Files[n+1], shim.Files[n+2] = report, memory, hold
 	shim.Args = []string{shimName, mode, strconv.Itoa(n)}
-	pid, err := l.start(&shim, exited)
+	p, err := l.start(&shim, exited)
 	if _, ok := errors.AsType[*Error](err); err != nil && !ok {
 		err = &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Reason: "cannot execute the shim: " + err.Error(), Err: err}
 	}
-	return pid, err
+	return p, err
 }
 
 // shimError is what the shim's report means.

@@ -19,7 +19,6 @@ import (
 
 	"github.com/cmgr/cmgr/internal/sys/poll"
 	"github.com/cmgr/cmgr/internal/sys/probe"
-	"github.com/cmgr/cmgr/internal/sys/proc"
 	"github.com/cmgr/cmgr/runners"
 )
 
@@ -91,21 +90,28 @@ func (c *cgroups) make(j *Job) error {
 
 func (c *cgroups) start(j *Job, s *Spec, exited func(Status)) (int, error) {
 	s.Cgroup = c.dir(j)
-	return c.m.launcher.Start(s, func(st Status) {
+	p, err := c.m.launcher.Start(s, func(st Status) {
 		// The kernel may tell of emptiness up to 10 ms late (CGROUP_FILE_NOTIFY_MIN_INTV); this is a good moment to look.
 		c.wake(j)
 		exited(st)
 	})
+	if err != nil {
+		return 0, err
+	}
+	j.mu.Lock()
+	j.process = p
+	j.mu.Unlock()
+	return p.PID(), nil
 }
 
 func (c *cgroups) signal(j *Job, sig syscall.Signal) error {
 	j.mu.Lock()
-	pid := j.main
+	p := j.process
 	j.mu.Unlock()
-	if pid == 0 {
+	if p == nil {
 		return os.ErrProcessDone
 	}
-	return proc.Signal(pid, sig)
+	return p.Signal(sig)
 }
 
 func (c *cgroups) kill(ctx context.Context, j *Job) error {

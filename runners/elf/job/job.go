@@ -11,7 +11,7 @@
 //	subreaper  a keeper for each job that adopts all orphans and kills its descendants one by one until none is left: best
 //	           effort. A tree that forks faster than it is walked may take long to end.
 //
-// A keeper costs a process and about 2 MB; a cgroup costs nothing of the kind. When the manager dies, keepers kill what they
+// A keeper costs a process and about 1 MB; a cgroup costs nothing of the kind. When the manager dies, keepers kill what they
 // keep; a cgroup is found by the next manager with the same state directory.
 package job
 
@@ -90,6 +90,7 @@ type Manager struct {
 // backend is what differs between the kinds of job. Its methods get jobs of its own.
 type backend interface {
 	make(j *Job) error
+	// start sets what of j belongs to its program, and returns the program's number.
 	start(j *Job, s *Spec, exited func(Status)) (pid int, err error)
 	signal(j *Job, sig syscall.Signal) error
 	kill(ctx context.Context, j *Job) error
@@ -172,16 +173,18 @@ func (m *Manager) release() {
 	}
 }
 
-// A Job is a component's processes. Its methods may be called from any goroutine; Start not together with Kill or Close, which
-// would miss what it starts.
+// A Job is a component's processes. Its methods may be called from any goroutine; but Start together with Kill or Close may leave
+// something running, and Close is for the last user.
 type Job struct {
 	m    *Manager
 	name string // unique among m's; a file name
 
-	mu     sync.Mutex
-	main   int          // process number, 0 before the start
-	keeper *proc.Keeper // with those backends, once started
-	watch  *watch       // with cgroups, while somebody waits; under cgroups.mu
+	mu      sync.Mutex
+	closed  bool          // its name may be another's now
+	main    int32         // process number, 0 before the start
+	process *proc.Process // the main process, with cgroups, once started
+	keeper  *proc.Keeper  // with the others, once started
+	watch   *watch        // with cgroups, while somebody waits; under cgroups.mu
 }
 
 // New makes an empty job. name is for people, such as a moniker.
@@ -205,14 +208,16 @@ func fileName(name string) string {
 	return s
 }
 
-// Start starts the main process in the job, once in the job's life. exited is called once when it has ended, possibly before
-// Start returns, and must not block; other processes of the job may go on then. An error is a *StartError; the job is as before.
+// Start starts the main process in the job, once in the job's life, and returns its number (-1 if it ended before that could be
+// told). exited is called once when it has ended, possibly before Start returns; other processes of the job may go on then. It
+// is called where all ends are told and must not block: no Start, Kill or Close there. An error is a *StartError; then the job
+// is as before.
 func (j *Job) Start(s Spec, exited func(Status)) (pid int, err error) {
 	j.mu.Lock()
-	started := j.main != 0
+	used := j.main != 0 || j.closed
 	j.mu.Unlock()
-	if started {
-		return 0, fmt.Errorf("start in job %s: it has a main process already", j.name)
+	if used {
+		return 0, fmt.Errorf("start in job %s: it has had its main process", j.name)
 	}
 	pid, err = j.m.backend.start(j, &s, exited)
 	if err != nil {
@@ -222,7 +227,7 @@ func (j *Job) Start(s Spec, exited func(Status)) (pid int, err error) {
 		return 0, err
 	}
 	j.mu.Lock()
-	j.main = pid
+	j.main = int32(pid)
 	j.mu.Unlock()
 	return pid, nil
 }
@@ -231,16 +236,30 @@ func (j *Job) Start(s Spec, exited func(Status)) (pid int, err error) {
 func (j *Job) Signal(sig syscall.Signal) error { return j.m.backend.signal(j, sig) }
 
 // Kill kills every process of the job and waits until none is left. If ctx ends before that, the error is a *RemainError.
-func (j *Job) Kill(ctx context.Context) error { return j.m.backend.kill(ctx, j) }
+func (j *Job) Kill(ctx context.Context) error {
+	if j.isClosed() {
+		return nil
+	}
+	return j.m.backend.kill(ctx, j)
+}
+
+func (j *Job) isClosed() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.closed
+}
 
 // Processes are the numbers of the job's processes, the main one first, then in ascending order.
 func (j *Job) Processes() ([]int, error) {
+	if j.isClosed() {
+		return nil, nil
+	}
 	pids, err := j.m.backend.processes(j)
 	if err != nil {
 		return nil, fmt.Errorf("list job %s: %w", j.name, err)
 	}
 	j.mu.Lock()
-	main := j.main
+	main := int(j.main)
 	j.mu.Unlock()
 	slices.SortFunc(pids, func(a, b int) int {
 		switch {
@@ -256,6 +275,9 @@ func (j *Job) Processes() ([]int, error) {
 
 // Stats is what the job's processes use, and in CPU also what those used that have ended.
 func (j *Job) Stats() (runners.Stats, error) {
+	if j.isClosed() {
+		return runners.Stats{}, nil
+	}
 	st, err := j.m.backend.stats(j)
 	if err != nil {
 		return st, fmt.Errorf("measure job %s: %w", j.name, err)
@@ -267,7 +289,18 @@ func (j *Job) Stats() (runners.Stats, error) {
 func (j *Job) Path() string { return j.m.backend.path(j) }
 
 // Close removes the job; a second Close does nothing. Processes that are left make it fail with a *RemainError: Kill before.
-func (j *Job) Close() error { return j.m.backend.remove(j) }
+func (j *Job) Close() error {
+	if j.isClosed() {
+		return nil
+	}
+	if err := j.m.backend.remove(j); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	j.closed = true
+	j.mu.Unlock()
+	return nil
+}
 
 // A RemainError says that processes of a job are left.
 type RemainError struct {

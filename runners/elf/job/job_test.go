@@ -530,7 +530,7 @@ func TestRecovery(t *testing.T) {
 			}
 			defer r.Close()
 			ends := make(chan Status, 1)
-			pid, err := l.Start(&proc.Spec{
+			p, err := l.Start(&proc.Spec{
 				Path:  "/proc/self/exe",
 				Env:   []string{"JOB_TEST_CHILD=manager", "JOB_TEST_STATE=" + state, "JOB_TEST_BACKEND=" + b, "JOB_TEST_MARK=MARK=" + mark},
 				Files: []int{-1, int(w.Fd()), 2},
@@ -550,7 +550,7 @@ func TestRecovery(t *testing.T) {
 			if len(marked("MARK="+mark)) == 0 {
 				t.Fatal("the living manager's tree was touched")
 			}
-			if err := proc.Signal(pid, syscall.SIGKILL); err != nil {
+			if err := p.Signal(syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			await(t, ends)
@@ -562,7 +562,7 @@ func TestRecovery(t *testing.T) {
 			// Killed is not yet gone from /proc; a cgroup is empty when its processes can do nothing any more.
 			eventually(t, "the dead manager's tree is left", func() bool { return len(marked("MARK="+mark)) == 0 })
 			if b == Cgroup2 {
-				left, _ := filepath.Glob(filepath.Join(filepath.Dir(m.backend.(*cgroups).root), fmt.Sprintf("cmgr-jobtest-%d*", pid)))
+				left, _ := filepath.Glob(filepath.Join(filepath.Dir(m.backend.(*cgroups).root), fmt.Sprintf("cmgr-jobtest-%d*", p.PID())))
 				if len(left) > 0 {
 					t.Errorf("cgroups are left: %v", left)
 				}
@@ -630,6 +630,36 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// A closed job does nothing to its successor of the same name.
+func TestClosedJobIsHarmless(t *testing.T) {
+	eachBackend(t, func(t *testing.T, m *Manager) {
+		old := newJob(t, m, "/same")
+		if err := old.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j := newJob(t, m, "/same")
+		ends := make(chan Status, 1)
+		if _, err := j.Start(Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}, func(st Status) { ends <- st }); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(old.Kill(within(t)), old.Close()); err != nil {
+			t.Error(err)
+		}
+		if err := old.Signal(syscall.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
+			t.Errorf("Signal = %v", err)
+		}
+		if _, err := old.Start(sh("exit 0"), func(Status) {}); err == nil {
+			t.Error("a closed job started something")
+		}
+		if pids, err := j.Processes(); err != nil || len(pids) != 1 || len(ends) > 0 {
+			t.Errorf("Processes = %v, %v; want one", pids, err)
+		}
+		if err := errors.Join(j.Kill(within(t)), j.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A component may make cgroups of its own in its job.
 func TestNestedCgroups(t *testing.T) {
 	m := open(t, Cgroup2)
@@ -639,12 +669,12 @@ func TestNestedCgroups(t *testing.T) {
 	if err := os.MkdirAll(inner, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	pid, err := m.launcher.Start(&Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Cgroup: inner}, func(st Status) { ends <- st })
+	p, err := m.launcher.Start(&Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Cgroup: inner}, func(st Status) { ends <- st })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pids, err := j.Processes(); err != nil || !slices.Equal(pids, []int{pid}) {
-		t.Errorf("Processes = %v, %v; want %d", pids, err, pid)
+	if pids, err := j.Processes(); err != nil || !slices.Equal(pids, []int{p.PID()}) {
+		t.Errorf("Processes = %v, %v; want %d", pids, err, p.PID())
 	}
 	if err := errors.Join(j.Kill(within(t)), j.Close()); err != nil {
 		t.Error(err)
