@@ -20,10 +20,21 @@ const epoch = 1<<62 + 10
 
 // Append appends the label of t.
 func Append(dst []byte, t time.Time) []byte {
-	var b [12]byte
+	b := Pack(t)
+	return hex.AppendEncode(append(dst, '@'), b[:])
+}
+
+// Pack is t in the 12 bytes of TAI64N, as they stand in a status of supervise.
+func Pack(t time.Time) (b [12]byte) {
 	binary.BigEndian.PutUint64(b[:], uint64(t.Unix()+epoch))
 	binary.BigEndian.PutUint32(b[8:], uint32(t.Nanosecond()))
-	return hex.AppendEncode(append(dst, '@'), b[:])
+	return b
+}
+
+// Unpack is the time in b, in UTC. It takes any bytes, also what Parse calls out of range, since who keeps such a status can't be
+// asked to correct it.
+func Unpack(b [12]byte) time.Time {
+	return time.Unix(int64(binary.BigEndian.Uint64(b[:]))-epoch, int64(binary.BigEndian.Uint32(b[8:]))).UTC()
 }
 
 // Format is the label of t.

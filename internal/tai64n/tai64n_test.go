@@ -68,6 +68,9 @@ func FuzzParse(f *testing.F) {
 		if got := Format(ta); got != a {
 			t.Fatalf("Format(Parse(%q)) = %q", a, got)
 		}
+		if got := Unpack(Pack(ta)); !got.Equal(ta) {
+			t.Fatalf("Unpack(Pack(%v)) = %v", ta, got)
+		}
 		tb, err := Parse(b)
 		if err == nil && ta.Before(tb) != (a < b) {
 			t.Fatalf("%q and %q: %v, as times %v", a, b, a < b, ta.Before(tb))
