@@ -16,7 +16,6 @@ import (
 const (
 	docEcho = `{
     "program": {
-        "runner": "elf",
         "binary": "bin/echo",
         "args": [
             "Hello",
@@ -30,7 +29,6 @@ const (
 `
 	docLifecycle = `{
     "program": {
-        "runner": "elf",
         "binary": "bin/echo",
         "lifecycle": { "stop_event": "notify" }
     }
@@ -41,16 +39,13 @@ const (
 `
 )
 
-// mend adds the comma, and takes out what the language forbids beside it: the runner named twice.
-func mend(manifest string) string {
-	m := strings.Replace(manifest, "    }\n    \"use\"", "    },\n    \"use\"", 1)
-	return strings.Replace(m, "        \"runner\": \"elf\",\n", "", 1)
-}
+// mend adds the comma.
+func mend(manifest string) string { return strings.Replace(manifest, "    }\n    \"use\"", "    },\n    \"use\"", 1) }
 
 func TestDocumentedManifests(t *testing.T) {
 	const root = `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`
 	for name, c := range map[string]struct{ manifest, at string }{
-		"echo": {docEcho, "a.cml:9:6"}, "lifecycle": {docLifecycle, "a.cml:6:6"},
+		"echo": {docEcho, "a.cml:8:6"}, "lifecycle": {docLifecycle, "a.cml:5:6"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := write(t, map[string]string{
