@@ -173,6 +173,7 @@ func (o OnTerminate) String() string { return [...]string{"none", "reboot", "res
 type Restart struct {
 	When       RestartWhen
 	DelayMS    uint32 // before the first restart of a series
+	FromStart  bool   // delays count from the last start instead of its end; so it is, with 1,000 ms, where the manifest gives none
 	MaxDelayMS uint32 // the delay never exceeds this; 0: no growth beyond DelayMS unless Backoff says so, bounded at one hour
 	Backoff    string // the factor from one delay to the next as a decimal, "" means "1"
 	Limit      uint32 // at most so many restarts within WindowMS; 0: no limit

@@ -280,8 +280,12 @@ func (k *compiler) children() {
 		if r := &c.Restart; out.OnTerminate == manifest.OnTerminateRestart {
 			out.Restart = &manifest.Restart{
 				When:    pick(r.When, manifest.RestartAlways, manifest.RestartFailure),
-				DelayMS: uint32(r.Delay.Value), MaxDelayMS: uint32(r.MaxDelay.Value), Backoff: r.Backoff.Value,
+				DelayMS: uint32(r.Delay.Value), FromStart: !r.Delay.At.IsSet(), MaxDelayMS: uint32(r.MaxDelay.Value), Backoff: r.Backoff.Value,
 				Limit: uint32(r.Limit.Value), WindowMS: cmp.Or(uint32(r.Window.Value), 60_000),
+			}
+			if out.Restart.FromStart {
+				// As runsv: a program that crashes at once must not take the machine.
+				out.Restart.DelayMS = min(1000, cmp.Or(out.Restart.MaxDelayMS, 1000))
 			}
 		} else if r.At.IsSet() {
 			k.report(r.At, "bad-restart", `write on_terminate: "restart"`, "`restart` needs on_terminate: \"restart\"")

@@ -221,7 +221,7 @@ var restartShape = shape[Restart]{
 		{name: "when", form: words("always", "failure"), field: func(r *Restart) any { return &r.When },
 			doc: "which ends are followed by a restart"},
 		{name: "delay_ms", form: aUint32, field: func(r *Restart) any { return &r.Delay },
-			doc: "milliseconds before the first restart of a series"},
+			doc: "milliseconds before the first restart of a series; if not given, starts are a second apart"},
 		{name: "max_delay_ms", form: aUint32, field: func(r *Restart) any { return &r.MaxDelay }, doc: "the delay never exceeds this"},
 		{name: "backoff", form: decimalForm{}, field: func(r *Restart) any { return &r.Backoff },
 			doc: "the factor from one delay to the next"},

@@ -48,7 +48,7 @@ func golden() *manifest.Component {
 		Children: []manifest.Child{
 			{Pos: at(5, 5), Name: "net", URL: "#meta/net.cm", Startup: manifest.Eager, Environment: "env"},
 			{Pos: at(6, 5), Name: "log", URL: "log.cml", OnTerminate: manifest.OnTerminateRestart, Restart: &manifest.Restart{
-				When: manifest.RestartFailure, DelayMS: 100, MaxDelayMS: 5000, Backoff: "1.5", Limit: 5, WindowMS: 30_000,
+				When: manifest.RestartFailure, DelayMS: 100, FromStart: true, MaxDelayMS: 5000, Backoff: "1.5", Limit: 5, WindowMS: 30_000,
 			}},
 		},
 		Collections: []manifest.Collection{{

@@ -184,8 +184,8 @@ func (d *decoder) child(p **declpb.Child) manifest.Child {
 	}
 	if r := m.Restart; r != nil {
 		c.Restart = &manifest.Restart{
-			When: enum[manifest.RestartWhen](d, r.When, 0), DelayMS: r.DelayMs, MaxDelayMS: r.MaxDelayMs, Backoff: r.Backoff,
-			Limit: r.Limit, WindowMS: r.WindowMs,
+			When: enum[manifest.RestartWhen](d, r.When, 0), DelayMS: r.DelayMs, FromStart: r.FromStart, MaxDelayMS: r.MaxDelayMs,
+			Backoff: r.Backoff, Limit: r.Limit, WindowMS: r.WindowMs,
 		}
 	}
 	return c

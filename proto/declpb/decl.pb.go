@@ -1315,13 +1315,15 @@ func (x *Child) GetEnvironment() string {
 }
 
 type Restart struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	When          RestartWhen            `protobuf:"varint,1,opt,name=when,proto3,enum=cmgr.decl.v1.RestartWhen" json:"when,omitempty"`
-	DelayMs       uint32                 `protobuf:"varint,2,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`
-	MaxDelayMs    uint32                 `protobuf:"varint,3,opt,name=max_delay_ms,json=maxDelayMs,proto3" json:"max_delay_ms,omitempty"`
-	Backoff       string                 `protobuf:"bytes,4,opt,name=backoff,proto3" json:"backoff,omitempty"`
-	Limit         uint32                 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
-	WindowMs      uint32                 `protobuf:"varint,6,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	When       RestartWhen            `protobuf:"varint,1,opt,name=when,proto3,enum=cmgr.decl.v1.RestartWhen" json:"when,omitempty"`
+	DelayMs    uint32                 `protobuf:"varint,2,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`
+	MaxDelayMs uint32                 `protobuf:"varint,3,opt,name=max_delay_ms,json=maxDelayMs,proto3" json:"max_delay_ms,omitempty"`
+	Backoff    string                 `protobuf:"bytes,4,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	Limit      uint32                 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	WindowMs   uint32                 `protobuf:"varint,6,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	// Delays count from the last start, not from its end.
+	FromStart     bool `protobuf:"varint,7,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1396,6 +1398,13 @@ func (x *Restart) GetWindowMs() uint32 {
 		return x.WindowMs
 	}
 	return 0
+}
+
+func (x *Restart) GetFromStart() bool {
+	if x != nil {
+		return x.FromStart
+	}
+	return false
 }
 
 type Collection struct {
@@ -2811,7 +2820,7 @@ const file_proto_decl_v1_decl_proto_rawDesc = "" +
 	"\astartup\x18\x04 \x01(\x0e2\x15.cmgr.decl.v1.StartupR\astartup\x12<\n" +
 	"\fon_terminate\x18\x05 \x01(\x0e2\x19.cmgr.decl.v1.OnTerminateR\vonTerminate\x12/\n" +
 	"\arestart\x18\x06 \x01(\v2\x15.cmgr.decl.v1.RestartR\arestart\x12 \n" +
-	"\venvironment\x18\a \x01(\tR\venvironment\"\xc2\x01\n" +
+	"\venvironment\x18\a \x01(\tR\venvironment\"\xe1\x01\n" +
 	"\aRestart\x12-\n" +
 	"\x04when\x18\x01 \x01(\x0e2\x19.cmgr.decl.v1.RestartWhenR\x04when\x12\x19\n" +
 	"\bdelay_ms\x18\x02 \x01(\rR\adelayMs\x12 \n" +
@@ -2819,7 +2828,9 @@ const file_proto_decl_v1_decl_proto_rawDesc = "" +
 	"maxDelayMs\x12\x18\n" +
 	"\abackoff\x18\x04 \x01(\tR\abackoff\x12\x14\n" +
 	"\x05limit\x18\x05 \x01(\rR\x05limit\x12\x1b\n" +
-	"\twindow_ms\x18\x06 \x01(\rR\bwindowMs\"\xa1\x02\n" +
+	"\twindow_ms\x18\x06 \x01(\rR\bwindowMs\x12\x1d\n" +
+	"\n" +
+	"from_start\x18\a \x01(\bR\tfromStart\"\xa1\x02\n" +
 	"\n" +
 	"Collection\x12#\n" +
 	"\x03pos\x18\x01 \x01(\v2\x11.cmgr.decl.v1.PosR\x03pos\x12\x12\n" +

@@ -102,6 +102,9 @@ func restart(r manifest.Restart, h History, exit runners.Exit, now time.Time) (V
 	}
 	next.delay = min(next.delay, maxDelay(r))
 	delay := time.Duration(next.delay * float64(time.Millisecond))
+	if r.FromStart {
+		delay = max(0, delay-max(0, exit.Ended.Sub(exit.Started)))
+	}
 	if r.Limit == 0 {
 		return Verdict{Kind: Restart, Delay: delay, Reason: "restart " + strconv.Itoa(next.series)}, next
 	}

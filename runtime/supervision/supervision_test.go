@@ -67,6 +67,7 @@ func TestSeries(t *testing.T) {
 		want   string // delays; "x" for giving up
 	}{
 		{"default", manifest.Restart{}, quick, "0s 0s 0s 0s 0s 0s"},
+		{"a second between starts", manifest.Restart{DelayMS: 1000, FromStart: true}, quick[:2], "1s 1s"},
 		{"constant", manifest.Restart{DelayMS: 500}, quick, "500ms 500ms 500ms 500ms 500ms 500ms"},
 		{
 			"doubles to its maximum",
