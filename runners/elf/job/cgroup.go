@@ -115,6 +115,10 @@ func (c *cgroups) signal(j *Job, sig syscall.Signal) error {
 }
 
 func (c *cgroups) kill(ctx context.Context, j *Job) error {
+	// Mostly the main process was all there was, and has ended: a directory that can be removed needs no more.
+	if err := unix.Rmdir(c.dir(j)); err == nil || err == unix.ENOENT {
+		return nil
+	}
 	if err := killCgroup(c.dir(j)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // closed
