@@ -75,6 +75,9 @@ func (a *app) list(all []*controlpb.Instance, verbose bool) {
 	s.table(a.out, title, rows)
 }
 
+// maxEnd bounds the column of last exits: an error can be long, and `cmgr show` has all of it.
+const maxEnd = 60
+
 func row(s screen, i *controlpb.Instance, now time.Time) []cell {
 	restarts, memory, cpu := "", "", ""
 	if n := i.GetRestarts(); n > 0 {
@@ -86,7 +89,7 @@ func row(s screen, i *controlpb.Instance, now time.Time) []cell {
 	if u := i.GetUsage(); u != nil {
 		memory, cpu = usageWords(u)
 	}
-	end := cell{text: printable(lastEnd(i))}
+	end := cell{text: screen{width: maxEnd}.fit(printable(lastEnd(i)), 0)}
 	if badly(i) {
 		end.color = s.red
 	}

@@ -111,6 +111,9 @@ type Server struct {
 	cancel  context.CancelFunc
 }
 
+// maxRequest bounds a request in bytes: what people ask is short.
+const maxRequest = 1 << 20
+
 // New makes a server that serves nothing yet.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, started: time.Now()}
@@ -118,7 +121,8 @@ func New(cfg Config) *Server {
 	mux := http.NewServeMux()
 	mux.Handle(controlpbconnect.NewControlHandler(s,
 		connect.WithCodec(jsonCodec("json")), connect.WithCodec(jsonCodec("json; charset=utf-8")),
-		connect.WithCompression("gzip", nil, nil))) // it would only cost time on a local socket
+		connect.WithCompression("gzip", nil, nil), // it would only cost time on a local socket
+		connect.WithReadMaxBytes(maxRequest)))
 	s.http = &http.Server{
 		Handler:           ofOwner(uint32(os.Geteuid()), mux),
 		ConnContext:       withPeer,

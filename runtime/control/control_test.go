@@ -513,6 +513,9 @@ func TestWait(t *testing.T) {
 		{"gives up", "running", nil, func(tr *tree) {
 			_ = tr.change("/netstack", realm.Event{Kind: realm.EventGaveUp}, func(i *realm.Info) { i.RestartsUp = true })
 		}, "unavailable: wait /netstack: its restart policy has given up"},
+		{"has given up", "running", func(tr *tree) {
+			_ = tr.change("/netstack", realm.Event{Kind: realm.EventGaveUp}, func(i *realm.Info) { i.RestartsUp = true })
+		}, nil, "unavailable: wait /netstack: its restart policy has given up"},
 		{"is shut down", "running", nil, func(tr *tree) {
 			_ = tr.change("/netstack", realm.Event{Kind: realm.EventShutdown}, func(i *realm.Info) { i.State = realm.Shutdown })
 		}, "precondition: wait /netstack: it is shut down and will not be running any more"},

@@ -280,6 +280,8 @@ func (s *Server) Wait(ctx context.Context, req *controlpb.WaitRequest) (*control
 			return answer, nil
 		case until == "stopped" && settled && i.NextStart.IsZero(), until == "exited" && settled && i.LastExit != nil:
 			return answer, nil
+		case until == "running" && settled && i.RestartsUp:
+			return fail(problem(capabilities.Unavailable, "", "its restart policy has given up"))
 		case final && settled:
 			return fail(problem(capabilities.Precondition, "", "it is %s and will not be %s any more", isDown(i.State), until))
 		}
@@ -307,8 +309,6 @@ func (s *Server) Wait(ctx context.Context, req *controlpb.WaitRequest) (*control
 				if now, ok := s.cfg.Tree.Instance(m); !ok || now.NextStart.IsZero() {
 					return fail(e.Err)
 				}
-			case e.Kind == realm.EventGaveUp && until == "running":
-				return fail(problem(capabilities.Unavailable, "", "its restart policy has given up"))
 			}
 		}
 	}
