@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -75,7 +76,11 @@ func (s *Spec) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC),
 		errors.Is(err, unix.ELIBBAD):
-		e.Reason = whyNotExec(s.Path, err)
+		path := s.Path
+		if s.DirFD != 0 && !filepath.IsAbs(path) {
+			path = fmt.Sprintf("/proc/self/fd/%d/%s", s.DirFD, path)
+		}
+		e.Reason = whyNotExec(path, err)
 		if e.Kind == Denied {
 			e.Kind = NotExecutable
 			if s.Credential != nil {

@@ -22,14 +22,20 @@ const DefaultUmask = 0o022
 
 // A Spec is what to start, and all that it is started with.
 type Spec struct {
-	Path string   // absolute
+	Path string   // absolute; with DirFD it may also be relative to that directory
 	Args []string // Args[0] included; nil: only the path
 	Env  []string // "NAME=value"; nil: empty
 	Dir  string   // absolute; "": /
+	// DirFD, if not 0, is the directory it starts in, instead of Dir: a descriptor, which stays the caller's. It may be one of
+	// O_PATH.
+	DirFD int
+	// Inside has it stay in the session and process group of this process.
+	Inside bool
 	// Umask is the file mode creation mask; nil: DefaultUmask.
 	Umask *uint32
 	// Files are the descriptors that the program finds, by number: Files[i], one of this process, as i. -1 is none, but for 0, 1
-	// and 2 /dev/null. They stay the caller's. At most 250 (a packet of unix(7) carries 253, of which the shim may need three).
+	// and 2 /dev/null. They stay the caller's. With DirFD at most
+	// 250 (a packet of unix(7) carries 253, of which the shim may need three).
 	Files []int
 	// Credential is whom it runs as; nil: as this process.
 	Credential *syscall.Credential
@@ -91,11 +97,11 @@ func (l *Launcher) Start(s *Spec, exited func(Status)) (*Process, error) {
 
 func (s *Spec) check() error {
 	switch {
-	case !filepath.IsAbs(s.Path):
+	case !filepath.IsAbs(s.Path) && (s.DirFD == 0 || s.Path == ""):
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "not an absolute path"}
 	case s.Dir != "" && !filepath.IsAbs(s.Dir):
 		return &Error{Kind: Invalid, Op: "chdir", Path: s.Dir, Reason: "not an absolute path"}
-	case len(present(s.Files))+3 > sock.MaxFDs: // three for the shim
+	case len(s.passed())+3 > sock.MaxFDs: // three for the shim
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "too many descriptors"}
 	}
 	hasNUL := func(s string) bool { return strings.IndexByte(s, 0) >= 0 }
@@ -105,9 +111,13 @@ func (s *Spec) check() error {
 	return nil
 }
 
-// present are the files that are not -1.
-func present(files []int) []int {
-	return slices.DeleteFunc(slices.Clone(files), func(fd int) bool { return fd < 0 })
+// passed are the descriptors that go to the thread: the files that are not -1, then the directory.
+func (s *Spec) passed() []int {
+	fds := slices.DeleteFunc(slices.Clone(s.Files), func(fd int) bool { return fd < 0 })
+	if s.DirFD != 0 {
+		fds = append(fds, s.DirFD)
+	}
+	return fds
 }
 
 func (s *Spec) argv() []string {
@@ -238,7 +248,7 @@ func privateWorld(rx int) (newRX, null int, err error) {
 
 // start has the thread start s. The error is as the system gave it, or an *Error.
 func (l *launcher) start(s *Spec, exited func(Status)) (*Process, error) {
-	fds := present(s.Files)
+	fds := s.passed()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.users == 0 {
@@ -256,7 +266,7 @@ func (l *launcher) start(s *Spec, exited func(Status)) (*Process, error) {
 func (r request) run(rx, null int) (*Process, error) {
 	s := r.spec
 	var b [1]byte
-	_, fds, err := sock.Recv(rx, b[:], len(present(s.Files)))
+	_, fds, err := sock.Recv(rx, b[:], len(s.passed()))
 	if err != nil {
 		if errors.Is(err, sock.ErrTruncated) {
 			err = unix.EMFILE // the packet had room for all of them
@@ -281,7 +291,7 @@ func (r request) run(rx, null int) (*Process, error) {
 			files[i] = ^uintptr(0)
 		}
 	}
-	sys := &syscall.SysProcAttr{Setsid: true, Credential: s.Credential, Cloneflags: s.cloneflags}
+	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Credential: s.Credential, Cloneflags: s.cloneflags}
 	if s.cloneflags&unix.CLONE_NEWUSER != 0 {
 		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
@@ -294,12 +304,16 @@ func (r request) run(rx, null int) (*Process, error) {
 		defer unix.Close(fd)
 		sys.UseCgroupFD, sys.CgroupFD = true, fd
 	}
-	if s.Dir != "" && s.Dir != "/" {
-		if err := unix.Chdir(s.Dir); err != nil {
-			return nil, &Error{Kind: kindOf(err), Op: "chdir", Path: s.Dir, Err: err}
-		}
-		defer unix.Chdir("/") // not to hold a file system busy
+	switch {
+	case s.DirFD != 0:
+		err = unix.Fchdir(fds[next])
+	case s.Dir != "":
+		err = unix.Chdir(s.Dir)
 	}
+	if err != nil {
+		return nil, &Error{Kind: kindOf(err), Op: "chdir", Path: s.Dir, Err: err}
+	}
+	defer unix.Chdir("/") // not to hold a file system busy
 	if s.Umask != nil && *s.Umask != DefaultUmask {
 		unix.Umask(int(*s.Umask & 0o777))
 		defer unix.Umask(DefaultUmask)

@@ -216,6 +216,36 @@ func TestIgnoredSignalsAreDefaultAgain(t *testing.T) {
 	}
 }
 
+func TestDirFDAndInside(t *testing.T) {
+	l := open(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/run", []byte("#!/bin/sh\necho $0; pwd; cut -d' ' -f5,6 /proc/$$/stat\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sid, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Spec{Path: "./run", DirFD: int(f.Fd()), Inside: true}
+	want := fmt.Sprintf("./run\n%s\n%d %d\n", dir, unix.Getpgrp(), sid)
+	if out, _ := run(t, l, s); out != want {
+		t.Errorf("%q, want %q", out, want)
+	}
+	if err := os.Chmod(dir+"/run", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.Files = nil // run's
+	_, err = l.Start(s, func(Status) {})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != NotExecutable || !strings.HasPrefix(e.Reason, "not executable (mode 0644)") {
+		t.Errorf("Start = %v", err)
+	}
+}
+
 func TestFailures(t *testing.T) {
 	l := open(t)
 	dir := t.TempDir()
