@@ -540,6 +540,16 @@ func TestWait(t *testing.T) {
 		{"is destroyed", "exited", nil, func(tr *tree) {
 			tr.remove("/netstack")
 		}, "precondition: wait /netstack: it is destroyed and will not be exited any more"},
+		{"ends and is destroyed before one looks", "exited", func(tr *tree) {
+			_ = tr.Start(context.Background(), "/netstack", "")
+		}, func(tr *tree) {
+			tr.mu.Lock()
+			defer tr.mu.Unlock()
+			delete(tr.instances, "/netstack")
+			tr.emit(realm.Event{Kind: realm.EventResolved, Moniker: "/netstack"}) // what makes one look
+			x := exited
+			tr.emit(realm.Event{Kind: realm.EventStopped, Moniker: "/netstack", Exit: &x})
+		}, "destroyed exited code=3 after=1s"},
 		{"was destroyed", "exited", func(tr *tree) {
 			_ = tr.ends("/netstack", exited)
 			tr.remove("/netstack")
