@@ -1,0 +1,192 @@
+package chpst
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/internal/needs"
+	"github.com/cmgr/cmgr/runners/runit/runittest"
+)
+
+func TestMain(m *testing.M) {
+	programs := map[string]runittest.Program{}
+	for _, name := range Names {
+		programs[name], programs["d"+name] = Main, Main
+	}
+	os.Exit(runittest.Main(programs, func() int { return leak.Run(m) }))
+}
+
+func TestSuite(t *testing.T) {
+	runittest.Suite(t, []string{"CHPST=" + runittest.Link(t, "chpst")}, "chpst", "ext/*chpst*", "better/*chpst*")
+}
+
+// run is the output and exit code of a program of ours.
+func run(t *testing.T, name string, args ...string) (string, int) {
+	t.Helper()
+	c := exec.Command(runittest.Link(t, name), args...)
+	out, err := c.CombinedOutput()
+	if c.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out), c.ProcessState.ExitCode()
+}
+
+// What Debian's chpst says and returns was observed.
+func TestMessages(t *testing.T) {
+	for _, c := range []struct {
+		name, args, want string
+		code             int
+	}{
+		{"chpst", "-n x true", "usage: chpst" + usage + "\n\n", 100},
+		{"dchpst", "", "usage: chpst" + usage + "\n\n", 100},
+		{"chpst", "-Z", "chpst: illegal option -- Z\nusage: chpst" + usage + "\n\n", 100},
+		{"chpst", "-u nosuch true", "chpst: fatal: unknown user/group: nosuch\n", 111},
+		{"chpst", "-u root:nosuch true", "chpst: fatal: unknown user/group: root:nosuch\n", 111},
+		{"chpst", "-u :12:x true", "chpst: fatal: invalid uid/gids: 12:x\n", 111},
+		{"chpst", "-u :12: true", "chpst: fatal: invalid uid/gids: 12:\n", 111}, // runit takes it for group 0
+		{"chpst", "-C /none true", "chpst: fatal: unable to change directory: /none: file does not exist\n", 111},
+		{"chpst", "-e /none true", "chpst: fatal: unable to switch to directory: /none: file does not exist\n", 111},
+		{"chpst", "-e /etc/passwd true", "chpst: fatal: unable to switch to directory: /etc/passwd: not a directory\n", 111},
+		{"chpst", "-L /none/x true", "chpst: fatal: unable to open lock: /none/x: file does not exist\n", 111},
+		{"chpst", "-b other nosuchprog", "chpst: fatal: unable to run: other: file does not exist\n", 111},
+		{"chpst", "-2 nosuchprog", "chpst: fatal: unable to run: nosuchprog: file does not exist\n", 111}, // 2.1.2 says nothing
+		{"chpst", "-N2 nosuchprog", "chpst: fatal: unable to run: nosuchprog: file does not exist\n", 111},
+		{"chpst", "/", "chpst: fatal: unable to run: /: access denied\n", 111},
+		{"envdir", "d", "usage: envdir dir child\n\n", 100},
+		{"denvuidgid", "nobody", "usage: envuidgid account child\n\n", 100},
+		{"setuidgid", "nosuch true", "chpst: fatal: unknown account: nosuch\n", 111},
+		{"pgrphack", "", "usage: pgrphack child\n\n", 100},
+		{"pgrphack", "nosuchprog", "chpst: fatal: unable to run: nosuchprog: file does not exist\n", 111},
+		{"setlock", "f", "usage: setlock [ -nNxX ] file program [ arg ... ]\n\n", 100},
+		{"setlock", "-x /none/f true", "", 0},
+		{"setlock", "-xX /none/f true", "chpst: fatal: unable to open lock: /none/f: file does not exist\n", 111},
+	} {
+		out, code := run(t, c.name, strings.Fields(c.args)...)
+		if out != c.want || code != c.code {
+			t.Errorf("%s %s: %q, exit %d; want %q, %d", c.name, c.args, out, code, c.want, c.code)
+		}
+	}
+}
+
+// setlock's -n and -N are the other way round than daemontools': without an option it does not wait.
+func TestSetlock(t *testing.T) {
+	lock := filepath.Join(t.TempDir(), "lock")
+	f, err := os.Create(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := run(t, "setlock", lock, "true"); code != 111 || !strings.Contains(out, "unable to lock: "+lock+": temporary failure") {
+		t.Errorf("%q, exit %d", out, code)
+	}
+	waits := exec.Command(runittest.Link(t, "setlock"), "-n", lock, "echo", "got it")
+	time.AfterFunc(100*time.Millisecond, func() { f.Close() })
+	if out, err := waits.CombinedOutput(); err != nil || string(out) != "got it\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func TestSoftlimit(t *testing.T) {
+	out, code := run(t, "softlimit", "-o", "33", "-s", "1000000", "-c", "=", "sh", "-c", "ulimit -n; ulimit -s; test $(ulimit -c) = $(ulimit -Hc) && echo same")
+	if want := "33\n976\nsame\n"; out != want || code != 0 {
+		t.Errorf("%q, exit %d, want %q", out, code, want)
+	}
+}
+
+func TestIgnoredSignalsStayIgnored(t *testing.T) {
+	const script = `trap "" USR1 TERM HUP; exec "$0" grep SigIgn /proc/self/status`
+	out, err := exec.Command("sh", "-c", script, runittest.Link(t, "chpst")).CombinedOutput()
+	if want := "SigIgn:\t0000000000004201\n"; err != nil || string(out) != want {
+		t.Errorf("%q, %v; want %q", out, err, want)
+	}
+}
+
+func TestAlarm(t *testing.T) {
+	c := exec.Command(runittest.Link(t, "chpst"), "-A", "1", "sleep", "1000")
+	_ = c.Run() // of interest is how
+	if ws := c.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGALRM {
+		t.Errorf("%v", c.ProcessState)
+	}
+}
+
+// TestNamespace shows that with -F daemons end with the program, or are waited for, and -I leaves them no time.
+func TestNamespace(t *testing.T) {
+	needs.Root(t)
+	const script = `(sleep 0.2; echo late; exit 9) & echo $$; exit 3`
+	if out, code := run(t, "chpst", "-F", "sh", "-c", "env | grep CMGR; "+script); !strings.HasSuffix(out, "\nlate\n") || code != 9 {
+		t.Errorf("-F: %q, exit %d", out, code)
+	}
+	if out, code := run(t, "chpst", "-I", "sh", "-c", script); out != "1\n" || code != 3 {
+		t.Errorf("-I: %q, exit %d", out, code)
+	}
+	c := exec.Command(runittest.Link(t, "chpst"), "-F", "sh", "-c", "setsid sleep 1000 & echo up; wait")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // all are there
+		t.Fatal(err)
+	}
+	_ = c.Process.Signal(syscall.SIGTERM)
+	if err := c.Wait(); c.ProcessState.ExitCode() != 128+15 {
+		t.Errorf("after TERM: %v", err)
+	}
+}
+
+func FuzzNumericIDs(f *testing.F) {
+	for _, s := range []string{"1:2", "0:0:5", "1:", ":", "4294967295:1", "1:2x", "007:8"} {
+		f.Add(s)
+	}
+	// What is taken is what was written, number by number.
+	f.Fuzz(func(t *testing.T, s string) {
+		u, ok := numericIDs(s)
+		if !ok {
+			return
+		}
+		fields := strings.Split(s, ":")
+		for i, id := range append([]int{u.uid}, u.gids...) {
+			if digits := strings.TrimLeft(fields[i], "0"); digits != strings.TrimLeft(fmt.Sprint(id), "0") {
+				t.Fatalf("%q: %v", s, u)
+			}
+		}
+		if len(fields) != 1+len(u.gids) || len(u.gids) == 0 {
+			t.Fatalf("%q: %v", s, u)
+		}
+	})
+}
+
+func FuzzSetEnv(f *testing.F) {
+	f.Add("A=1\nB=2", "A", "3")
+	f.Add("A=1", "A=B", "x")
+	f.Add("", "", "")
+	// Afterwards the name is there once, with that value; nothing else has changed; and removing it is the end of it.
+	f.Fuzz(func(t *testing.T, env, name, value string) {
+		before := strings.Split(env, "\n")
+		c := &change{env: slices.Clone(before)}
+		c.setEnv(name, value, true)
+		key, _, _ := strings.Cut(name+"="+value, "=")
+		is := func(e string) bool { return strings.HasPrefix(e, key+"=") }
+		others := slices.DeleteFunc(slices.Clone(before), is)
+		if want := append(slices.Clone(others), name+"="+value); !slices.Equal(c.env, want) {
+			t.Fatalf("%q", c.env)
+		}
+		c.setEnv(key, "", false)
+		if !slices.Equal(c.env, others) {
+			t.Fatalf("%q", c.env)
+		}
+	})
+}
