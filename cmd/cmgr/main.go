@@ -9,21 +9,20 @@ package main
 import (
 	"io"
 	"os"
-	"path/filepath"
 )
 
 // A program is one of those that this binary is. It returns the exit code.
 type program func(args []string, stdin io.Reader, stdout, stderr io.Writer) int
 
-// programs are the names under which this binary is another program than cmgr.
-var programs = map[string]program{}
-
 func main() { os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
 
-// Main is the program that args[0] names.
+// Main is the program that args[0] names, or for cmgr itself its first argument.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if p, ok := programs[filepath.Base(args[0])]; ok {
+	if p := calledAs(args[0]); p != nil {
 		return p(args, stdin, stdout, stderr)
+	}
+	if len(args) > 1 && programs[args[1]] != nil {
+		return programs[args[1]](args[1:], stdin, stdout, stderr)
 	}
 	return cmgr(args, stdin, stdout, stderr)
 }

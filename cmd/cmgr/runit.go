@@ -1,0 +1,37 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/cmgr/cmgr/runners/runit/runsv"
+)
+
+// programs are what this binary is besides cmgr: for `cmgr NAME …`, and when it is called by such a name through a link.
+var programs = map[string]program{
+	"runsv": runsv.Main,
+}
+
+// calledAs is the program that this binary is when it is called as name: the first that is named along the chain of links that
+// begins there; nil for cmgr. So /etc/init.d/web, a link to /usr/bin/sv, which is a link to cmgr, is sv, under the name web.
+func calledAs(name string) program {
+	if p := programs[filepath.Base(name)]; p != nil || filepath.Base(name) == "cmgr" {
+		return p
+	}
+	path, err := exec.LookPath(name) // a name without a slash was found in PATH
+	for range 40 {                   // as many links as the kernel follows
+		if err != nil {
+			return nil
+		}
+		if p := programs[filepath.Base(path)]; p != nil {
+			return p
+		}
+		var target string
+		if target, err = os.Readlink(path); !filepath.IsAbs(target) {
+			target = filepath.Dir(path) + "/" + target
+		}
+		path = target
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+package servicedir
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotRunning says that nobody supervises the service.
+var ErrNotRunning = errors.New("runsv not running")
+
+// Read is the status of the service in dir, a descriptor or unix.AT_FDCWD. The error is ErrNotRunning or an *Error.
+func Read(dir int) (Status, error) {
+	fd, err := open(dir, "supervise/ok", unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return Status{}, notRunning("unable to open supervise/ok", err)
+	}
+	unix.Close(fd)
+	if fd, err = open(dir, "supervise/status", unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return Status{}, &Error{"unable to open supervise/status", err}
+	}
+	defer unix.Close(fd)
+	var b [Size + 1]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return Status{}, &Error{"unable to read supervise/status", err}
+	}
+	s, err := Decode(b[:n])
+	if err != nil {
+		return Status{}, &Error{"unable to read supervise/status", err}
+	}
+	return s, nil
+}
+
+// Control sends commands, one byte each, to the supervisor of the service in dir, a descriptor or unix.AT_FDCWD. The error is
+// ErrNotRunning or an *Error.
+func Control(dir int, commands string) error {
+	fd, err := open(dir, "supervise/control", unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return notRunning("unable to open supervise/control", err)
+	}
+	defer unix.Close(fd)
+	// Either all of so few bytes are written or none (pipe(7), PIPE_BUF).
+	if _, err := unix.Write(fd, []byte(commands)); err != nil {
+		return &Error{"unable to write to supervise/control", err}
+	}
+	return nil
+}
+
+func notRunning(op string, err error) error {
+	if err == unix.ENXIO { // fifo(7): nobody reads
+		return ErrNotRunning
+	}
+	return &Error{op, err}
+}

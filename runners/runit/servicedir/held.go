@@ -1,0 +1,173 @@
+package servicedir
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Held is a supervise directory of which this process is the supervisor: it holds the lock. Its methods are not for use from
+// several goroutines at once.
+type Held struct {
+	dir    int    // the service directory; stays the caller's
+	prefix string // "" or "log/"
+	lock   int
+	fifo   int // control, for reading and writing: so it never ends
+	ok     int
+
+	pid            uint32
+	text           string
+	encoded        [Size]byte
+	wrote, wrotePD bool
+}
+
+// Hold takes the lock of the supervise directory of the service in dir, a descriptor, or with log that of its log service; there
+// it waits for whoever has it. It makes the directory if need be, also behind a dangling link. The next steps are OpenControl,
+// Write and, when everything is ready, OpenOK. Close it in the end.
+func Hold(dir int, log bool) (*Held, error) {
+	h := &Held{dir: dir, lock: -1, fifo: -1, ok: -1}
+	how := unix.LOCK_EX | unix.LOCK_NB
+	if log {
+		h.prefix, how = "log/", unix.LOCK_EX
+	}
+	if err := h.mkdir(); err != nil {
+		return nil, err
+	}
+	name := h.prefix + "supervise/lock"
+	var err error
+	if h.lock, err = open(dir, name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NONBLOCK, 0o600); err != nil {
+		return nil, &Error{"unable to open " + name, err}
+	}
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(h.lock, how)
+	}
+	if err != nil {
+		h.Close()
+		return nil, &Error{"unable to lock " + name, err}
+	}
+	return h, nil
+}
+
+// mkdir makes the supervise directory. What stands in its way is told by the first file that isn't found.
+func (h *Held) mkdir() error {
+	name := h.prefix + "supervise"
+	if err := unix.Mkdirat(h.dir, name, 0o700); err == nil {
+		return nil
+	}
+	var buf [256]byte // runit takes no longer links either
+	n, err := unix.Readlinkat(h.dir, name, buf[:])
+	switch {
+	case err == unix.EINVAL || err == unix.ENOENT: // it's no link; it can't be made
+		return nil
+	case err != nil:
+		return &Error{"unable to readlink ./" + name, err}
+	case n == len(buf):
+		return &Error{Op: "unable to readlink ./" + name + ": name too long"}
+	}
+	at := h.dir
+	if h.prefix != "" {
+		// The text of the link counts from log/.
+		if at, err = open(h.dir, "log", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return &Error{"unable to change directory to ./log", err}
+		}
+		defer unix.Close(at)
+	}
+	_ = unix.Mkdirat(at, string(buf[:n]), 0o700)
+	return nil
+}
+
+// OpenControl makes the FIFO of commands if it isn't there, and opens it. An existing one keeps its owner and mode: they say who
+// may control the service. The descriptor is non-blocking, never at its end, and stays h's.
+func (h *Held) OpenControl() (fifo int, err error) {
+	name := h.prefix + "supervise/control"
+	_ = unix.Mkfifoat(h.dir, name, 0o600)
+	var st unix.Stat_t
+	if err := unix.Fstatat(h.dir, name, &st, 0); err != nil {
+		return -1, &Error{"unable to stat " + name, err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return -1, &Error{Op: name + " exists but is not a fifo"}
+	}
+	if h.fifo, err = open(h.dir, name, unix.O_RDWR|unix.O_NONBLOCK, 0); err != nil {
+		return -1, &Error{"unable to open " + name, err}
+	}
+	return h.fifo, nil
+}
+
+// OpenOK makes the FIFO by which others see that there is a supervisor, and opens it. It is the last step: commands are taken
+// and the status is there.
+func (h *Held) OpenOK() (err error) {
+	name := h.prefix + "supervise/ok"
+	_ = unix.Mkfifoat(h.dir, name, 0o600)
+	if h.ok, err = open(h.dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return &Error{"unable to read " + name, err}
+	}
+	return nil
+}
+
+// Write replaces pid, stat and status, in this order and each at once, as far as s differs from what is there. exit says that
+// the service is to exit. After an error what wasn't written is written by the next Write.
+func (h *Held) Write(s Status, exit bool) error {
+	if !h.wrotePD || s.PID != h.pid {
+		text := ""
+		if s.PID != 0 {
+			text = strconv.FormatUint(uint64(s.PID), 10) + "\n"
+		}
+		if err := h.replace("pid", []byte(text)); err != nil {
+			return err
+		}
+		h.pid, h.wrotePD = s.PID, true
+	}
+	text, encoded := s.Text(exit), s.Encode()
+	if h.wrote && text == h.text && encoded == h.encoded {
+		return nil
+	}
+	h.wrote = false
+	if err := errors.Join(h.replace("stat", []byte(text)), h.replace("status", encoded[:])); err != nil {
+		return err
+	}
+	h.text, h.encoded, h.wrote = text, encoded, true
+	return nil
+}
+
+func (h *Held) replace(name string, content []byte) error {
+	path := h.prefix + "supervise/" + name
+	fd, err := open(h.dir, path+".new", unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NONBLOCK, 0o644)
+	if err != nil {
+		return &Error{"unable to open " + path + ".new", err}
+	}
+	n, err := unix.Write(fd, content)
+	unix.Close(fd)
+	if err != nil || n < len(content) {
+		_ = unix.Unlinkat(h.dir, path+".new", 0)
+		if err == nil {
+			return &Error{Op: "unable to write " + path + ".new: partial write."}
+		}
+		return &Error{"unable to write " + path + ".new", err}
+	}
+	if err := unix.Renameat(h.dir, path+".new", h.dir, path); err != nil {
+		return &Error{fmt.Sprintf("unable to rename %s.new to %s", name, path), err}
+	}
+	return nil
+}
+
+// Close gives everything up. The files stay as they are.
+func (h *Held) Close() {
+	for _, fd := range []int{h.fifo, h.ok, h.lock} { // the lock last: who gets it finds no other supervisor
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	h.fifo, h.ok, h.lock = -1, -1, -1
+}
+
+func open(dir int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, mode)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}

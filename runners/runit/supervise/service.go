@@ -1,0 +1,361 @@
+package supervise
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/internal/sys/proc"
+	"github.com/cmgr/cmgr/runners/runit/djb"
+	"github.com/cmgr/cmgr/runners/runit/servicedir"
+)
+
+// A Config is what services have in common.
+type Config struct {
+	// Loop is where everything happens, and Launcher starts the processes. Both stay the caller's and must outlive the services.
+	Loop     *poll.Loop
+	Launcher *proc.Launcher
+	Env      []string
+	Umask    uint32
+	// Inside has the processes stay in this process's session and process group, as runsv does.
+	Inside bool
+}
+
+// A Service is a service directory under supervision, with its log service if it has one.
+type Service struct {
+	cfg    *Config
+	dir    int
+	report func(string)
+	done   func()
+	main   *half
+	log    *half  // nil: none
+	pipe   [2]int // from the service to its log; -1: closed, or there is none
+}
+
+// A half is a service without its log, or the log. All its methods but open are called on the loop.
+type half struct {
+	*Service
+	isLog bool
+	held  *servicedir.Held
+	fifo  int
+	muted bool // the loop doesn't watch the FIFO
+
+	m       Machine
+	process *proc.Process // of ./run or ./finish
+	status  proc.Status   // how ./run ended
+	timer   *time.Timer
+	later   []Event // until the control script has ended
+	left    bool
+}
+
+// Open takes the service directory path under supervision and begins, unless somebody else supervises it. Programs find this
+// process's descriptors 0, 1 and 2, but for the pipe to the log. report is given what a user should know, beginning with
+// "warning: " or, where a program could not be started, "fatal: "; done is called once supervision has ended: nothing of the
+// service is left then but what has left it. Both are called on the loop, report also before Open returns. The error is a
+// *servicedir.Error.
+func (c *Config) Open(path string, report func(string), done func()) (*Service, error) {
+	s := &Service{cfg: c, dir: -1, report: report, done: done, pipe: [2]int{-1, -1}}
+	if err := s.open(path); err != nil {
+		s.close()
+		return nil, err
+	}
+	if !c.Loop.Do(s.begin) {
+		s.close()
+		return nil, &servicedir.Error{Op: "unable to begin", Err: os.ErrClosed}
+	}
+	return s, nil
+}
+
+// open is everything before the first start, in runit's order.
+func (s *Service) open(path string) (err error) {
+	if s.dir, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return &servicedir.Error{Op: "unable to change to directory", Err: err}
+	}
+	s.main = s.half(false)
+	var st unix.Stat_t
+	switch err := unix.Fstatat(s.dir, "log", &st, 0); {
+	case err == unix.ENOENT:
+	case err != nil:
+		s.report("warning: unable to stat() ./log: : " + djb.Text(err))
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		s.report("warning: ./log: not a directory.")
+	default:
+		s.log = s.half(true)
+		if err := unix.Pipe2(s.pipe[:], unix.O_CLOEXEC); err != nil {
+			s.pipe = [2]int{-1, -1}
+			return &servicedir.Error{Op: "unable to create log pipe", Err: err}
+		}
+	}
+	for _, h := range s.halves() {
+		if h.held, err = servicedir.Hold(s.dir, h.isLog); err != nil {
+			return err
+		}
+	}
+	for _, h := range s.halves() {
+		if h.fifo, err = h.held.OpenControl(); err != nil {
+			return err
+		}
+		h.publish()
+	}
+	for _, h := range s.halves() {
+		if err := h.held.OpenOK(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// halves are the service and its log, if any.
+func (s *Service) halves() []*half {
+	if s.log == nil {
+		return []*half{s.main}
+	}
+	return []*half{s.main, s.log}
+}
+
+func (s *Service) half(log bool) *half {
+	h := &half{Service: s, isLog: log, m: Machine{Since: time.Now()}}
+	if unix.Faccessat(s.dir, h.name("down"), unix.F_OK, 0) == nil {
+		h.m.Want = WantDown
+	}
+	return h
+}
+
+// begin has the log started first, even if the service is down.
+func (s *Service) begin() {
+	for _, h := range s.halves() {
+		if err := s.cfg.Loop.Add(h.fifo, poll.In, func(uint32) { h.read() }); err != nil {
+			s.report("warning: unable to watch supervise/control: " + djb.Text(err))
+		}
+	}
+	if s.log != nil {
+		s.log.feed(Event{Kind: Begin})
+	}
+	s.main.feed(Event{Kind: Begin})
+}
+
+// Exit does what TERM does to runsv: ends the service, then its log by closing the pipe, then supervision. What was written to
+// the control FIFO before is done before. It returns at once.
+func (s *Service) Exit() {
+	s.cfg.Loop.Do(func() { s.main.take(Event{Kind: TERM}) })
+}
+
+// close ends supervision.
+func (s *Service) close() {
+	if s.main != nil {
+		for _, h := range s.halves() {
+			h.left = true
+			if h.timer != nil {
+				h.timer.Stop()
+			}
+			if h.held != nil {
+				s.cfg.Loop.Remove(h.fifo)
+				h.held.Close()
+			}
+		}
+	}
+	for _, fd := range append(s.pipe[:], s.dir) {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// name is a file's name from the service directory.
+func (h *half) name(file string) string {
+	if h.isLog {
+		return "log/" + file
+	}
+	return file
+}
+
+// read takes commands from the FIFO until it is empty, or one must wait for its control script.
+func (h *half) read() {
+	var b [1]byte
+	for !h.left {
+		if h.m.Phase == Asking {
+			h.muted = h.cfg.Loop.Modify(h.fifo, 0) == nil
+			return
+		}
+		if n, err := unix.Read(h.fifo, b[:]); err == unix.EINTR {
+			continue
+		} else if n != 1 {
+			return
+		}
+		kind := Kind(strings.IndexByte(commands, b[0]))
+		if int(kind) < len(commands) && !(h.isLog && kind == Exit) {
+			h.feed(Event{Kind: kind})
+		}
+	}
+}
+
+// take is feed for what is not a command.
+func (h *half) take(e Event) {
+	if e.Kind == TERM {
+		// An `u` that is still in the FIFO, say the last byte of a restart, is older than e and must not undo it.
+		h.read()
+	}
+	h.feed(e)
+}
+
+// feed has e happen.
+func (h *half) feed(e Event) {
+	if h.left {
+		return
+	}
+	if (e.Kind == RunEnd || e.Kind == FinishEnd) && h.m.Phase != Asking {
+		h.process = nil
+	}
+	for _, f := range h.m.Step(e, time.Now()) {
+		h.perform(f, e)
+	}
+	h.publish()
+}
+
+func (h *half) publish() {
+	if h.left {
+		return
+	}
+	pid := 0
+	if h.process != nil {
+		pid = h.process.PID()
+	}
+	if err := h.held.Write(h.m.Status(pid)); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			h.report("warning: " + line)
+		}
+	}
+}
+
+func (h *half) perform(f Effect, e Event) {
+	switch f.Act {
+	case Later:
+		h.later = append(h.later, e)
+	case Ask:
+		h.ask(f.C)
+	case Send:
+		if h.process != nil {
+			// That it has ended meanwhile is told to us anyway; that it is not ours to signal, runit doesn't tell either.
+			_ = h.process.Signal(f.Signal)
+		}
+	case StartRun:
+		h.start(RunEnd, "./run")
+	case StartFinish:
+		h.start(FinishEnd, "./finish", h.finishArgs()...)
+	case SetTimer:
+		h.timer = time.AfterFunc(f.After, func() { h.cfg.Loop.Do(func() { h.feed(Event{Kind: Timer}) }) })
+	case CloseLog:
+		if h.log == nil {
+			h.feed(Event{Kind: LogEnd})
+			return
+		}
+		h.publish()
+		unix.Close(h.pipe[1])
+		h.pipe[1] = -1
+		h.log.feed(Event{Kind: Closed})
+	case Leave:
+		h.publish()
+		if h.isLog {
+			h.main.feed(Event{Kind: LogEnd})
+			return
+		}
+		h.close()
+		h.done()
+	}
+}
+
+// finishArgs are how ./run ended, as ./finish is told: the exit code, or -1, and the low byte of wait(2)'s status.
+func (h *half) finishArgs() []string {
+	status := int(h.status.Signal)
+	if h.status.Core {
+		status |= 0x80
+	}
+	return []string{strconv.Itoa(h.status.Code), strconv.Itoa(status)}
+}
+
+// start starts path; its end is an event of the kind end.
+func (h *half) start(end Kind, path string, args ...string) {
+	p, err := h.launch(path, args, func(st proc.Status) { h.ended(end, st) })
+	if err == nil {
+		h.process = p
+		return
+	}
+	if e, ok := errors.AsType[*proc.Error](err); ok && e.Kind == proc.Exhausted {
+		h.report("warning: unable to fork, sleeping: " + djb.Text(err))
+		h.feed(Event{Kind: NoFork})
+		return
+	}
+	h.report("fatal: unable to start " + h.name(path) + ": " + djb.Text(err))
+	h.ended(end, proc.Status{Code: 111})
+}
+
+func (h *half) ended(end Kind, st proc.Status) {
+	e := Event{Kind: end}
+	if end == RunEnd {
+		h.status = st
+		if !h.isLog {
+			fd, err := unix.Openat(h.dir, "finish", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+			if e.Finish = err == nil; e.Finish {
+				unix.Close(fd)
+			}
+		}
+	}
+	h.feed(e)
+}
+
+// launch starts a program of the service. ended is called on the loop.
+func (h *half) launch(path string, args []string, ended func(proc.Status)) (*proc.Process, error) {
+	s := &proc.Spec{
+		Path: path, Args: append([]string{path}, args...), Env: h.cfg.Env,
+		DirFD: h.dir, Inside: h.cfg.Inside, Umask: &h.cfg.Umask, Files: []int{0, 1, 2},
+	}
+	switch {
+	case h.isLog:
+		dir, err := unix.Openat(h.dir, "log", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(dir)
+		s.DirFD, s.Files[0] = dir, h.pipe[0]
+	case h.pipe[1] >= 0:
+		s.Files[1] = h.pipe[1]
+	}
+	return h.cfg.Launcher.Start(s, func(st proc.Status) { h.cfg.Loop.Do(func() { ended(st) }) })
+}
+
+// ask runs the control script of the command c, if the service has one.
+func (h *half) ask(c byte) {
+	path := "control/" + string(c)
+	if !h.isLog {
+		var st unix.Stat_t
+		switch err := unix.Fstatat(h.dir, path, &st, 0); {
+		case err == nil && st.Mode&unix.S_IXUSR != 0:
+			_, err := h.launch(path, nil, func(st proc.Status) { h.answered(st.Code == 0) })
+			if err == nil {
+				return
+			}
+			h.report("fatal: unable to run " + path + ": " + djb.Text(err))
+		case err != nil && err != unix.ENOENT:
+			h.report("warning: unable to stat " + path + ": " + djb.Text(err))
+		}
+	}
+	h.feed(Event{Kind: Answer})
+}
+
+// answered goes on after a control script.
+func (h *half) answered(yes bool) {
+	h.feed(Event{Kind: Answer, Yes: yes})
+	for h.m.Phase != Asking && len(h.later) > 0 {
+		e := h.later[0]
+		h.later = h.later[1:]
+		h.take(e)
+	}
+	if h.muted && h.m.Phase != Asking && !h.left {
+		h.muted = h.cfg.Loop.Modify(h.fifo, poll.In) != nil
+	}
+}
