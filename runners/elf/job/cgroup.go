@@ -115,8 +115,13 @@ func (c *cgroups) signal(j *Job, sig syscall.Signal) error {
 }
 
 func (c *cgroups) kill(ctx context.Context, j *Job) error {
-	// Mostly the main process was all there was, and has ended: a directory that can be removed needs no more.
-	if err := unix.Rmdir(c.dir(j)); err == nil || err == unix.ENOENT {
+	// Mostly the main process was all there was, and has ended: a directory that can be removed needs no more. From then on its
+	// name may be another job's.
+	j.mu.Lock()
+	j.closed = j.closed || unix.Rmdir(c.dir(j)) == nil
+	closed := j.closed
+	j.mu.Unlock()
+	if closed {
 		return nil
 	}
 	if err := killCgroup(c.dir(j)); err != nil {
