@@ -129,16 +129,17 @@ func (s *Spec) argv() []string {
 
 // launcher is the launching thread.
 type launcher struct {
-	mu       sync.Mutex // one start at a time: ForkExec takes syscall.ForkLock anyway
+	mu       sync.Mutex // guards what follows, and keeps packets and requests in one order
 	users    int
 	tx       int // our end of the socket pair over which descriptors go to the thread
 	requests chan request
-	results  chan result
+	ended    chan struct{} // closed as the thread's last act
 }
 
 type request struct {
 	spec   *Spec
 	exited func(Status)
+	result chan result // has room for it
 }
 
 type result struct {
@@ -148,13 +149,16 @@ type result struct {
 
 var launch launcher
 
+// queued is how many starts may wait: so the thread goes from one to the next without sleeping in between.
+const queued = 64
+
 // begin starts the thread.
 func (l *launcher) begin() error {
 	tx, rx, err := sock.Pair()
 	if err != nil {
 		return err
 	}
-	l.tx, l.requests, l.results = tx, make(chan request), make(chan result)
+	l.tx, l.requests, l.ended = tx, make(chan request, queued), make(chan struct{})
 	ready := make(chan error)
 	offMainThread(func() { l.thread(rx, ready) })
 	err = <-ready
@@ -168,7 +172,7 @@ func (l *launcher) begin() error {
 
 func (l *launcher) end() {
 	close(l.requests)
-	<-l.results // closed as the thread's last act
+	<-l.ended
 	unix.Close(l.tx)
 }
 
@@ -195,8 +199,8 @@ func offMainThread(f func()) {
 // thread is the launching thread, from its birth to its end. Here only raw system calls touch descriptors: the numbers mean
 // others than everywhere else.
 func (l *launcher) thread(rx int, ready chan<- error) {
-	requests, results := l.requests, l.results
-	defer close(results)
+	requests, ended := l.requests, l.ended
+	defer close(ended)
 	rx, null, err := privateWorld(rx)
 	ready <- err
 	if err != nil {
@@ -205,7 +209,7 @@ func (l *launcher) thread(rx int, ready chan<- error) {
 	// The thread ends with this goroutine, and its table with it.
 	for r := range requests {
 		p, err := r.run(rx, null)
-		results <- result{p, err}
+		r.result <- result{p, err}
 	}
 }
 
@@ -248,18 +252,25 @@ func privateWorld(rx int) (newRX, null int, err error) {
 
 // start has the thread start s. The error is as the system gave it, or an *Error.
 func (l *launcher) start(s *Spec, exited func(Status)) (*Process, error) {
-	fds := s.passed()
+	r := request{s, exited, make(chan result, 1)}
+	if err := l.queue(r); err != nil {
+		return nil, err
+	}
+	got := <-r.result
+	return got.process, got.err
+}
+
+func (l *launcher) queue(r request) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.users == 0 {
-		return nil, &Error{Op: "exec", Path: s.Path, Reason: "the launcher is closed", Err: os.ErrClosed}
+		return &Error{Op: "exec", Path: r.spec.Path, Reason: "the launcher is closed", Err: os.ErrClosed}
 	}
-	if err := sock.Send(l.tx, []byte{0}, fds...); err != nil {
-		return nil, &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: s.Path, Err: err}
+	if err := sock.Send(l.tx, []byte{0}, r.spec.passed()...); err != nil {
+		return &Error{Kind: kindOf(err), Op: "pass descriptors to", Path: r.spec.Path, Err: err}
 	}
-	l.requests <- request{s, exited}
-	r := <-l.results
-	return r.process, r.err
+	l.requests <- r
+	return nil
 }
 
 // run starts one process; on the thread.
