@@ -40,7 +40,9 @@ const (
 )
 
 // mend adds the comma.
-func mend(manifest string) string { return strings.Replace(manifest, "    }\n    \"use\"", "    },\n    \"use\"", 1) }
+func mend(manifest string) string {
+	return strings.Replace(manifest, "    }\n    \"use\"", "    },\n    \"use\"", 1)
+}
 
 func TestDocumentedManifests(t *testing.T) {
 	const root = `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`

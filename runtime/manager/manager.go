@@ -111,7 +111,7 @@ func StateDir(manager string) string {
 
 // New puts a manager together: it reads the configuration, cleans up what a dead manager with the same state directory left, and
 // takes the management socket. No manifest is read and nothing is started. Close, or Run, ends it.
-func New(cfg Config) (m *Manager, err error) {
+func New(cfg Config) (_ *Manager, err error) {
 	settings, err := ReadSettings(cfg.Files...)
 	if err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func New(cfg Config) (m *Manager, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m = &Manager{cfg: cfg, down: make(chan struct{})}
+	m := &Manager{cfg: cfg, down: make(chan struct{})}
 	if m.root, err = rootURL(cfg.Root, settings); err != nil {
 		return nil, err
 	}
@@ -138,6 +138,10 @@ func New(cfg Config) (m *Manager, err error) {
 			m.close()
 		}
 	}()
+	// The name first: a manager that has it already must be told of before anything of it is touched.
+	if m.socket, err = control.Listen(cfg.Name, cfg.Socket); err != nil {
+		return nil, err
+	}
 	if err := own(cfg.StateDir); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
@@ -171,9 +175,6 @@ func New(cfg Config) (m *Manager, err error) {
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs,
 		Doctor: m.doctor, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
-	if m.socket, err = control.Listen(cfg.Name, cfg.Socket); err != nil {
-		return nil, err
-	}
 	return m, nil
 }
 
