@@ -30,3 +30,44 @@ func TestManualNamesEveryKey(t *testing.T) {
 		}
 	}
 }
+
+// TestLanguage: each key of the language has words of the manual, turned into Markdown with nothing of mdoc left.
+func TestLanguage(t *testing.T) {
+	seen := map[*Object]bool{}
+	var walk func(o *Object)
+	walk = func(o *Object) {
+		if seen[o] {
+			return
+		}
+		seen[o] = true
+		for i := range o.Keys {
+			k := &o.Keys[i]
+			if k.Doc == "" || regexp.MustCompile("\\b(Ic|Dq|Li|Pq|Po|Pc|Ns|Sx|Xr|Ar)\\b|\\\\|``|  ").MatchString(k.Doc) {
+				t.Errorf("%s: %s: %q", o.Name, k.Name, k.Doc)
+			}
+			if k.Value.Object != nil {
+				walk(k.Value.Object)
+			}
+		}
+	}
+	walk(Language())
+	for _, c := range []struct {
+		of  *Object
+		key string
+		doc string
+	}{
+		{Language().Key("children").Value.Object, "environment", "`#environment` of this manifest. Default: this component's own " +
+			"environment."},
+		{Language().Key("environments").Value.Object, "runners", "Array of `{ runner: NAME, from: SOURCE, as: NAME }`."},
+		{Language().Key("program").Value.Object.Key("lifecycle").Value.Object, "stop_event", `How it is asked to end: "signal" ` +
+			`(default), "notify" by a message on its lifecycle channel, or "ignore": it is not asked but killed. What has not ended ` +
+			`within the stop timeout of its environment is killed too.`},
+		{Language().Key("offer").Value.Object, "to", "`#child`, `#collection`, `self/dictionary`, or an array of them"},
+		{Language().Key("use").Value.Object, "filter", "event_stream: an object, such as `{ name: \"a.protocol\" }`."},
+		{Language().Key("capabilities").Value.Object, "backing_dir", "the directory capability that holds the storage\n\nstorage (required): the source"},
+	} {
+		if got := c.of.Key(c.key).Doc; !regexp.MustCompile("^" + regexp.QuoteMeta(c.doc)).MatchString(got) {
+			t.Errorf("%s: %s: %q, want %q", c.of.Name, c.key, got, c.doc)
+		}
+	}
+}

@@ -95,11 +95,12 @@ func describe(v *hujson.Value) string {
 }
 
 // A form is what a key's value may be. decode reads v into what into points to, and reports what is wrong; equal compares two
-// values without their places; encode appends the value, false if it was not written.
+// values without their places; encode appends the value, false if it was not written; describe is the form for other rooms.
 type form interface {
 	decode(d *decoder, v *hujson.Value, into any)
 	equal(a, b any) bool
 	encode(w *printer, from any) bool
+	describe(l *language) Value
 }
 
 // textForm is a string of a grammar, or one of a few words. Its field is a *Text.
@@ -107,6 +108,7 @@ type textForm struct {
 	what  string
 	check func(string) error
 	words []string
+	refs  *refs // of references
 }
 
 func (f textForm) decode(d *decoder, v *hujson.Value, into any) {

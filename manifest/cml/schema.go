@@ -140,7 +140,7 @@ func containsWord(set, word string) bool {
 	return word != "" && slices.Contains(strings.Fields(set), word)
 }
 
-func ref(r refs) textForm { return textForm{what: "reference", check: r.check} }
+func ref(r refs) textForm { return textForm{what: "reference", check: r.check, refs: &r} }
 
 func oneOrMany(r refs, want string) textsForm {
 	return textsForm{one: true, many: true, item: ref(r), want: want}
@@ -298,8 +298,8 @@ func clauseAt(c *Clause) *At { return &c.At }
 
 // keyword is a key that names the capability.
 func keyword(k manifest.Kind, f textsForm) key[Clause] {
-	return key[Clause]{name: k.String(), form: f, field: func(c *Clause) any { return &c.Names }, kind: k, doc: "the name of a " +
-		k.String()}
+	return key[Clause]{name: k.String(), form: f, field: func(c *Clause) any { return &c.Names }, kind: k,
+		doc: "the " + k.String() + "'s name"}
 }
 
 // Sets of kinds.
