@@ -1,7 +1,6 @@
 package cml
 
 import (
-	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -22,11 +21,7 @@ func Parse(file string, src []byte) (*Document, manifest.Diagnostics) {
 	doc := &Document{Source: s}
 	tree, err := json5.Parse(src, json5.Options{})
 	s.Tree = tree
-	if es, ok := errors.AsType[json5.Errors](err); ok {
-		for _, e := range es {
-			d.report(d.at(e.Offset), "syntax", syntaxHint(e), "%s", e.Message)
-		}
-	}
+	d.diagnostics = syntax(s, err)
 	for _, dup := range tree.Duplicates {
 		d.report(d.at(dup.Second), "duplicate-key", "", "key %q occurs twice; first at %s", dup.Name, tree.Position(dup.First))
 	}
