@@ -3,6 +3,7 @@
 # process creation in C. The drivers are those of ../shared/bench/peers; they want root, a cgroup v2, gcc and python3.
 #
 #	tools/bench/peers.sh [N…]                  numbers of components; 100 and 1000 if none is given
+#	LIFECYCLE=1                                cmgr's components have lifecycle channels (and are not stopped in the figures)
 #	ROUNDS=5 PEERS='c-limit cmgr runit s6 supervisord' RESTARTS=5 OUT=FILE
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -48,6 +49,7 @@ for n in $counts; do
 			what=boot,memory,restart,stop name=$peer
 			[ "$peer" != c-limit ] || what=boot
 			[ "$peer" != cmgr ] || name=custom
+			[ "$peer" != cmgr ] || [ -z "${LIFECYCLE:-}" ] || what=boot,memory,restart
 			echo "bench: N=$n round $round: $peer" >&2
 			CUSTOM_GEN="'$top/tools/bench/gen.sh' \"\$D\" \"\$N\" \"\$TINY\"" \
 				CUSTOM_RUN="'$work/cmgr' run \"\$D/root.cml\" --name bench-$$ --state \"\$D/state\"" CUSTOM_STOP='' \
