@@ -6,11 +6,13 @@ import (
 	"path/filepath"
 
 	"github.com/cmgr/cmgr/runners/runit/runsv"
+	"github.com/cmgr/cmgr/runners/runit/sv"
 )
 
 // programs are what this binary is besides cmgr: for `cmgr NAME …`, and when it is called by such a name through a link.
 var programs = map[string]program{
 	"runsv": runsv.Main,
+	"sv":    sv.Main,
 }
 
 // calledAs is the program that this binary is when it is called as name: the first that is named along the chain of links that

@@ -1,0 +1,298 @@
+// Package sv is sv(8): it tells how services are and has their supervisors do something. Called by another name than sv it is the
+// LSB init script of the service of that name.
+//
+// What it writes, sends and returns is runit 2.1.2's (reference: runit.md §4, runit's sv.c), `check` and the LSB codes 2.3.0's;
+// runners/runit/DIFFERENCES.md tells where it differs.
+package sv
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/runners/runit/djb"
+	"github.com/cmgr/cmgr/runners/runit/servicedir"
+)
+
+// The exit codes, besides the number of services with trouble.
+const (
+	exitMost     = 99
+	exitUsage    = 100
+	exitUsageLSB = 2
+	exitDown     = 3 // LSB status
+	exitUnknown  = 4
+	exitFatal    = 100
+	exitFatalLSB = 151
+)
+
+const (
+	defaultWait = 7
+	// again is how long the status is waited for at most before it is looked at once more, since a check script may have changed
+	// its mind, and not all that changes can be watched.
+	again = 420 * time.Millisecond
+)
+
+// defaultDirs is where services are found without SVDIR: Debian's, Void's and upstream's directory, the first that is there.
+var defaultDirs = []string{"/etc/service/", "/var/service/", "/service/"}
+
+// A call is one call of sv.
+type call struct {
+	stdout, stderr io.Writer
+	lsb            bool
+	dir            string // SVDIR
+	start          time.Time
+	deadline       time.Time
+	order          order
+	trouble        int // how many services had any
+}
+
+// Main is the program. It changes the working directory of the process, and back.
+func Main(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	name := filepath.Base(args[0])
+	c := &call{stdout: stdout, stderr: stderr, lsb: name != "sv", start: time.Now()}
+	var ok bool
+	if c.dir, ok = os.LookupEnv("SVDIR"); !ok {
+		c.dir = defaultDir()
+	}
+	wait, verbose := uint64(defaultWait), false
+	if s, ok := os.LookupEnv("SVWAIT"); ok {
+		wait, _ = djb.ScanUint(s)
+	}
+	o := djb.Options{Spec: "w:vV", Name: name, Stderr: stderr, Words: args[1:]}
+	for opt := o.Next(); opt != 0; opt = o.Next() {
+		switch opt {
+		case 'w':
+			wait, _ = djb.ScanUint(o.Arg)
+			verbose = true
+		case 'v':
+			verbose = true
+		default:
+			if opt == 'V' {
+				fmt.Fprintln(stderr, "$Id: cmgr $")
+			}
+			return c.usage(name)
+		}
+	}
+	if len(o.Words) == 0 {
+		return c.usage(name)
+	}
+	services := o.Words[1:]
+	if c.lsb {
+		services = []string{name}
+	}
+	if c.order, ok = orderOf(o.Words[0], c.lsb); !ok || len(services) == 0 {
+		return c.usage(name)
+	}
+	c.order.wait = c.order.wait || verbose
+	c.deadline = c.start.Add(time.Duration(min(wait, 1<<32)) * time.Second)
+
+	home, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return c.fatal("unable to open current directory", err)
+	}
+	defer unix.Close(home)
+	return c.run(services, home)
+}
+
+func defaultDir() string {
+	for _, dir := range defaultDirs {
+		if info, err := os.Stat(dir); err == nil && info.IsDir() {
+			return dir
+		}
+	}
+	return defaultDirs[0]
+}
+
+// run does the order for each service, then waits for all.
+func (c *call) run(services []string, home int) int {
+	pending := make([]string, 0, len(services))
+	for _, name := range services {
+		if err := c.enter(name); err != nil {
+			c.fail(name, "unable to change to service directory", err)
+		} else if c.order.status {
+			if code := c.status(name); c.lsb && code >= 0 {
+				return code
+			}
+		} else if c.send(name, c.order.commands) {
+			pending = append(pending, name)
+		}
+		if err := unix.Fchdir(home); err != nil {
+			return c.fatal("unable to change to original directory", err)
+		}
+	}
+	if c.order.wait && !c.order.status {
+		w := newWatcher()
+		defer w.close()
+		for len(pending) > 0 {
+			left := pending[:0]
+			for _, name := range pending {
+				if err := c.enter(name); err != nil {
+					c.fail(name, "unable to change to service directory", err)
+				} else {
+					w.add(name)
+					if !c.settled(name) {
+						left = append(left, name)
+					}
+				}
+				if err := unix.Fchdir(home); err != nil {
+					return c.fatal("unable to change to original directory", err)
+				}
+			}
+			if pending = left; len(pending) > 0 {
+				w.wait(min(again, time.Until(c.deadline)))
+			}
+		}
+	}
+	return min(c.trouble, exitMost)
+}
+
+// enter changes to the service's directory: below SVDIR, unless its name begins or ends like a path.
+func (c *call) enter(name string) error {
+	if name != "" && name[0] != '/' && name[0] != '.' && !strings.HasSuffix(name, "/") {
+		if err := unix.Chdir(c.dir); err != nil {
+			return err
+		}
+	}
+	return unix.Chdir(name)
+}
+
+// status prints how the service is whose directory this is, and its log, and returns the code of LSB; -1: that of sv.
+func (c *call) status(name string) int {
+	s, err := servicedir.Read(unix.AT_FDCWD)
+	if err != nil {
+		c.say(c.absent(name, err))
+		if errors.Is(err, servicedir.ErrNotRunning) {
+			return -1
+		}
+		return exitUnknown
+	}
+	line := c.describe(name, name, s)
+	if err := unix.Chdir("log"); err == nil {
+		if log, err := servicedir.Read(unix.AT_FDCWD); err == nil {
+			line += "; " + c.describe(name+"/log", "log", log)
+		} else {
+			line += "; " + c.absent(name+"/log", err)
+		}
+	} else if err != unix.ENOENT {
+		c.trouble++
+		line += fmt.Sprintf("; warning: %s/log: unable to change directory: %s", name, djb.Text(err))
+	}
+	c.say(line)
+	if s.PID == 0 {
+		return exitDown
+	}
+	return 0
+}
+
+// describe is s in words, as what is called shown, for the service whose directory this is.
+func (c *call) describe(name, shown string, s servicedir.Status) string {
+	_, err := os.Stat("down")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintf(c.stderr, "warning: unable to stat %s/down: %s\n", name, djb.Text(err))
+		return ""
+	}
+	down, alive := err == nil, s.PID != 0
+	var b strings.Builder
+	if s.State <= servicedir.Finish {
+		fmt.Fprintf(&b, "%s: ", s.State)
+	}
+	b.WriteString(shown + ": ")
+	if s.State != servicedir.Down {
+		fmt.Fprintf(&b, "(pid %d) ", s.PID)
+	}
+	fmt.Fprintf(&b, "%ds", max(0, time.Now().Unix()-s.Since.Unix()))
+	for _, note := range []struct {
+		is   bool
+		text string
+	}{
+		{alive && down, "normally down"},
+		{!alive && !down, "normally up"},
+		{alive && s.Paused, "paused"},
+		{!alive && s.Want == 'u', "want up"},
+		{alive && s.Want == 'd', "want down"},
+		{alive && s.Term, "got TERM"},
+	} {
+		if note.is {
+			b.WriteString(", " + note.text)
+		}
+	}
+	return b.String()
+}
+
+// send sends commands to the service whose directory this is. It reports whether it may be waited for.
+func (c *call) send(name, commands string) bool {
+	_, err := servicedir.Read(unix.AT_FDCWD)
+	if err == nil && commands != "" {
+		err = servicedir.Control(unix.AT_FDCWD, commands)
+	}
+	if err != nil {
+		c.say(c.absent(name, err))
+	}
+	return err == nil
+}
+
+// settled says whether the service whose directory this is needs no more waiting; if so it has printed why.
+func (c *call) settled(name string) bool {
+	s, err := servicedir.Read(unix.AT_FDCWD)
+	switch {
+	case err != nil:
+		c.say(c.absent(name, err))
+	case c.done(name, s):
+		c.say("ok: " + c.describe(name, name, s))
+	case time.Now().Before(c.deadline):
+		return false
+	default:
+		c.trouble++
+		word := "timeout: "
+		if c.order.kill {
+			word = "kill: "
+		}
+		c.say(word + c.describe(name, name, s))
+		if c.order.kill {
+			c.send(name, "k")
+		}
+	}
+	return true
+}
+
+// absent is what is said about a service without status. When it was to exit that is no trouble.
+func (c *call) absent(name string, err error) string {
+	word := "warning"
+	if errors.Is(err, servicedir.ErrNotRunning) {
+		if word = "fail"; c.order.exits() {
+			return "ok: " + name + ": " + err.Error()
+		}
+	}
+	c.trouble++
+	return word + ": " + name + ": " + err.Error()
+}
+
+func (c *call) say(line string) { fmt.Fprintln(c.stdout, line) }
+
+func (c *call) fail(name, what string, err error) {
+	c.trouble++
+	c.say("fail: " + name + ": " + what + ": " + djb.Text(err))
+}
+
+func (c *call) usage(name string) int {
+	if c.lsb {
+		fmt.Fprintf(c.stderr, "usage: %s [-w sec] command\n\n", name)
+		return exitUsageLSB
+	}
+	fmt.Fprintf(c.stderr, "usage: %s [-v] [-w sec] command service ...\n\n", name)
+	return exitUsage
+}
+
+func (c *call) fatal(what string, err error) int {
+	fmt.Fprintf(c.stderr, "fatal: %s: %s\n", what, djb.Text(err))
+	if c.lsb {
+		return exitFatalLSB
+	}
+	return exitFatal
+}
