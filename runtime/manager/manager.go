@@ -30,6 +30,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/internal/sys/poll"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
@@ -129,7 +130,7 @@ func New(cfg Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	for n := range cfg.Runners {
-		if err := name.Check(n); err != nil || n == "elf" || n == "builtin" {
+		if err := name.Check(n); err != nil || n == runnerELF || n == "builtin" {
 			return nil, fmt.Errorf("runner %q: not a name that a runner of one's own can have", n)
 		}
 	}
@@ -162,13 +163,13 @@ func New(cfg Config) (_ *Manager, err error) {
 	if all == nil {
 		all = map[string]runners.Runner{}
 	}
-	all["elf"] = m.elf
+	all[runnerELF] = m.elf
 	if cfg.Functions != nil {
 		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
 	}
-	resolvers := map[string]resolver.Resolver{"file": resolver.NewDisk(cml.Options{})}
+	resolvers := diskResolvers(cml.Options{})
 	m.realm = realm.New(realm.Config{
-		RootURL: m.root, Builtins: builtins{all, resolvers}, Runners: all, Resolvers: resolvers,
+		RootURL: m.root, Builtins: builtins{slices.Collect(maps.Keys(all)), slices.Collect(maps.Keys(resolvers))}, Runners: all, Resolvers: resolvers,
 		Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
@@ -412,21 +413,26 @@ func (m *Manager) show() func() {
 	}
 }
 
-// builtins is what stands above the root.
-type builtins struct {
-	runners   map[string]runners.Runner
-	resolvers map[string]resolver.Resolver
+// runnerELF is the runner that every manager has.
+const runnerELF = "elf"
+
+// diskResolvers are the resolvers that every manager has; they compile with o.
+func diskResolvers(o cml.Options) map[string]resolver.Resolver {
+	return map[string]resolver.Resolver{"file": resolver.NewDisk(o)}
 }
 
+// Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the resolvers
+// among them by name, which compile with o.
+func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
+	resolvers := diskResolvers(o)
+	return builtins{[]string{runnerELF}, slices.Collect(maps.Keys(resolvers))}, resolvers
+}
+
+// builtins is what stands above the root, by name.
+type builtins struct{ runners, resolvers []string }
+
 func (b builtins) Has(k manifest.Kind, capability string) bool {
-	switch k {
-	case manifest.KindRunner:
-		return b.runners[capability] != nil
-	case manifest.KindResolver:
-		return b.resolvers[capability] != nil
-	default:
-		return false
-	}
+	return slices.Contains(b.of(k), capability)
 }
 
 func (builtins) Framework(manifest.Kind, string) bool { return false }
@@ -435,12 +441,14 @@ func (b builtins) InRootEnvironment(k manifest.Kind, nameOrScheme string) bool {
 	return b.Has(k, nameOrScheme)
 }
 
-func (b builtins) List(k manifest.Kind) []string {
+func (b builtins) List(k manifest.Kind) []string { return slices.Sorted(slices.Values(b.of(k))) }
+
+func (b builtins) of(k manifest.Kind) []string {
 	switch k {
 	case manifest.KindRunner:
-		return slices.Sorted(maps.Keys(b.runners))
+		return b.runners
 	case manifest.KindResolver:
-		return slices.Sorted(maps.Keys(b.resolvers))
+		return b.resolvers
 	default:
 		return nil
 	}
