@@ -1,0 +1,217 @@
+package verify
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/runtime/resolver"
+)
+
+// JSON gathers results and writes them as one object, by kind of capability and severity, as scrutiny does:
+//
+//	{ "root": "file:///srv/root.cml", "manifests": 3, "instances": 3, "routes": 12, "errors": 1, "warnings": 0, "allowed": 0,
+//	  "results": [ { "capability_type": "protocol", "results": { "errors": [RESULT…], "warnings": […], "allowed": […], "ok": […] } } ],
+//	  "stale": [FINDING…] }
+//
+// Every kind is there, and every key; what has no value is "", [] or, if it is an object, absent. Where names are those of
+// `cmgr route --json` they mean the same.
+type JSON struct {
+	kinds map[manifest.Kind]*[4]jsonList
+}
+
+// The lists of each kind, in the order in which they are written.
+var jsonLists = [4]string{"errors", "warnings", "allowed", "ok"}
+
+// A jsonList is a JSON array without its brackets, so that many results take no more space than their text.
+type jsonList struct{ bytes.Buffer }
+
+type jsonResult struct {
+	Target       string    `json:"target_moniker"`
+	Decl         string    `json:"decl_type"`
+	Capability   string    `json:"capability"`
+	To           string    `json:"to"`
+	Availability string    `json:"availability"`
+	Outcome      string    `json:"outcome"` // Success, Void, Partial, Failed
+	Source       string    `json:"source_moniker"`
+	SourceName   string    `json:"source_capability"`
+	Position     *jsonPos  `json:"position,omitempty"`
+	Error        *jsonFail `json:"error,omitempty"`
+	Reason       string    `json:"reason"` // that the allowlist gives
+	Hops         []jsonHop `json:"hops"`   // of what is not ok, and where they were asked for
+}
+
+type jsonFail struct {
+	Kind     string        `json:"kind"` // a capabilities.Code
+	At       string        `json:"moniker"`
+	Message  string        `json:"message"`
+	Hint     string        `json:"hint"`
+	Position *jsonPos      `json:"position,omitempty"`
+	Findings []jsonFinding `json:"findings"` // in the manifest that does not resolve
+}
+
+type jsonFinding struct {
+	Rule     string   `json:"rule"`
+	Message  string   `json:"message"`
+	Hint     string   `json:"hint"`
+	Warning  bool     `json:"warning"`
+	Position *jsonPos `json:"position,omitempty"`
+}
+
+type jsonPos struct {
+	File string `json:"file"`
+	Line int32  `json:"line"`
+	Col  int32  `json:"column"`
+}
+
+type jsonHop struct {
+	Moniker    string   `json:"moniker"`
+	Decl       string   `json:"decl"`
+	Capability string   `json:"capability"`
+	Position   *jsonPos `json:"position,omitempty"`
+}
+
+func posJSON(p manifest.Pos) *jsonPos {
+	if !p.IsValid() {
+		return nil
+	}
+	return &jsonPos{p.File, p.Line, p.Col}
+}
+
+func hopsJSON(hops []capabilities.Hop) []jsonHop {
+	out := make([]jsonHop, len(hops))
+	for i, h := range hops {
+		out[i] = jsonHop{string(h.At), h.Decl, h.Name, posJSON(h.Pos)}
+	}
+	return out
+}
+
+func findingsJSON(ds manifest.Diagnostics) []jsonFinding {
+	out := make([]jsonFinding, len(ds))
+	for i, d := range ds {
+		out[i] = jsonFinding{d.Rule, d.Message, d.Hint, d.Warning, posJSON(d.Pos)}
+	}
+	return out
+}
+
+// Cause is why a result fails, on a line without hint and findings: the engine's reason, and what else went wrong.
+func Cause(e *capabilities.Error) string {
+	if e.Err == nil {
+		return e.Reason
+	}
+	if _, ok := manifest.AsDiagnostics(e.Err); ok {
+		return e.Reason
+	}
+	if inner, ok := errors.AsType[*capabilities.Error](e.Err); ok {
+		return e.Reason + ": " + inner.Reason
+	}
+	err := e.Err
+	if re, ok := errors.AsType[*resolver.Error](err); ok {
+		bare := *re
+		bare.Hint = ""
+		err = &bare
+	}
+	return e.Reason + ": " + err.Error()
+}
+
+func (r *Result) json(withHops bool) jsonResult {
+	out := jsonResult{
+		Target: string(r.Target), Decl: r.Decl, Capability: r.Name, To: r.To, Availability: r.Availability.String(), Outcome: "Success",
+		Position: posJSON(r.Pos), Reason: r.Allowed,
+		Hops: []jsonHop{},
+	}
+	hops := []capabilities.Hop(nil)
+	if r.Route != nil {
+		hops = r.Route.Hops
+		if r.Route.Source.Kind == capabilities.FromVoid {
+			out.Outcome = "Void"
+		} else {
+			out.Source, out.SourceName = r.Route.Source.String(), r.Route.Source.Name
+		}
+	}
+	if e := r.Err; e != nil {
+		out.Outcome = "Partial"
+		if r.Route == nil {
+			out.Outcome, hops = "Failed", e.Hops
+		}
+		ds, _ := manifest.AsDiagnostics(e.Err)
+		out.Error = &jsonFail{e.Why.String(), string(e.At), Cause(e), e.Hint, posJSON(e.Pos), findingsJSON(ds)}
+	}
+	if withHops {
+		out.Hops = hopsJSON(hops)
+	}
+	return out
+}
+
+// Add adds a result.
+func (j *JSON) Add(r *Result) {
+	list := [...]int{Error: 0, Warning: 1, OK: 3}[r.Severity]
+	if r.Allowed != "" {
+		list = 2
+	}
+	if j.kinds == nil {
+		j.kinds = map[manifest.Kind]*[4]jsonList{}
+	}
+	if j.kinds[r.Kind] == nil {
+		j.kinds[r.Kind] = new([4]jsonList)
+	}
+	j.kinds[r.Kind][list].add(r.json(r.Severity != OK))
+}
+
+func (l *jsonList) add(v any) {
+	if l.Len() > 0 {
+		l.WriteByte(',')
+	}
+	enc := json.NewEncoder(l)
+	enc.SetEscapeHTML(false) // <component manager>
+	_ = enc.Encode(v)        // strings and numbers; a buffer takes everything
+	l.Truncate(l.Len() - 1)  // the newline
+}
+
+// Write writes what was gathered, on one line.
+func (j *JSON) Write(w io.Writer, t *Tree, s Summary, stale manifest.Diagnostics) error {
+	head, err := json.Marshal(struct {
+		Root      string `json:"root"`
+		Manifests int    `json:"manifests"`
+		Instances int    `json:"instances"`
+		Routes    int    `json:"routes"`
+		Errors    int    `json:"errors"`
+		Warnings  int    `json:"warnings"`
+		Allowed   int    `json:"allowed"`
+	}{t.RootURL, t.Manifests, t.Instances, s.Routes, s.Errors, s.Warnings, s.Allowed})
+	if err != nil {
+		return err
+	}
+	tail, err := json.Marshal(findingsJSON(stale))
+	if err != nil {
+		return err
+	}
+	parts := [][]byte{head[:len(head)-1], []byte(`,"results":[`)}
+	for i, k := range manifest.Kinds() {
+		if i > 0 {
+			parts = append(parts, []byte(","))
+		}
+		parts = append(parts, []byte(`{"capability_type":"`+k.String()+`","results":{`))
+		for l, word := range jsonLists {
+			if l > 0 {
+				parts = append(parts, []byte(","))
+			}
+			parts = append(parts, []byte(`"`+word+`":[`))
+			if j.kinds[k] != nil {
+				parts = append(parts, j.kinds[k][l].Bytes())
+			}
+			parts = append(parts, []byte("]"))
+		}
+		parts = append(parts, []byte("}}"))
+	}
+	parts = append(parts, []byte(`],"stale":`), tail, []byte("}\n"))
+	for _, p := range parts {
+		if _, err := w.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}

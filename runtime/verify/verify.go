@@ -1,0 +1,138 @@
+// Package verify looks at a tree that nobody runs. It resolves every manifest below a root, asks the engine that also routes live
+// (capabilities/routing) where each use, offer and expose of every instance leads, and which runner and resolver it has, and says
+// what is wrong where, who reaches what, what differs from another tree, and in which order the tree would shut down.
+//
+// What can be told of it: static children only. The children that somebody will create in a collection are not there; what is
+// offered to the collection is asked for all the same.
+//
+// Instances that no question can tell apart but by their monikers (siblings with one URL, one environment and equal offers, and
+// all below them) are one class: Check asks for one of them, and for the others only what fails there. So a tree of 100,000
+// instances through one repeated child costs little more than that child.
+//
+// Source: `ffx scrutiny verify routes` (component-tooling.md §6).
+package verify
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/routing"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runtime/resolver"
+)
+
+const (
+	// DefaultLimit is how many instances a tree may have if Config doesn't say.
+	DefaultLimit = 250_000
+	// maxDepth bounds the levels of a tree: monikers grow with it, so that the space would be its square.
+	maxDepth = 1000
+)
+
+// Config says which tree is looked at, and what stands above it.
+type Config struct {
+	Root      string // URL
+	Builtins  routing.Builtins
+	Resolvers map[string]resolver.Resolver // by the name that Builtins know them by
+	Limit     int                          // of instances; 0 is DefaultLimit
+	// Progress, if it is set, is told often how many instances have been looked at; total is 0 as long as it is not known.
+	Progress func(done, total int)
+}
+
+// A Tree is a static tree with all its manifests read. It is not safe for concurrent use.
+type Tree struct {
+	// RootURL is the root's, resolved.
+	RootURL string
+	// Manifests is the number of different manifests, Instances that of instances.
+	Manifests, Instances int
+
+	cfg    Config
+	engine *routing.Engine
+	root   *node
+}
+
+// A LimitError says that a tree is too large to be looked at.
+type LimitError struct {
+	Root      string
+	Instances int // 0 if they were not counted to the end
+	Limit     int
+}
+
+func (e *LimitError) Error() string {
+	n := fmt.Sprintf("%d", e.Instances)
+	switch {
+	case e.Instances == 0:
+		n = fmt.Sprintf("more than %d", e.Limit)
+	case e.Instances >= countless:
+		n = fmt.Sprintf("more than %d", countless)
+	}
+	return fmt.Sprintf("%s: a tree of %s instances, and no more than %d are looked at\n  hint: a larger limit is a matter of memory and time",
+		e.Root, n, e.Limit)
+}
+
+// Code is Invalid.
+func (e *LimitError) Code() capabilities.Code { return capabilities.Invalid }
+
+// countless is where counting instances ends; two of it don't overflow.
+const countless = math.MaxInt / 2
+
+// Open reads the tree: each manifest once, and each class of instances. A root that does not resolve is an error; other
+// manifests that don't are for Check to tell. A tree of too many instances is a *LimitError, found without making them.
+func Open(ctx context.Context, cfg Config) (*Tree, error) {
+	if cfg.Limit == 0 {
+		cfg.Limit = DefaultLimit
+	}
+	t := &Tree{cfg: cfg, engine: routing.New(cfg.Builtins)}
+	t.root = &node{tree: t, class: &class{url: cfg.Root}, moniker: name.Root}
+	if _, err := t.root.Decl(ctx); err != nil {
+		return nil, err
+	}
+	t.RootURL = t.root.class.resolved.URL
+	s := survey{tree: t, manifests: map[string]bool{}}
+	if err := s.visit(ctx, t.root); err != nil {
+		return nil, err
+	}
+	t.Manifests, t.Instances = len(s.manifests), t.root.class.instances
+	if t.Instances > cfg.Limit {
+		return nil, &LimitError{Root: t.RootURL, Instances: t.Instances, Limit: cfg.Limit}
+	}
+	return t, nil
+}
+
+// A survey reads the first instance of each class, and counts the instances.
+type survey struct {
+	tree      *Tree
+	classes   int
+	manifests map[string]bool // by resolved URL
+}
+
+func (s *survey) visit(ctx context.Context, n *node) error {
+	if s.classes++; s.classes > s.tree.cfg.Limit {
+		return &LimitError{Root: s.tree.RootURL, Limit: s.tree.cfg.Limit}
+	}
+	s.tree.progress(s.classes, 0)
+	c := n.class
+	c.instances = 1
+	d, err := n.Decl(ctx)
+	if err != nil {
+		return ctx.Err() // if it isn't that, it belongs to what Check finds
+	}
+	s.manifests[c.resolved.URL] = true
+	for i := range d.Children {
+		below := c.children[i]
+		if below.instances == 0 {
+			if err := s.visit(ctx, n.child(i)); err != nil {
+				return err
+			}
+		}
+		c.instances = min(c.instances+below.instances, countless)
+	}
+	return nil
+}
+
+func (t *Tree) progress(done, total int) {
+	if t.cfg.Progress != nil {
+		t.cfg.Progress(done, total)
+	}
+}
