@@ -31,12 +31,19 @@ type Options struct {
 // places.
 // The Validated is zero if there is an error.
 func Load(file string, src []byte, o Options) (manifest.Validated, manifest.Diagnostics) {
+	_, v, ds := LoadDocument(file, src, o)
+	return v, ds
+}
+
+// LoadDocument is Load that also returns the document, with what it includes merged into it; never nil, whatever is wrong with
+// it.
+func LoadDocument(file string, src []byte, o Options) (*Document, manifest.Validated, manifest.Diagnostics) {
 	doc, before := Parse(file, src)
 	if o.Includes != nil {
 		before = append(before, Expand(doc, o.Includes)...)
 	}
 	v, ds := doc.load(o, len(before.Errors()) > 0)
-	return v, arrange(append(before, ds...))
+	return doc, v, arrange(append(before, ds...))
 }
 
 // load compiles and validates. After errors the Validated is zero, and broken says that there were some before.

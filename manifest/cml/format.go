@@ -71,8 +71,9 @@ var sets = []string{"service", "protocol", "directory", "storage", "runner", "re
 	"from", "to", "rights", "scope"}
 
 type formatter struct {
-	out  []byte
-	path []string // the keys down to where the formatter is, "" for an element
+	out      []byte
+	path     []string // the keys down to where the formatter is, "" for an element
+	keepSets bool     // leave arrays in their order
 }
 
 // A comment is one of those between two tokens.
@@ -379,7 +380,8 @@ func (w *formatter) container(v *hujson.Value, open, end string) {
 
 // collapses says whether a container stands on one line: for the sake of one literal without comments, but not a whole program.
 func (w *formatter) collapses(all []item, rest []comment) bool {
-	if len(all) != 1 || len(rest) > 0 || len(all[0].before) > 0 || len(all[0].after) > 0 || len(w.path) == 1 && w.path[0] == "program" {
+	isProgram := len(w.path) == 1 && w.path[0] == "program"
+	if isProgram || len(all) != 1 || len(rest) > 0 || len(all[0].before) > 0 || len(all[0].after) > 0 {
 		return false
 	}
 	_, ok := all[0].value.Value.(hujson.Literal)
@@ -393,7 +395,8 @@ func (w *formatter) sort(v *hujson.Value, all []item) {
 		section = w.path[0]
 	}
 	if _, ok := v.Value.(*hujson.Array); ok {
-		if w.isSet(section) && !slices.ContainsFunc(all, func(it item) bool { return json5.KindOf(*it.value) != json5.String }) {
+		noString := func(it item) bool { return json5.KindOf(*it.value) != json5.String }
+		if !w.keepSets && w.isSet(section) && !slices.ContainsFunc(all, noString) {
 			slices.SortStableFunc(all, func(a, b item) int {
 				x, y := json5.Text(*a.value), json5.Text(*b.value)
 				return cmp.Or(strings.Compare(strings.ToLower(x), strings.ToLower(y)), strings.Compare(x, y))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -96,9 +97,12 @@ func (p *parser) bareValue(v *hujson.Value) bool {
 	}
 	switch c := p.src[start]; {
 	case c == '"' || c == '\'':
-		if !p.string(c) {
+		lit, ok := p.string(c)
+		if !ok {
 			return false
 		}
+		v.Value, v.EndOffset = lit, p.pos
+		return true
 	case c == '{' || c == '[':
 		if p.depth == p.maxDepth {
 			return p.fail(start, "nested more than %d deep", p.maxDepth)
@@ -127,14 +131,69 @@ func (p *parser) bareValue(v *hujson.Value) bool {
 		switch word := string(p.src[start:end]); word {
 		case "null", "true", "false", "Infinity", "NaN":
 			p.pos = end
-		case "":
-			return p.fail(start, "expected a value, found %s", p.found())
 		default:
-			return p.fail(start, "unexpected word `%s`; a string needs quotes", clip(word))
+			lit, ok := p.unquoted(start, word)
+			if !ok {
+				return false
+			}
+			v.Value, v.EndOffset = lit, p.pos
+			return true
 		}
 	}
 	v.EndOffset = p.pos
 	v.Value = hujson.Literal(p.src[start:p.pos:p.pos])
+	return true
+}
+
+// unquoted reads a string that lacks its quotes. It is clear where it ends if something that ends a value follows.
+func (p *parser) unquoted(start int, word string) (hujson.Literal, bool) {
+	end := p.wordEnd(start)
+	if end == start {
+		return nil, p.fail(start, "expected a value, found %s", p.found())
+	}
+	fix := Fix{Offset: start, Delete: end - start, Insert: `"` + string(p.src[start:end]) + `"`}
+	switch strings.ToLower(word) {
+	case "null", "true", "false", "none", "nil", "undefined", "nan", "infinity": // was it meant as a string?
+	case "":
+		if p.src[start] != '#' {
+			return nil, p.fail(start, "expected a value, found %s", p.found())
+		}
+		fallthrough
+	default:
+		rest := bytes.TrimLeft(p.src[end:], " \t")
+		if len(rest) == 0 || bytes.IndexByte([]byte(",]}\r\n/"), rest[0]) >= 0 {
+			p.pos = end
+			return hujson.Literal(fix.Insert),
+				p.slip(start, fix, "unexpected word `%s`; a string needs quotes", clip(string(p.src[start:end])))
+		}
+	}
+	return nil, p.fail(start, "unexpected word `%s`; a string needs quotes", clip(word))
+}
+
+// wordEnd is the end of what looks like a name, a path, a reference or a number.
+func (p *parser) wordEnd(i int) int {
+	for ; i < len(p.src); i++ {
+		switch c := p.src[i]; {
+		case c|0x20 >= 'a' && c|0x20 <= 'z', isDigit(c), c == '_', c == '-', c == '.', c == '#':
+		case c == '/' && (i+1 == len(p.src) || p.src[i+1] != '/' && p.src[i+1] != '*'):
+		default:
+			return i
+		}
+	}
+	return i
+}
+
+// endsLine says whether only commas, closing brackets or a comment follow on the line.
+func (p *parser) endsLine(i int) bool {
+	for ; i < len(p.src); i++ {
+		switch p.src[i] {
+		case ' ', '\t', ',', '}', ']':
+		case '\n', '\r', '/':
+			return true
+		default:
+			return false
+		}
+	}
 	return true
 }
 
@@ -344,9 +403,9 @@ func (p *parser) array(arr *hujson.Array) bool {
 func (p *parser) name(v *hujson.Value) bool {
 	start := p.pos
 	if c := p.peek(); c == '"' || c == '\'' {
-		if !p.string(c) {
-			return false
-		}
+		lit, ok := p.string(c)
+		v.Value, v.EndOffset = lit, p.pos
+		return ok
 	} else {
 		end, ok := p.identifier(start)
 		if !ok {
@@ -356,6 +415,11 @@ func (p *parser) name(v *hujson.Value) bool {
 			return p.fail(start, "expected a name (an identifier or a string), found %s", p.found())
 		}
 		p.pos = end
+		if more := p.wordEnd(end); more > end && more < len(p.src) && p.src[more] == ':' {
+			fix := Fix{Offset: start, Delete: more - start, Insert: `"` + string(p.src[start:more]) + `"`}
+			v.Value, v.EndOffset, p.pos = hujson.Literal(fix.Insert), more, more
+			return p.slip(start, fix, "the name `%s` needs quotes", clip(string(p.src[start:more])))
+		}
 	}
 	v.EndOffset = p.pos
 	v.Value = hujson.Literal(p.src[start:p.pos:p.pos])
@@ -440,26 +504,39 @@ func lineEnd(b []byte) int {
 }
 
 // string reads a string that starts with quote.
-func (p *parser) string(quote byte) bool {
+func (p *parser) string(quote byte) (hujson.Literal, bool) {
 	start, src := p.pos, p.src
 	for i := start + 1; i < len(src); {
 		switch c := src[i]; c {
 		case quote:
 			p.pos = i + 1
-			return true
+			return hujson.Literal(src[start:p.pos:p.pos]), true
 		case '\n', '\r':
-			return p.fail(start, "string is not closed on its line")
+			return p.unclosed(quote, "string is not closed on its line")
 		case '\\':
 			n, why := escapeLength(src[i:])
 			if n == 0 {
-				return p.fail(i, "%s", why)
+				return nil, p.fail(i, "%s", why)
 			}
 			i += n
 		default:
 			i++
 		}
 	}
-	return p.fail(start, "string is not closed")
+	return p.unclosed(quote, "string is not closed")
+}
+
+// unclosed reads a string that lacks its second quote, whose place is clear if nothing but a word stands on its line.
+func (p *parser) unclosed(quote byte, message string) (hujson.Literal, bool) {
+	start := p.pos
+	end := p.wordEnd(start + 1)
+	if end == start+1 || !p.endsLine(end) {
+		return nil, p.fail(start, "%s", message)
+	}
+	p.pos = end
+	return hujson.Literal(string(p.src[start:end]) + string(quote)),
+		p.slip(end, Fix{Offset: end, Insert: string(quote)}, "missing `%c`: the string of %s is not closed", quote,
+			p.lines.position(start))
 }
 
 // escapeLength is the length of the escape sequence at the start of b, or 0 and why there is none.
