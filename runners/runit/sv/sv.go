@@ -114,7 +114,7 @@ func (c *call) run(services []string, home int) int {
 	pending := make([]string, 0, len(services))
 	for _, name := range services {
 		if err := c.enter(name); err != nil {
-			c.fail(name, "unable to change to service directory", err)
+			c.say(c.lost(name, err))
 		} else if c.order.status {
 			if code := c.status(name); c.lsb && code >= 0 {
 				return code
@@ -127,29 +127,51 @@ func (c *call) run(services []string, home int) int {
 		}
 	}
 	if c.order.wait && !c.order.status {
-		w := newWatcher()
-		defer w.close()
-		for len(pending) > 0 {
-			left := pending[:0]
-			for _, name := range pending {
-				if err := c.enter(name); err != nil {
-					c.fail(name, "unable to change to service directory", err)
-				} else {
-					w.add(name)
-					if !c.settled(name) {
-						left = append(left, name)
-					}
-				}
-				if err := unix.Fchdir(home); err != nil {
-					return c.fatal("unable to change to original directory", err)
-				}
-			}
-			if pending = left; len(pending) > 0 {
-				w.wait(min(again, time.Until(c.deadline)))
-			}
+		if err := c.await(pending, home); err != nil {
+			return c.fatal("unable to change to original directory", err)
 		}
 	}
 	return min(c.trouble, exitMost)
+}
+
+// await waits for the services and prints what became of them, in rounds as runit does: those of a round in their order.
+func (c *call) await(services []string, home int) error {
+	w := newWatcher()
+	defer w.close()
+	for left := len(services); left > 0; {
+		results := make([]string, len(services))
+		for round := time.Now().Add(again); ; {
+			for i, name := range services {
+				if name == "" {
+					continue
+				}
+				if err := c.enter(name); err != nil {
+					results[i] = c.lost(name, err)
+				} else {
+					w.add(name)
+					results[i] = c.settled(name)
+				}
+				if results[i] != "" {
+					services[i] = ""
+					left--
+				}
+				if err := unix.Fchdir(home); err != nil {
+					return err
+				}
+			}
+			most := min(time.Until(round), time.Until(c.deadline))
+			if left == 0 || most <= 0 {
+				break
+			}
+			w.wait(most)
+		}
+		for _, line := range results {
+			if line != "" {
+				c.say(line)
+			}
+		}
+	}
+	return nil
 }
 
 // enter changes to the service's directory: below SVDIR, unless its name begins or ends like a path.
@@ -237,28 +259,24 @@ func (c *call) send(name, commands string) bool {
 	return err == nil
 }
 
-// settled says whether the service whose directory this is needs no more waiting; if so it has printed why.
-func (c *call) settled(name string) bool {
+// settled is what became of the service whose directory this is; "": it must be waited for.
+func (c *call) settled(name string) string {
 	s, err := servicedir.Read(unix.AT_FDCWD)
 	switch {
 	case err != nil:
-		c.say(c.absent(name, err))
+		return c.absent(name, err)
 	case c.done(name, s):
-		c.say("ok: " + c.describe(name, name, s))
+		return "ok: " + c.describe(name, name, s)
 	case time.Now().Before(c.deadline):
-		return false
-	default:
-		c.trouble++
-		word := "timeout: "
-		if c.order.kill {
-			word = "kill: "
-		}
-		c.say(word + c.describe(name, name, s))
-		if c.order.kill {
-			c.send(name, "k")
-		}
+		return ""
 	}
-	return true
+	c.trouble++
+	if !c.order.kill {
+		return "timeout: " + c.describe(name, name, s)
+	}
+	line := "kill: " + c.describe(name, name, s)
+	c.send(name, "k")
+	return line
 }
 
 // absent is what is said about a service without status. When it was to exit that is no trouble.
@@ -275,9 +293,10 @@ func (c *call) absent(name string, err error) string {
 
 func (c *call) say(line string) { fmt.Fprintln(c.stdout, line) }
 
-func (c *call) fail(name, what string, err error) {
+// lost is what is said about a service whose directory cannot be entered.
+func (c *call) lost(name string, err error) string {
 	c.trouble++
-	c.say("fail: " + name + ": " + what + ": " + djb.Text(err))
+	return "fail: " + name + ": unable to change to service directory: " + djb.Text(err)
 }
 
 func (c *call) usage(name string) int {

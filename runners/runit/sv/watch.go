@@ -34,9 +34,6 @@ func (w *watcher) add(name string) {
 
 // wait returns when something has changed, at last after most.
 func (w *watcher) wait(most time.Duration) {
-	if most <= 0 {
-		return
-	}
 	fds := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}} // a negative descriptor is ignored (poll(2))
 	n, _ := unix.Poll(fds, int((most+time.Millisecond-1)/time.Millisecond))
 	if n > 0 {

@@ -1,0 +1,272 @@
+package sv
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/internal/needs"
+	"github.com/cmgr/cmgr/runners/runit/runittest"
+	"github.com/cmgr/cmgr/runners/runit/servicedir"
+)
+
+func TestMain(m *testing.M) {
+	// The suite's init script is called web.
+	os.Exit(runittest.Main(map[string]runittest.Program{"sv": Main, "web": Main}, func() int { return leak.Run(m) }))
+}
+
+func TestSuite(t *testing.T) {
+	runittest.Suite(t, []string{"SV=" + runittest.Link(t, "sv")}, "sv", "ext/*_sv_*", "better/sv_*")
+}
+
+// With the original's runsv, runsvdir, svlogd and chpst.
+func TestInterop(t *testing.T) {
+	for _, tool := range []string{"runsv", "runsvdir", "svlogd", "chpst"} {
+		needs.Tool(t, tool)
+	}
+	runittest.Suite(t, []string{"SV=" + runittest.Link(t, "sv")}, "interop")
+}
+
+// A fake is a service whose supervisor is the test.
+type fake struct {
+	t    *testing.T
+	dir  string
+	held *servicedir.Held
+	fifo int
+}
+
+func newFake(t *testing.T, dir string, s servicedir.Status) *fake {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	f := &fake{t: t, dir: dir}
+	if f.held, err = servicedir.Hold(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.held.Close)
+	if f.fifo, err = f.held.OpenControl(); err != nil {
+		t.Fatal(err)
+	}
+	f.set(s)
+	if err := f.held.OpenOK(); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (f *fake) set(s servicedir.Status) {
+	f.t.Helper()
+	if err := f.held.Write(s, false); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// got is what was sent.
+func (f *fake) got() string {
+	var b [64]byte
+	n, _ := unix.Read(f.fifo, b[:])
+	return string(b[:max(n, 0)])
+}
+
+// sv runs Main in dir.
+func sv(t *testing.T, dir string, args ...string) (code int, out, errs string) {
+	t.Chdir(dir)
+	var stdout, stderr bytes.Buffer
+	code = Main(append([]string{"sv"}, args...), os.Stdin, &stdout, &stderr)
+	return code, stdout.String(), stderr.String()
+}
+
+func running(since time.Time) servicedir.Status {
+	return servicedir.Status{Since: since, PID: 12, Want: 'u', State: servicedir.Run}
+}
+
+// Every status, with and without ./down, is told as the original tells it; and trouble of all kinds.
+func TestSaysWhatTheOriginalSays(t *testing.T) {
+	original := needs.Tool(t, "sv")
+	dir := t.TempDir()
+	f := newFake(t, dir+"/f", running(time.Now()))
+	for _, d := range []string{"none", "nolog", "badlog", "nosup"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(dir+"/file", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	newFake(t, dir+"/nolog", running(time.Now().Add(-time.Hour)))
+	if err := os.WriteFile(dir+"/nolog/log", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	short := newFake(t, dir+"/short", running(time.Now()))
+	if err := os.WriteFile(short.dir+"/supervise/status", []byte("too short"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	age := regexp.MustCompile(`\b\d+s\b`)
+	compare := func(args ...string) {
+		t.Helper()
+		c := exec.Command(original, args...)
+		var stdout, stderr bytes.Buffer
+		c.Stdout, c.Stderr = &stdout, &stderr
+		_ = c.Run()
+		theirs := f.got()
+		var out, errs bytes.Buffer
+		code := Main(append([]string{"sv"}, args...), os.Stdin, &out, &errs)
+		ours := f.got()
+		mask := func(s string) string { return age.ReplaceAllString(s, "Ns") }
+		if code != c.ProcessState.ExitCode() || mask(out.String()) != mask(stdout.String()) || errs.String() != stderr.String() || ours != theirs {
+			t.Errorf("sv %s: %d, %q, %q, sent %q\noriginal: %d, %q, %q, sent %q", strings.Join(args, " "),
+				code, &out, &errs, ours, c.ProcessState.ExitCode(), &stdout, &stderr, theirs)
+		}
+	}
+	for i := range 3 * 2 * 3 * 2 * 2 * 2 {
+		pick := func(n int) (k int) { k = i % n; i /= n; return k }
+		s := servicedir.Status{
+			Since: time.Now().Add(-90 * time.Second), State: servicedir.State(pick(3)), PID: uint32(pick(2) * 4321),
+			Want: "ud\x00"[pick(3)], Paused: pick(2) == 1, Term: pick(2) == 1,
+		}
+		if pick(2) == 1 {
+			if err := os.WriteFile("f/down", nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			os.Remove("f/down")
+		}
+		f.set(s)
+		compare("status", "./f")
+	}
+	f.set(running(time.Now().Add(-90 * time.Second)))
+	for _, args := range [][]string{
+		{"status", "./none", "./nope", "./file", "", "f", "f/"},
+		{"status", "./nolog"},
+		{"status", "./short"},
+		{"-v", "hup", "./f", "./nope", "./none"},
+		{"-w", "3", "cont", "./f"},
+		{"-vw3", "1", "./f"},
+		{"-w3", "once", "./none"},
+		{"-w1", "check", "./f"},
+		{"stat", "--", "./f"},
+		{"--", "-x", "./f"},
+		{},
+		{"-v"},
+		{"-w"},
+		{"-q", "status", "./f"},
+		{"resta", "./f"},
+		{"force-", "./f"},
+		{"", "./f"},
+		{"shut", "./f"},
+		{"startle", "./f"},
+		{"check-it", "./f"},
+		{"try", "./f"},
+	} {
+		compare(args...)
+	}
+}
+
+// The original reports the process that is about to be ended as the new one.
+func TestRestartInTheSameSecond(t *testing.T) {
+	dir := t.TempDir()
+	f := newFake(t, dir+"/f", running(time.Now()))
+	code, out, _ := sv(t, dir, "-w", "1", "restart", "./f")
+	if code != 1 || !strings.HasPrefix(out, "timeout: run: ./f: (pid 12) ") || f.got() != "tcu" {
+		t.Errorf("%d, %q", code, out)
+	}
+	f.set(running(time.Now().Add(time.Second)))
+	if code, out, _ := sv(t, dir, "-w", "1", "restart", "./f"); code != 0 || !strings.HasPrefix(out, "ok: ") {
+		t.Errorf("%d, %q", code, out)
+	}
+}
+
+// In the wait, the original looks for a name that ends with a slash in SVDIR.
+func TestTrailingSlash(t *testing.T) {
+	dir := t.TempDir()
+	newFake(t, dir+"/f", running(time.Now()))
+	t.Setenv("SVDIR", "/nowhere")
+	if code, out, _ := sv(t, dir, "-v", "up", "f/"); code != 0 || !strings.HasPrefix(out, "ok: run: f/: ") {
+		t.Errorf("%d, %q", code, out)
+	}
+}
+
+// The original takes what the status says for what is still true when the command is read.
+func TestAlwaysSends(t *testing.T) {
+	dir := t.TempDir()
+	f := newFake(t, dir+"/f", running(time.Now()))
+	if code, _, _ := sv(t, dir, "up", "./f"); code != 0 || f.got() != "u" {
+		t.Error("up was not sent")
+	}
+}
+
+// The original adds a second line, with the service's status for the log's.
+func TestLogWithoutSupervisor(t *testing.T) {
+	dir := t.TempDir()
+	newFake(t, dir+"/f", running(time.Now()))
+	if err := os.Mkdir(dir+"/f/log", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ := sv(t, dir, "status", "./f")
+	if code != 1 || !regexp.MustCompile(`^run: \./f: \(pid 12\) \d+s; warning: \./f/log: unable to open supervise/ok: file does not exist\n$`).MatchString(out) {
+		t.Errorf("%d, %q", code, out)
+	}
+}
+
+// What is over in the same round is told in the order of the arguments, and at once when all is over.
+func TestOrder(t *testing.T) {
+	dir := t.TempDir()
+	a := newFake(t, dir+"/a", running(time.Now()))
+	b := newFake(t, dir+"/b", running(time.Now()))
+	go func() {
+		for _, f := range []*fake{b, a} {
+			for f.got() == "" {
+				time.Sleep(time.Millisecond)
+			}
+			f.set(servicedir.Status{Since: time.Now(), Want: 'd'})
+		}
+	}()
+	start := time.Now()
+	code, out, _ := sv(t, dir, "-w", "60", "stop", "./a", "./b")
+	if code != 0 || !regexp.MustCompile(`^ok: down: \./a: .*\nok: down: \./b: .*\n$`).MatchString(out) {
+		t.Errorf("%d, %q", code, out)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestHangingCheckIsKilledWithItsChildren(t *testing.T) {
+	dir := t.TempDir()
+	newFake(t, dir+"/f", running(time.Now()))
+	script := fmt.Sprintf("#!/bin/sh\nsleep 1000 & echo $! > %s/pid\nwait\n", dir)
+	if err := os.WriteFile(dir+"/f/check", []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, _ := sv(t, dir, "-w", "1", "check", "./f"); code != 1 || !strings.HasPrefix(out, "timeout: ") {
+		t.Errorf("%d, %q", code, out)
+	}
+	pid, err := os.ReadFile(dir + "/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 { // the kernel ends it after kill has returned
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("process %s still runs", pid)
+}
