@@ -530,6 +530,24 @@ func TestCollectorOnTheThread(t *testing.T) {
 	wg.Wait()
 }
 
+// The reaper outlives its last user as long as there is a child, a child of this very moment too.
+func TestCloseRightAfterStart(t *testing.T) {
+	for range 100 {
+		l, err := Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends := make(chan Status, 1)
+		if _, err := l.Start(&Spec{Path: "/bin/true"}, func(st Status) { ends <- st }); err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		if st := await(t, ends); st != (Status{}) {
+			t.Errorf("ended %+v", st)
+		}
+	}
+}
+
 func TestReopen(t *testing.T) {
 	for range 5 {
 		l, err := Open()

@@ -112,13 +112,16 @@ func (r *reaper) run(ended chan struct{}) {
 		case unix.EINTR:
 		default: // ECHILD. No descendant can come to us either: all of them have an ancestor that is our child.
 			r.mu.Lock()
-			if r.users == 0 {
+			// Since ECHILD there may have been a start, and after that the last user may have gone.
+			over := r.users == 0 && len(r.children) == 0
+			if over {
 				r.ended = nil
 				close(ended)
-				r.mu.Unlock()
-				return
 			}
 			r.mu.Unlock()
+			if over {
+				return
+			}
 			<-r.wake
 		}
 	}
