@@ -50,7 +50,7 @@ func syntax(s *Source, err error) manifest.Diagnostics {
 	d := decoder{source: s}
 	if es, ok := errors.AsType[json5.Errors](err); ok {
 		for _, e := range es {
-			d.report(d.at(e.Offset), "syntax", syntaxHint(e), "%s", e.Message)
+			d.report(d.at(e.Offset), "syntax", e.Hint(), "%s", e.Message)
 		}
 	}
 	return d.diagnostics

@@ -16,33 +16,42 @@ import (
 // Parse reads one manifest. file is the name that places carry. The document is never nil; what was wrong stands in it as far as
 // that helps later stages to find more.
 func Parse(file string, src []byte) (*Document, manifest.Diagnostics) {
+	d := newDecoder(file, src)
+	return d.document(&d.source.Tree.Root), d.diagnostics
+}
+
+// ParseMany is Parse for a file that may also hold an array of manifests; they are never none.
+func ParseMany(file string, src []byte) ([]*Document, manifest.Diagnostics) {
+	d := newDecoder(file, src)
+	arr, ok := d.source.Tree.Root.Value.(*hujson.Array)
+	if !ok || len(arr.Elements) == 0 {
+		return []*Document{d.document(&d.source.Tree.Root)}, d.diagnostics
+	}
+	var docs []*Document
+	for i := range arr.Elements {
+		docs = append(docs, d.document(&arr.Elements[i]))
+	}
+	return docs, d.diagnostics
+}
+
+func newDecoder(file string, src []byte) *decoder {
 	s := &Source{File: file}
-	d := &decoder{source: s}
-	doc := &Document{Source: s}
 	tree, err := json5.Parse(src, json5.Options{})
 	s.Tree = tree
-	d.diagnostics = syntax(s, err)
+	d := &decoder{source: s, diagnostics: syntax(s, err)}
 	for _, dup := range tree.Duplicates {
 		d.report(d.at(dup.Second), "duplicate-key", "", "key %q occurs twice; first at %s", dup.Name, tree.Position(dup.First))
 	}
-	if tree.Root.Value != nil {
-		objectForm[Document]{&documentShape}.decode(d, &tree.Root, doc)
-	}
-	return doc, d.diagnostics
+	return d
 }
 
-func syntaxHint(e *json5.Error) string {
-	if e.Fix == nil {
-		return ""
+// document decodes a value; what could not be read is an empty document.
+func (d *decoder) document(v *hujson.Value) *Document {
+	doc := &Document{Source: d.source}
+	if v.Value != nil {
+		objectForm[Document]{&documentShape}.decode(d, v, doc)
 	}
-	switch f := e.Fix; {
-	case f.Delete == 0:
-		return fmt.Sprintf("insert `%s` here", strings.TrimSpace(f.Insert))
-	case f.Insert == "":
-		return "remove it"
-	default:
-		return fmt.Sprintf("write `%s`", f.Insert)
-	}
+	return doc
 }
 
 type decoder struct {

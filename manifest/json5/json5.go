@@ -76,6 +76,20 @@ type Error struct {
 // Error is "line:col: message".
 func (e *Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Col, e.Message) }
 
+// Hint says in words what the Fix does; "" without one.
+func (e *Error) Hint() string {
+	switch f := e.Fix; {
+	case f == nil:
+		return ""
+	case f.Delete == 0:
+		return fmt.Sprintf("insert `%s` here", strings.TrimSpace(f.Insert))
+	case f.Insert == "":
+		return "remove it"
+	default:
+		return fmt.Sprintf("write `%s`", f.Insert)
+	}
+}
+
 // A Fix replaces Delete bytes at Offset with Insert.
 type Fix struct {
 	Offset int
