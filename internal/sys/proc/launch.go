@@ -34,8 +34,8 @@ type Spec struct {
 	// Umask is the file mode creation mask; nil: DefaultUmask.
 	Umask *uint32
 	// Files are the descriptors that the program finds, by number: Files[i], one of this process, as i. -1 is none, but for 0, 1
-	// and 2 /dev/null. They stay the caller's. With DirFD at most
-	// 250 (a packet of unix(7) carries 253, of which the shim may need three).
+	// and 2 /dev/null. They stay the caller's. With DirFD at most 250 (a packet of unix(7) carries 253, of which the shim may
+	// need three).
 	Files []int
 	// Credential is whom it runs as; nil: as this process.
 	Credential *syscall.Credential
