@@ -221,6 +221,16 @@ func TestErrors(t *testing.T) {
 	if _, err := h.OpenControl(); err == nil || err.Error() != "supervise/control exists but is not a fifo" {
 		t.Errorf("a control that is a file: %v", err)
 	}
+	if err := os.MkdirAll(dir+"/log/supervise/control", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, err := hold(t, dir, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.OpenControl(); err == nil || err.Error() != "log/supervise/control exists but is not a fifo" {
+		t.Errorf("a control that is a directory: %v", err)
+	}
 	if err := os.RemoveAll(dir + "/supervise"); err != nil {
 		t.Fatal(err)
 	}

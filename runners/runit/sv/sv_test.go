@@ -224,6 +224,30 @@ func TestLogWithoutSupervisor(t *testing.T) {
 	}
 }
 
+func TestInitScriptWithLog(t *testing.T) {
+	dir := t.TempDir()
+	newFake(t, dir+"/web", running(time.Now()))
+	newFake(t, dir+"/web/log", servicedir.Status{Since: time.Now(), Want: 'd'})
+	t.Setenv("SVDIR", dir)
+	var out bytes.Buffer
+	if code := Main([]string{"/etc/init.d/web", "status"}, os.Stdin, &out, &out); code != 0 {
+		t.Errorf("%d, %q", code, &out)
+	}
+}
+
+func TestDefaultDirectory(t *testing.T) {
+	defer func(dirs []string) { defaultDirs = dirs }(defaultDirs)
+	there := t.TempDir()
+	defaultDirs = []string{there + "/none", there, t.TempDir()}
+	if got := defaultDir(); got != there {
+		t.Error(got)
+	}
+	defaultDirs = []string{"/none/1", "/none/2"}
+	if got := defaultDir(); got != "/none/1" {
+		t.Error(got)
+	}
+}
+
 // What is over in the same round is told in the order of the arguments, and at once when all is over.
 func TestOrder(t *testing.T) {
 	dir := t.TempDir()
