@@ -357,13 +357,14 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	if closing {
 		reboot = "" // it goes down already
 	}
+	timedOut, asked := n.timedOut, n.asked
 	n.finishLocked()
 	i.mu.Unlock()
 
 	switch {
-	case n.timedOut:
+	case timedOut:
 		i.realm.noteEnd(i.moniker, exit.String())
-	case n.asked || exit.OK():
+	case asked || exit.OK():
 		i.realm.noteEnd(i.moniker, "")
 	default:
 		i.realm.noteEnd(i.moniker, exit.String())
