@@ -145,7 +145,8 @@ func landlock() (string, error) {
 
 func seccomp() (string, error) {
 	action := uint32(unix.SECCOMP_RET_KILL_PROCESS)
-	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action))); errno != 0 {
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
+	if errno != 0 {
 		return "", errno
 	}
 	return "", nil

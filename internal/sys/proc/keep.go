@@ -77,14 +77,14 @@ func (l *Launcher) CanKeep(o KeepOptions) error {
 	return nil
 }
 
-// Keep starts s, which may not have DirFD or Inside, under a keeper. exited is called once with the end of the program, on the loop: it must not block. Errors are as
-// Launcher.Start's.
+// Keep starts s, which may not have DirFD or Inside, under a keeper. exited is called once with the end of the program, on the
+// loop: it must not block. Errors are as Launcher.Start's.
 func (l *Launcher) Keep(s *Spec, o KeepOptions, exited func(Status)) (*Keeper, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
 	if s.DirFD != 0 || s.Inside {
-		return nil, &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "a keeper has its own session and takes no directory by descriptor"}
+		return nil, &Error{Kind: Invalid, Op: "keep", Path: s.Path, Reason: "a keeper has a session of its own and takes no DirFD"}
 	}
 	ours, theirs, err := sock.Pair()
 	if err != nil {

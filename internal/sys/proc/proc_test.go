@@ -241,7 +241,8 @@ func TestDirFDAndInside(t *testing.T) {
 	}
 	s.Files = nil // run's
 	_, err = l.Start(s, func(Status) {})
-	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != NotExecutable || !strings.HasPrefix(e.Reason, "not executable (mode 0644)") {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Kind != NotExecutable || !strings.HasPrefix(e.Reason, "not executable (mode 0644)") {
 		t.Errorf("Start = %v", err)
 	}
 }
@@ -416,7 +417,8 @@ func TestCredential(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := l.Start(&Spec{Path: private, Credential: s.Credential}, func(Status) {})
-	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != NotExecutable || !strings.HasSuffix(e.Error(), "permission denied (as user 65534)") {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Kind != NotExecutable || !strings.HasSuffix(e.Error(), "permission denied (as user 65534)") {
 		t.Errorf("Start = %v", err)
 	}
 	const want = "65534\n65534\n65534 7\n"

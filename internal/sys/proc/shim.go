@@ -21,7 +21,7 @@ import (
 // with what to do. It says on the report why it failed; that the report closes without a word says that the program runs.
 const shimName = "cmgr-shim"
 
-// shimMain is the shim; in any other process it returns. It ends by unix.Exit: there is nothing of Go that would have to be ended.
+// shimMain is the shim; in any other process it returns. It ends by unix.Exit: nothing of Go has to be ended.
 func shimMain() {
 	if len(os.Args) != 3 || os.Args[0] != shimName {
 		return

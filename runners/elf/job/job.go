@@ -340,7 +340,9 @@ func describe(pid int) (comm, state string) {
 	if err != nil {
 		return "?", "gone"
 	}
-	states := map[string]string{"R": "running", "S": "sleeping", "D": "uninterruptible", "Z": "zombie", "T": "stopped", "t": "traced"}
+	states := map[string]string{
+		"R": "running", "S": "sleeping", "D": "uninterruptible", "Z": "zombie", "T": "stopped", "t": "traced",
+	}
 	if s, ok := states[f[1]]; ok {
 		return f[0], s
 	}

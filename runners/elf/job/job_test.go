@@ -345,7 +345,8 @@ var hostiles = []struct {
 	{"setsid", "", 6},
 	{"doublefork", "", 6},
 	{"storm", "i=0; while [ $i -lt 200 ]; do (echo -n x >&3; exec sleep 1000) & i=$((i+1)); done; wait", 200},
-	{"ignored SIGTERM", "trap '' HUP INT QUIT TERM USR1 USR2; (echo -n x >&3; sleep 1000) & echo -n x >&3; while :; do sleep 1000; done", 2},
+	{"ignored SIGTERM", "trap '' HUP INT QUIT TERM USR1 USR2; (echo -n x >&3; sleep 1000) & echo -n x >&3; " +
+		"while :; do sleep 1000; done", 2},
 	{"reparented", "f() { if [ $1 -gt 0 ]; then (f $(($1-1))) & else echo -n x >&3; exec sleep 1000; fi; }; f 10; exit 0", 1},
 	{"comets", `for c in 1 2 3 4 5; do sh -c 'echo -n x >&3; [ $1 -lt 1500 ] && sh -c "$0" "$0" $(($1+1)) &' ` +
 		`'echo -n x >&3; [ $1 -lt 1500 ] && sh -c "$0" "$0" $(($1+1)) &' 0 & done; wait; sleep 1000`, 40},
@@ -615,7 +616,8 @@ func TestNames(t *testing.T) {
 	m := open(t, Cgroup2)
 	var jobs []*Job
 	paths := map[string]bool{}
-	for _, name := range []string{"/", "/core/net", "/core/net", "/cgroup.procs", "/a/" + strings.Repeat("x/", 300), "..", "/jobs:import-7"} {
+	long := "/a/" + strings.Repeat("x/", 300)
+	for _, name := range []string{"/", "/core/net", "/core/net", "/cgroup.procs", long, "..", "/jobs:import-7"} {
 		j := newJob(t, m, name)
 		if filepath.Dir(j.Path()) != m.backend.(*cgroups).root || paths[j.Path()] {
 			t.Errorf("%q has path %s", name, j.Path())
@@ -669,7 +671,8 @@ func TestNestedCgroups(t *testing.T) {
 	if err := os.MkdirAll(inner, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p, err := m.launcher.Start(&Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Cgroup: inner}, func(st Status) { ends <- st })
+	s := &Spec{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Cgroup: inner}
+	p, err := m.launcher.Start(s, func(st Status) { ends <- st })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,7 +79,8 @@ func (r *record) write(root string) error {
 
 // holdKeepers waits until the keepers of a dead Manager have done their work, and takes their lock.
 func (r *record) holdKeepers() (err error) {
-	if r.keepers, err = os.OpenFile(filepath.Join(filepath.Dir(r.file.Name()), "jobs.keepers"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	path := filepath.Join(filepath.Dir(r.file.Name()), "jobs.keepers")
+	if r.keepers, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return err
 	}
 	fd := int(r.keepers.Fd())
@@ -89,7 +90,7 @@ func (r *record) holdKeepers() (err error) {
 			return nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
-			return fmt.Errorf("lock %s: processes of a manager that died are left: %w", r.keepers.Name(), err)
+			return fmt.Errorf("lock %s: processes of a manager that died are left: %w", path, err)
 		}
 	}
 }
