@@ -114,7 +114,7 @@ or no manager runs.`,
 
 // subcommands are what cmgr can do, in the order of the manual.
 var subcommands = []func(*app) *cobra.Command{
-	newRun, newCompile,
+	newRun, newCompile, newVerify,
 	newList, newShow, newGraph, newRoute, newLogs, newEvents, newWait, newDoctor,
 	newStart, newStop, newKill, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newCompletion, newVersion,

@@ -32,6 +32,7 @@ type jsonList struct{ bytes.Buffer }
 type jsonResult struct {
 	Target       string    `json:"target_moniker"`
 	Decl         string    `json:"decl_type"`
+	Kind         string    `json:"kind"`
 	Capability   string    `json:"capability"`
 	To           string    `json:"to"`
 	Availability string    `json:"availability"`
@@ -119,8 +120,8 @@ func Cause(e *capabilities.Error) string {
 
 func (r *Result) json(withHops bool) jsonResult {
 	out := jsonResult{
-		Target: string(r.Target), Decl: r.Decl, Capability: r.Name, To: r.To, Availability: r.Availability.String(), Outcome: "Success",
-		Position: posJSON(r.Pos), Reason: r.Allowed,
+		Target: string(r.Target), Decl: r.Decl, Kind: r.Kind.String(), Capability: r.Name, To: r.To, Availability: r.Availability.String(),
+		Outcome: "Success", Position: posJSON(r.Pos), Reason: r.Allowed,
 		Hops: []jsonHop{},
 	}
 	hops := []capabilities.Hop(nil)
@@ -165,10 +166,17 @@ func (l *jsonList) add(v any) {
 	if l.Len() > 0 {
 		l.WriteByte(',')
 	}
-	enc := json.NewEncoder(l)
-	enc.SetEscapeHTML(false) // <component manager>
-	_ = enc.Encode(v)        // strings and numbers; a buffer takes everything
-	l.Truncate(l.Len() - 1)  // the newline
+	b, _ := plain(v) // strings and numbers only
+	l.Write(b)
+}
+
+// plain is v as JSON in which <component manager> stays as it is.
+func plain(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // Write writes what was gathered, on one line.
@@ -214,4 +222,32 @@ func (j *JSON) Write(w io.Writer, t *Tree, s Summary, stale manifest.Diagnostics
 		}
 	}
 	return nil
+}
+
+// MarshalJSON is the object of what asks (as in JSON, but with what is reached as the source) and "source_kind", the kind of that.
+func (r Reach) MarshalJSON() ([]byte, error) {
+	out := r.By.json(false)
+	out.Source, out.SourceName, out.Hops = r.Source.String(), r.Source.Name, hopsJSON(r.Hops)
+	return plain(struct {
+		jsonResult
+		SourceKind string `json:"source_kind"`
+	}{out, r.Kind.String()})
+}
+
+// MarshalJSON is {"change": "added", "removed" or "changed", "before": RESULT, "after": RESULT} with what there is of the two.
+func (c Change) MarshalJSON() ([]byte, error) {
+	out := struct {
+		Change string      `json:"change"`
+		Before *jsonResult `json:"before,omitempty"`
+		After  *jsonResult `json:"after,omitempty"`
+	}{Change: c.Word()}
+	if c.Before != nil {
+		r := c.Before.json(true)
+		out.Before = &r
+	}
+	if c.After != nil {
+		r := c.After.json(true)
+		out.After = &r
+	}
+	return plain(out)
 }

@@ -208,15 +208,20 @@ func (t *Tree) at(ctx context.Context, m name.Moniker) *node {
 	return n
 }
 
-// A Change is a route that two trees don't have alike: one of those that ends at a program, a runner, a resolver, or at the root's
-// expose.
-type Change struct {
-	Target name.Moniker
-	Decl   string // as in Result
-	Kind   manifest.Kind
-	Name   string
-	// Before and After are how it ends in either tree, nil where it is not asked for. They differ in what Same compares.
-	Before, After *Result
+// A Change is a route that two trees don't have alike: one of those that end at a program, a runner, a resolver, or at the root's
+// expose. Before or After is nil where it is not asked for.
+type Change struct{ Before, After *Result }
+
+// Word is "added", "removed" or "changed".
+func (c Change) Word() string {
+	switch {
+	case c.Before == nil:
+		return "added"
+	case c.After == nil:
+		return "removed"
+	default:
+		return "changed"
+	}
 }
 
 // Diff says which routes differ from before to after: added, removed, from another source, with other rights, over other
@@ -251,7 +256,7 @@ func Diff(ctx context.Context, before, after *Tree) ([]Change, error) {
 	differ := map[key]*Change{}
 	err := collect(after, func(k key, r Result) {
 		if way, ok := old[k]; !ok || way != r.way() {
-			differ[k] = &Change{Target: k.target, Decl: k.decl, Kind: k.kind, Name: k.name, After: &r}
+			differ[k] = &Change{After: &r}
 		}
 		delete(old, k)
 	})
@@ -262,7 +267,7 @@ func Diff(ctx context.Context, before, after *Tree) ([]Change, error) {
 		if c := differ[k]; c != nil {
 			c.Before = &r
 		} else if _, gone := old[k]; gone {
-			differ[k] = &Change{Target: k.target, Decl: k.decl, Kind: k.kind, Name: k.name, Before: &r}
+			differ[k] = &Change{Before: &r}
 		}
 	})
 	keys := make([]key, 0, len(differ))
@@ -357,11 +362,9 @@ func (r *Result) Ending() string {
 	return s
 }
 
-// Subject is what a result is about: "use protocol log", "offer runner elf to #net", "program runner elf", "child".
+// Subject is what a result is about: "use protocol log", "offer runner elf to #net", "program runner elf", "child resolver
+// file".
 func (r *Result) Subject() string {
-	if r.Decl == "child" {
-		return "child"
-	}
 	s := r.Decl + " " + r.Kind.String() + " " + r.Name
 	if r.To != "" {
 		s += " to " + r.To

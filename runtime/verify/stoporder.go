@@ -11,8 +11,8 @@ import (
 
 // A Cycle says that the children of an instance rely on each other in a circle, so that they cannot be stopped in order.
 type Cycle struct {
-	At   name.Moniker
-	Path []string // "#a", "#b", "#a"
+	At   name.Moniker `json:"moniker"`
+	Path []string     `json:"path"` // "#a", "#b", "#a"
 }
 
 // ShutdownOrder says in which order the tree would stop, if all of it ran. What is in one step may stop at the same time; each

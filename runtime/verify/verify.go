@@ -67,7 +67,7 @@ func (e *LimitError) Error() string {
 	case e.Instances >= countless:
 		n = fmt.Sprintf("more than %d", countless)
 	}
-	return fmt.Sprintf("%s: a tree of %s instances, and no more than %d are looked at\n  hint: a larger limit is a matter of memory and time",
+	return fmt.Sprintf("%s: a tree of %s instances, and no more than %d are looked at\n  hint: raise the limit (--limit N); it bounds memory and time",
 		e.Root, n, e.Limit)
 }
 

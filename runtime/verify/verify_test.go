@@ -301,10 +301,10 @@ func TestUnresolved(t *testing.T) {
 	})
 	_, got := check(t, tree, nil, false)
 	want := []string{
-		"error /gone child: failed to resolve `/gone`: gon.cml: no such manifest: tried " + dir + "/gon.cml",
-		"error /bad child: failed to resolve `/bad`",
-		"error /again/a child: failed to resolve `/again/a`: again.cml: is the manifest of `/again`, which it is below: the tree has no end",
-		"error /pkg child: resolver `pkg` was not registered in environment of `/pkg`",
+		"error /gone child resolver file: failed to resolve `/gone`: gon.cml: no such manifest: tried " + dir + "/gon.cml",
+		"error /bad child resolver file: failed to resolve `/bad`",
+		"error /again/a child resolver file: failed to resolve `/again/a`: again.cml: is the manifest of `/again`, which it is below: the tree has no end",
+		"error /pkg child resolver pkg: resolver `pkg` was not registered in environment of `/pkg`",
 	}
 	if d := cmp.Diff(want, briefs(got)); d != "" {
 		t.Fatal(d)
@@ -332,7 +332,7 @@ func TestEndlessExpose(t *testing.T) {
 	want := []string{
 		"error / use protocol p: failed to resolve `/a/a`: a.cml: is the manifest of `/a`, which it is below: the tree has no end",
 		"error /a expose protocol p: failed to resolve `/a/a`: a.cml: is the manifest of `/a`, which it is below: the tree has no end",
-		"error /a/a child: failed to resolve `/a/a`: a.cml: is the manifest of `/a`, which it is below: the tree has no end",
+		"error /a/a child resolver file: failed to resolve `/a/a`: a.cml: is the manifest of `/a`, which it is below: the tree has no end",
 	}
 	if d := cmp.Diff(want, briefs(got)); d != "" {
 		t.Error(d)
@@ -564,7 +564,7 @@ func TestJSON(t *testing.T) {
 		for _, list := range k.Results {
 			for _, r := range list {
 				keys := slices.DeleteFunc(slices.Sorted(maps.Keys(r)), func(k string) bool { return k == "position" || k == "error" })
-				if !slices.Equal(keys, []string{"availability", "capability", "decl_type", "hops", "outcome", "reason", "source_capability", "source_moniker", "target_moniker", "to"}) {
+				if !slices.Equal(keys, []string{"availability", "capability", "decl_type", "hops", "kind", "outcome", "reason", "source_capability", "source_moniker", "target_moniker", "to"}) {
 					t.Errorf("a result has %q", keys)
 				}
 			}
@@ -573,12 +573,12 @@ func TestJSON(t *testing.T) {
 	text := strings.ReplaceAll(b.String(), dir, "DIR")
 	for _, want := range []string{
 		`{"root":"file://DIR/root.cml","manifests":2,"instances":3,"routes":7,"errors":1,"warnings":0,"allowed":1,"results":[{"capability_type":"protocol","results":{"errors":[{`,
-		`{"target_moniker":"/a","decl_type":"use","capability":"p","to":"","availability":"required","outcome":"Failed","source_moniker":"","source_capability":"",` +
+		`{"target_moniker":"/a","decl_type":"use","kind":"protocol","capability":"p","to":"","availability":"required","outcome":"Failed","source_moniker":"","source_capability":"",` +
 			`"position":{"file":"DIR/a.cml","line":1,"column":22},"error":{"kind":"not_found","moniker":"/a","message":"` + "`p` was not offered to `/a` by parent" +
 			`","hint":"add { protocol: \"p\", from: \"self\", to: \"#a\" } to \"offer\" of / (DIR/root.cml), and declare it in`,
 		`"hops":[{"moniker":"/a","decl":"use","capability":"p","position":{"file":"DIR/a.cml","line":1,"column":22}}]`,
-		`{"target_moniker":"/a","decl_type":"program","capability":"elf","to":"","availability":"required","outcome":"Success","source_moniker":"<component manager>","source_capability":"elf",`,
-		`"decl_type":"use","capability":"v","to":"","availability":"optional","outcome":"Void","source_moniker":"",`,
+		`{"target_moniker":"/a","decl_type":"program","kind":"runner","capability":"elf","to":"","availability":"required","outcome":"Success","source_moniker":"<component manager>","source_capability":"elf",`,
+		`"decl_type":"use","kind":"protocol","capability":"v","to":"","availability":"optional","outcome":"Void","source_moniker":"",`,
 		`"message":"failed to resolve ` + "`/bad`" + `","hint":"","position":{"file":"DIR/root.cml","line":2,"column":38},"findings":[{"rule":"unknown-key"`,
 		`"reason":"known"`,
 	} {
@@ -682,9 +682,9 @@ func TestSARIF(t *testing.T) {
 	want := []string{
 		"root.cml:3:22 error route-not_found offer protocol p to #bad: `p` was not exposed to `/` from `#a`",
 		"a%20b/a.cml:1:22 warning route-not_found use protocol p: `p` was not offered to `/a` by parent",
-		"root.cml:2:42 error unresolved child: failed to resolve `/bad` external known",
+		"root.cml:2:42 error unresolved child resolver file: failed to resolve `/bad` external known",
 		"bad.cml:1:3 error unknown-key  external known",
-		"root.cml:2:75 error unresolved child: failed to resolve `/bad2`",
+		"root.cml:2:75 error unresolved child resolver file: failed to resolve `/bad2`",
 		"allow.json5:1:58 error stale-allowance stale: no resolver \"file\" of /b fails",
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -781,7 +781,12 @@ func TestDiff(t *testing.T) {
 		}
 		var out []string
 		for _, c := range cs {
-			line := fmt.Sprintf("%s %s %s %s:", c.Target, c.Decl, c.Kind, c.Name)
+			line := c.Word()
+			for _, r := range []*verify.Result{c.Before, c.After} {
+				if r != nil {
+					line = fmt.Sprintf("%s %s %s:", c.Word(), r.Target, r.Subject())
+				}
+			}
 			for _, r := range []*verify.Result{c.Before, c.After} {
 				if r == nil {
 					line += " | -"
@@ -794,10 +799,10 @@ func TestDiff(t *testing.T) {
 		return out
 	}
 	want := []string{
-		"/box use storage st: | st of / | `st` was not offered to `/box` by parent",
-		"/many use service s: | s of / [/log /disk] | -",
-		"/web use protocol syslog: | log of /log | log of /disk",
-		"/web use protocol syslog: | - | log of /disk",
+		"changed /box use storage st: | st of / | `st` was not offered to `/box` by parent",
+		"removed /many use service s: | s of / [/log /disk] | -",
+		"changed /web use protocol syslog: | log of /log | log of /disk",
+		"added /web use protocol syslog: | - | log of /disk",
 	}
 	if d := cmp.Diff(want, show(before, after)); d != "" {
 		t.Error(d)
