@@ -5,14 +5,23 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/cmgr/cmgr/runners/runit/chpst"
 	"github.com/cmgr/cmgr/runners/runit/runsv"
 	"github.com/cmgr/cmgr/runners/runit/sv"
+	"github.com/cmgr/cmgr/runners/runit/svlogd"
 )
 
 // programs are what this binary is besides cmgr: for `cmgr NAME …`, and when it is called by such a name through a link.
 var programs = map[string]program{
-	"runsv": runsv.Main,
-	"sv":    sv.Main,
+	"runsv":  runsv.Main,
+	"sv":     sv.Main,
+	"svlogd": svlogd.Main,
+}
+
+func init() {
+	for _, name := range chpst.Names {
+		programs[name], programs["d"+name] = chpst.Main, chpst.Main
+	}
 }
 
 // calledAs is the program that this binary is when it is called as name: the first that is named along the chain of links that

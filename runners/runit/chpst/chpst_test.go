@@ -102,6 +102,9 @@ func TestSoftlimit(t *testing.T) {
 	if want := "33\n976\nsame\n"; out != want || code != 0 {
 		t.Errorf("%q, exit %d, want %q", out, code, want)
 	}
+	if out, code := run(t, "softlimit", "-m", "x", "true"); !strings.HasPrefix(out, "usage: softlimit [-a allbytes]") || code != 100 {
+		t.Errorf("%q, exit %d", out, code)
+	}
 }
 
 func TestIgnoredSignalsStayIgnored(t *testing.T) {
