@@ -2,77 +2,67 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/codec"
-	"github.com/cmgr/cmgr/runtime/control"
 )
 
 func newCompile(a *app) *cobra.Command {
-	var out string
+	var in includeFlags
+	var rules ruleFlags
+	var out outputFlags
+	var runner string
 	cmd := &cobra.Command{
 		Use:   "compile FILE [-o OUT]",
 		Short: "compile a manifest",
-		Long: `Compile a manifest (.cml, see cml(5)) to its stored form (.cm), or say what is
-wrong with it and where. Warnings don't keep it from being compiled. cmgr run
-takes either form. OUT is FILE with the ending .cm if -o is not given; - is
-standard output.`,
-		Example:           `  cmgr compile root.cml -o root.cm`,
+		Long: `Compile a manifest (.cml, see cml(5)) to its stored form (.cm), with all that it
+includes, or say what is wrong with it and where. Warnings don't keep it from
+being compiled. cmgr run takes either form. OUT is FILE with the ending .cm if -o
+is not given; - is standard output.`,
+		Example: `  cmgr compile root.cml -o root.cm
+  cmgr compile root.cml -o root.cm --depfile root.d --includeroot .. -p ../shards`,
 		GroupID:           groupTool,
 		Args:              between(1, 1),
-		ValidArgsFunction: cobra.FixedCompletions([]cobra.Completion{"cml"}, cobra.ShellCompDirectiveFilterFileExt),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := os.ReadFile(args[0])
+		ValidArgsFunction: completeFiles("cml"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			file, src, err := a.readSource(args[0])
 			if err != nil {
-				return &control.Error{Problem: &control.Problem{Kind: capabilities.NotFound.String(), Message: "compile: " + err.Error()}}
-			}
-			v, found := cml.Load(args[0], src, cml.Options{})
-			if err := found.Err(); err != nil {
 				return err
 			}
-			for _, d := range found {
-				fmt.Fprintf(a.err, "cmgr: warning: %s\n", d.Error())
+			o := rules.options(in.includes())
+			o.ForceRunner = runner
+			v, found := cml.Load(file, src, o)
+			if err := a.refuse(found); err != nil {
+				return err
 			}
 			b, err := codec.Encode(v.Decl())
 			if err != nil {
-				return fmt.Errorf("compile %s: %w", args[0], err)
+				return fmt.Errorf("compile %s: %w", file, err)
 			}
-			if out == "-" {
-				_, err = a.out.Write(b)
+			if out.output == "" {
+				out.output = "-"
+				if file != stdinName {
+					out.output = strings.TrimSuffix(file, filepath.Ext(file)) + ".cm"
+				}
+			}
+			if err := out.write(a, b, v.Decl().Sources); err != nil || !a.json || out.output == "-" {
 				return err
 			}
-			if out == "" {
-				out = strings.TrimSuffix(args[0], filepath.Ext(args[0])) + ".cm"
-			}
-			return writeFile(out, b)
+			return a.writeJSON(struct {
+				Output   string    `json:"output"`
+				Sources  []string  `json:"sources"`
+				Findings []finding `json:"findings"`
+			}{out.output, v.Decl().Sources, findings(found)})
 		},
 	}
-	cmd.Flags().StringVarP(&out, "output", "o", "", "write to `OUT`")
+	f := cmd.Flags()
+	in.add(f)
+	rules.add(f)
+	out.add(f, true, true)
+	f.StringVar(&runner, "experimental-force-runner", "", "compile as if program.runner were `NAME`")
 	return cmd
-}
-
-// writeFile replaces path in one step, so that nobody reads half of it.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // in vain once it is renamed
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
 }

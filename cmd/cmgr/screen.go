@@ -103,6 +103,20 @@ func (s screen) table(w io.Writer, title []cell, rows [][]cell) {
 	}
 }
 
+// excerpt writes a line of a text with a caret under one of its characters, if it fits on the screen.
+func (s screen) excerpt(w io.Writer, lines []string, line, col int) {
+	if line > len(lines) {
+		return
+	}
+	text := []rune(strings.ReplaceAll(printable(strings.TrimRight(lines[line-1], "\r")), "\t", " "))
+	number := fmt.Sprintf("%6d | ", line)
+	if strings.TrimSpace(string(text)) == "" || col > len(text)+1 || col+len(number) > s.width {
+		return
+	}
+	fmt.Fprintf(w, "%s%s\n", s.dim(number), s.fit(string(text), len(number)))
+	fmt.Fprintf(w, "%s%s%s\n", s.dim("       | "), strings.Repeat(" ", col-1), s.red("^"))
+}
+
 // A pair is one row of a key and value table.
 type pair struct {
 	key    string

@@ -25,6 +25,9 @@ type Options struct {
 
 	// Includes find what the manifest includes; nil refuses includes.
 	Includes *Includes
+
+	// ForceRunner, if set, is what runs the program, whatever the manifest says.
+	ForceRunner string
 }
 
 // Load parses, compiles and validates one manifest, and reports the errors and warnings of all three in the order of their
@@ -51,11 +54,25 @@ func (doc *Document) load(o Options, broken bool) (manifest.Validated, manifest.
 	if !doc.At.IsSet() {
 		return manifest.Validated{}, nil
 	}
+	if o.ForceRunner != "" {
+		doc.force(o.ForceRunner)
+	}
 	k := compiler{doc: doc, options: o}
 	k.compile()
 	broken = broken || len(k.diagnostics.Errors()) > 0
 	v, ds := manifest.Validate(k.out, manifest.ValidateOptions{Where: k.where, Partial: broken})
 	return v, append(k.diagnostics, ds...)
+}
+
+// force makes the runner that of the program.
+func (doc *Document) force(runner string) {
+	p := &doc.Program
+	if !p.At.IsSet() {
+		*p = Free{At: doc.At, Kind: json5.Object}
+	}
+	p.Members = slices.DeleteFunc(slices.Clone(p.Members), func(m Member) bool { return m.Name == "runner" })
+	p.Members = append(p.Members, Member{At: p.At, Name: "runner", Value: Free{At: p.At, Kind: json5.String, Text: runner}})
+	doc.Use.Items = slices.DeleteFunc(slices.Clone(doc.Use.Items), func(c Clause) bool { return c.Kind == manifest.KindRunner })
 }
 
 // Compile turns a document into a declaration: an entry for each name, targets expanded, defaults filled. Not everything that is

@@ -31,6 +31,25 @@ func (d *Document) Merge(o *Document) manifest.Diagnostics {
 	return m.diagnostics
 }
 
+// MergeAll merges documents into a new one in their order, and lists once what they include. They must not be used afterwards.
+func MergeAll(docs []*Document) (*Document, manifest.Diagnostics) {
+	out := &Document{Source: &Source{}}
+	var ds manifest.Diagnostics
+	for _, doc := range docs {
+		if !out.At.IsSet() {
+			out.Source = doc.Source
+		}
+		ds = append(ds, out.Merge(doc)...)
+		out.Include.At, out.Include.Many = orElse(out.Include.At, doc.Include.At), true
+		for _, t := range doc.Include.Items {
+			if !slices.Contains(values(out.Include), t.Value) {
+				out.Include.Items = append(out.Include.Items, t)
+			}
+		}
+	}
+	return out, ds
+}
+
 type merger struct{ diagnostics manifest.Diagnostics }
 
 func (m *merger) conflict(at, first At, format string, args ...any) {

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/manifest/codec"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf"
+	"github.com/cmgr/cmgr/runtime/control"
+)
+
+func newCheck(a *app) *cobra.Command {
+	var in includeFlags
+	var rules ruleFlags
+	var out outputFlags
+	cmd := &cobra.Command{
+		Use:   "check FILE...",
+		Short: "say what is wrong with manifests",
+		Long: `Say all that is wrong with manifests, with file, line and column, the name of
+the rule, and what to do next. What they include is read too, and the program of
+components that the runner elf runs is checked as that runner will. Warnings
+don't count as failure. A FILE may be a compiled manifest, or - for standard
+input.
+
+The exit code is 1 if there is an error.`,
+		Example: `  cmgr check *.cml
+  cmgr check root.cml --must-use-protocol log
+  cmgr check root.cml --json | jq '.findings[] | select(.severity == "error")'`,
+		GroupID:           groupTool,
+		Args:              between(1, -1),
+		ValidArgsFunction: completeFiles("cml", "cm"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			var all manifest.Diagnostics
+			said := map[string]bool{} // what stands in a file that several include is said once
+			for _, file := range args {
+				for _, d := range a.check(file, rules.options(in.includes())) {
+					if key := d.Error(); !said[key] {
+						said[key] = true
+						all = append(all, d)
+					}
+				}
+			}
+			errs := len(all.Errors())
+			if a.json {
+				err := a.writeJSON(struct {
+					Files    []string  `json:"files"`
+					Findings []finding `json:"findings"`
+					Errors   int       `json:"errors"`
+					Warnings int       `json:"warnings"`
+				}{args, findings(all), errs, len(all) - errs})
+				if err != nil {
+					return err
+				}
+			} else {
+				a.show(a.out, "", all)
+				fmt.Fprintf(a.out, "%s: %s, %s\n", count(len(args), "file"), count(errs, "error"), count(len(all)-errs, "warning"))
+			}
+			if errs > 0 {
+				return errFailed
+			}
+			return out.finish(nil)
+		},
+	}
+	f := cmd.Flags()
+	in.add(f)
+	rules.add(f)
+	out.add(f, false, false)
+	return cmd
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// check is all that is to be said of one manifest.
+func (a *app) check(file string, o cml.Options) manifest.Diagnostics {
+	file, src, err := a.readSource(file)
+	if err != nil {
+		p := control.ProblemOf(err)
+		_, why, _ := strings.Cut(p.GetMessage(), ": ")
+		return manifest.Diagnostics{{Pos: manifest.Pos{File: file}, Rule: "file", Message: why, Hint: p.GetHint()}}
+	}
+	c, ds := loadSource(file, src, o)
+	if c.Program != nil && isELF(c) {
+		ds = append(ds, elf.Check(runners.Block{Pos: c.Program.Pos, Info: c.Program.Info})...)
+	}
+	slices.SortStableFunc(ds, func(a, b manifest.Diagnostic) int {
+		return cmp.Or(cmp.Compare(a.Pos.File, b.Pos.File), cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
+	})
+	return ds
+}
+
+// loadSource reads a manifest of either form. The declaration is never nil, and has what could be read if there are errors.
+func loadSource(file string, src []byte, o cml.Options) (*manifest.Component, manifest.Diagnostics) {
+	if codec.Is(src) {
+		v, ds := codec.Load(file, src)
+		if v.IsZero() {
+			return &manifest.Component{}, ds
+		}
+		return v.Decl(), ds
+	}
+	doc, v, ds := cml.LoadDocument(file, src, o)
+	if v.IsZero() {
+		c, _ := cml.Compile(doc)
+		return c, ds
+	}
+	return v.Decl(), ds
+}
+
+// isELF says whether the runner is called elf here. It may have another name, which only the tree can tell.
+func isELF(c *manifest.Component) bool {
+	return c.Program.Runner == "elf" || slices.ContainsFunc(c.Uses, func(u manifest.Use) bool {
+		return u.Kind == manifest.KindRunner && u.SourceName == "elf"
+	})
+}
+
+// show writes findings on w, on a terminal with the line that each is about; prefix begins each.
+func (a *app) show(w io.Writer, prefix string, ds manifest.Diagnostics) {
+	s := a.screen(w)
+	files := map[string][]string{} // their lines
+	for _, d := range ds {
+		severity := s.red("error:")
+		if d.Warning {
+			severity = s.yellow("warning:")
+		}
+		at := d.Pos.String()
+		if at != "" {
+			at += ": "
+		}
+		fmt.Fprintf(w, "%s%s%s %s %s\n", prefix, at, severity, printable(d.Message), s.dim("["+d.Rule+"]"))
+		if s.width > 0 && d.Pos.Line > 0 {
+			if _, ok := files[d.Pos.File]; !ok {
+				b, _ := os.ReadFile(d.Pos.File) // without it there is no excerpt
+				files[d.Pos.File] = strings.Split(string(b), "\n")
+			}
+			s.excerpt(w, files[d.Pos.File], int(d.Pos.Line), int(d.Pos.Col))
+		}
+		if d.Hint != "" {
+			fmt.Fprintf(w, "  %s %s\n", s.yellow("hint:"), printable(d.Hint))
+		}
+	}
+}
+
+// refuse writes findings to standard error, and returns an error if one of them is an error.
+func (a *app) refuse(ds manifest.Diagnostics) error {
+	switch err := ds.Err(); {
+	case err == nil && a.json:
+		return nil // warnings are in what is written
+	case err != nil && a.json:
+		return err
+	case err != nil:
+		a.show(a.err, "cmgr: ", ds)
+		return errFailed
+	}
+	a.show(a.err, "cmgr: ", ds)
+	return nil
+}

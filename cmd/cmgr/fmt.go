@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml"
+)
+
+func newFmt(a *app) *cobra.Command {
+	var write, check, fix bool
+	cmd := &cobra.Command{
+		Use:   "fmt [-w] [--check] [--fix] [FILE...]",
+		Short: "format manifests",
+		Long: `Format manifests in the one style that they have: four blanks a level, keys in a
+fixed order, one a line. Comments are kept, and the meaning is the same. The
+result goes to standard output, or with -w back to the files. Without FILE, or
+where it is -, standard input is formatted.
+
+--fix first makes the one obvious repair of slips in the syntax, such as a missing
+comma, quote or bracket, and says what it did.`,
+		Example: `  cmgr fmt -w *.cml
+  cmgr fmt --check *.cml      # exit code 1 and their names, if some are not formatted
+  cmgr fmt --fix -w root.cml`,
+		GroupID:           groupTool,
+		ValidArgsFunction: completeFiles("cml"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if check && write {
+				return usagef(cmd, "usage: "+cmd.UseLine(), "--check writes nothing; leave out -w")
+			}
+			if len(args) == 0 {
+				if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+					return usagef(cmd, "usage: "+cmd.UseLine(), "name a FILE, or - for what is typed here")
+				}
+				args = []string{"-"}
+			}
+			files := []formatted{}
+			var wrong manifest.Diagnostics
+			unformatted := false
+			for _, file := range args {
+				out, ds, err := a.format(file, fix)
+				if err != nil {
+					return err
+				}
+				wrong = append(wrong, ds...)
+				if len(ds) > 0 {
+					continue
+				}
+				unformatted = unformatted || out.Changed
+				if err := a.emit(&out, file, write, check); err != nil {
+					return err
+				}
+				files = append(files, out)
+			}
+			if len(wrong) > 0 {
+				return a.refuse(wrong)
+			}
+			if a.json {
+				if err := a.writeJSON(struct {
+					Files []formatted `json:"files"`
+				}{files}); err != nil {
+					return err
+				}
+			}
+			if check && unformatted {
+				return errFailed
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&write, "write", "w", false, "write the files instead of standard output")
+	f.BoolVar(&check, "check", false, "only list the files that are not formatted")
+	f.BoolVar(&fix, "fix", false, "repair slips in the syntax first")
+	return cmd
+}
+
+// formatted is a file that has been formatted.
+type formatted struct {
+	File    string    `json:"file"`
+	Changed bool      `json:"changed"`
+	Fixes   []finding `json:"fixes"`
+	Text    *string   `json:"text,omitempty"` // if it was not written to the file
+
+	text []byte
+}
+
+// format formats a file, and says what was repaired; ds is what keeps it from being formatted.
+func (a *app) format(file string, fix bool) (out formatted, ds manifest.Diagnostics, err error) {
+	name, src, err := a.readSource(file)
+	if err != nil {
+		return out, nil, err
+	}
+	out = formatted{File: name, Fixes: []finding{}}
+	fixed, fixes := cml.Repair(name, src)
+	switch {
+	case fixed == nil:
+		return out, fixes, nil // beyond repair
+	case len(fixes) > 0 && !fix:
+		for i := range fixes {
+			fixes[i].Hint += "; cmgr fmt --fix does it"
+		}
+		return out, fixes, nil
+	}
+	out.Fixes = findings(fixes)
+	if !a.json {
+		s := a.screen(a.err)
+		for _, d := range fixes {
+			fmt.Fprintf(a.err, "cmgr: %s: %s %s (%s)\n", d.Pos, s.green("fixed:"), d.Message, d.Hint)
+		}
+	}
+	out.text, ds = cml.Format(name, fixed)
+	out.Changed = !bytes.Equal(out.text, src)
+	return out, ds, nil
+}
+
+// emit puts the text where it belongs.
+func (a *app) emit(f *formatted, file string, write, check bool) error {
+	switch {
+	case check && f.Changed && !a.json:
+		_, err := fmt.Fprintln(a.out, f.File)
+		return err
+	case check:
+	case write && file != "-":
+		if f.Changed {
+			return writeFile(file, f.text)
+		}
+	case a.json:
+		text := string(f.text)
+		f.Text = &text
+	default:
+		_, err := a.out.Write(f.text)
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cmgr/cmgr/manifest/cml"
+)
+
+func newInclude(a *app) *cobra.Command {
+	var in includeFlags
+	var rules ruleFlags
+	var out outputFlags
+	validate := true
+	cmd := &cobra.Command{
+		Use:   "include FILE [-o OUT]",
+		Short: "merge what a manifest includes into it",
+		Long: `Write a manifest with all that it includes merged into it, as JSON in a fixed
+order: what includes give is easy to see and to compare. It is checked as by
+cmgr compile unless --validate=false is given.`,
+		Example: `  cmgr include root.cml
+  diff <(cmgr include old.cml) <(cmgr include new.cml)`,
+		GroupID:           groupTool,
+		Args:              between(1, 1),
+		ValidArgsFunction: completeFiles("cml"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := out.check(cmd); err != nil {
+				return err
+			}
+			file, src, err := a.readSource(args[0])
+			if err != nil {
+				return err
+			}
+			doc, found := cml.Parse(file, src)
+			found = append(found, cml.Expand(doc, in.includes())...)
+			if validate {
+				doc, _, found = cml.LoadDocument(file, src, rules.options(in.includes()))
+			}
+			if err := a.refuse(found); err != nil {
+				return err
+			}
+			doc.Canonicalize()
+			return out.write(a, pretty(doc), append([]string{file}, doc.Included...))
+		},
+	}
+	f := cmd.Flags()
+	in.add(f)
+	rules.addFeatures(f)
+	out.add(f, true, true)
+	f.BoolVar(&validate, "validate", true, "check the result")
+	return cmd
+}
+
+// pretty is a document as indented JSON.
+func pretty(doc *cml.Document) []byte {
+	var b bytes.Buffer
+	if err := json.Indent(&b, doc.JSON(), "", "    "); err != nil {
+		return doc.JSON() // which is JSON, so this does not happen
+	}
+	return append(b.Bytes(), '\n')
+}
