@@ -117,7 +117,7 @@ var subcommands = []func(*app) *cobra.Command{
 	newRun, newCompile, newVerify,
 	newList, newShow, newGraph, newRoute, newLogs, newEvents, newWait, newDoctor,
 	newStart, newStop, newKill, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
-	newCompletion, newVersion,
+	newSchema, newLSP, newCompletion, newVersion,
 }
 
 // A usageError is a command line that is wrong.
