@@ -307,6 +307,13 @@ func keep(control int) error {
 		return err
 	}
 	s := &Spec{Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits}
+	if o.world != nil {
+		s.World = o.world
+		for i := range s.World.Files {
+			s.World.Files[i] = control + 3 + i
+			unix.CloseOnExec(control + 3 + i)
+		}
+	}
 	s.Files = make([]int, control)
 	for i := range s.Files {
 		s.Files[i] = -1
@@ -345,6 +352,11 @@ func keep(control int) error {
 	seen := p.pid
 	if namespace {
 		seen = seenFromOutside(seen)
+		reap.mu.Lock()
+		if p.first != 0 {
+			p.first = seen
+		}
+		reap.mu.Unlock()
 	}
 	_ = sock.Send(control, fmt.Appendf(nil, "s %d", seen))
 
@@ -393,7 +405,8 @@ func seenFromOutside(pid int) int {
 		b, _ := os.ReadFile("/proc/" + strconv.Itoa(c) + "/status")
 		_, line, _ := strings.Cut(string(b), "\nNSpid:")
 		line, _, _ = strings.Cut(line, "\n")
-		if f := strings.Fields(line); len(f) > 0 && f[len(f)-1] == strconv.Itoa(pid) {
+		// A program in a World may be in a PID namespace further in; that number comes after ours.
+		if f := strings.Fields(line); len(f) > 0 && f[min(1, len(f)-1)] == strconv.Itoa(pid) {
 			return c
 		}
 	}

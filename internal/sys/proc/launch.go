@@ -39,10 +39,12 @@ type Spec struct {
 	Files []int
 	// Credential is whom it runs as; nil: as this process.
 	Credential *syscall.Credential
-	// Limits are set before the program is executed. A start with limits costs a second exec.
+	// Limits are set before the program is executed. Without a World a start with limits costs a second exec.
 	Limits []Limit
 	// Cgroup is the directory of the cgroup v2 that it starts in; "": this process's own.
 	Cgroup string
+	// World is what it takes on first; nil: it shares this process's.
+	World *World
 
 	cloneflags uintptr // namespaces
 }
@@ -85,7 +87,7 @@ func (l *Launcher) Start(s *Spec, exited func(Status)) (*Process, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	if len(s.Limits) > 0 {
+	if len(s.Limits) > 0 && s.World == nil {
 		return launch.shimmed(s, exited)
 	}
 	p, err := launch.start(s, exited)
@@ -111,11 +113,14 @@ func (s *Spec) check() error {
 	return nil
 }
 
-// passed are the descriptors that go to the thread: the files that are not -1, then the directory.
+// passed are the descriptors that go to the thread: the files that are not -1, then the directory, then those of the world.
 func (s *Spec) passed() []int {
 	fds := slices.DeleteFunc(slices.Clone(s.Files), func(fd int) bool { return fd < 0 })
 	if s.DirFD != 0 {
 		fds = append(fds, s.DirFD)
+	}
+	if s.World != nil {
+		fds = append(fds, s.World.Files...)
 	}
 	return fds
 }
@@ -302,15 +307,18 @@ func (r request) run(rx, null int) (*Process, error) {
 			files[i] = ^uintptr(0)
 		}
 	}
+	if s.World != nil {
+		return r.enter(files, fds[next:])
+	}
 	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Credential: s.Credential, Cloneflags: s.cloneflags}
 	if s.cloneflags&unix.CLONE_NEWUSER != 0 {
 		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 	}
 	if s.Cgroup != "" {
-		fd, err := unix.Open(s.Cgroup, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := s.openCgroup()
 		if err != nil {
-			return nil, &Error{Kind: kindOf(err), Op: "enter cgroup", Path: s.Cgroup, Err: err}
+			return nil, err
 		}
 		defer unix.Close(fd)
 		sys.UseCgroupFD, sys.CgroupFD = true, fd
@@ -335,5 +343,36 @@ func (r request) run(rx, null int) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return reap.add(pid, r.exited), nil
+	return reap.add(pid, false, r.exited), nil
+}
+
+func (s *Spec) openCgroup() (int, error) {
+	fd, err := unix.Open(s.Cgroup, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &Error{Kind: kindOf(err), Op: "enter cgroup", Path: s.Cgroup, Err: err}
+	}
+	return fd, nil
+}
+
+// enter starts one process in its world; on the thread.
+func (r request) enter(files []uintptr, world []int) (*Process, error) {
+	cgroup := -1
+	if r.spec.Cgroup != "" {
+		var err error
+		if cgroup, err = r.spec.openCgroup(); err != nil {
+			return nil, err
+		}
+		defer unix.Close(cgroup)
+	}
+	fds := make([]int, len(files))
+	for i, fd := range files {
+		fds[i] = int(fd)
+	}
+	reap.launching.RLock()
+	defer reap.launching.RUnlock()
+	pid, err := r.spec.enter(fds, world, cgroup)
+	if err != nil {
+		return nil, err
+	}
+	return reap.add(pid, r.spec.World.Flags&unix.CLONE_NEWPID != 0, r.exited), nil
 }

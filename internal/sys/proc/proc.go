@@ -13,6 +13,10 @@
 // of its Spec. Its resource limits are those that this program was started with (Go raises its own soft limit of open files; the
 // program does not get that), but for Spec.Limits.
 //
+// A Spec may have a World: system calls that the child makes of itself between the fork and the exec, such as those that put it
+// into namespaces. They happen in the child alone (as by vfork(2), in this package's own few lines of assembly), so that no
+// thread of this process has to take on what it can't put off.
+//
 // # Reaping
 //
 // One goroutine waits for whatever child ends (waitid(2), P_ALL) and hands its status to who started it; orphans come here too

@@ -1,7 +1,10 @@
 package proc
 
 import (
+	"cmp"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -30,19 +33,57 @@ var reap = reaper{children: map[int]*Process{}, wake: make(chan struct{}, 1)}
 type Process struct {
 	pid    int
 	exited func(Status) // nil once reaped; under reaper.mu
+
+	// first, if not 0, says that it is process no. 1 of a PID namespace, and is its number in /proc. instead is the signal that
+	// it was killed in place of, if not 0. Both under reaper.mu.
+	first   int
+	instead syscall.Signal
 }
 
 // PID is the process number. It may mean another process once this one has ended.
 func (p *Process) PID() int { return p.pid }
 
 // Signal sends sig to p; os.ErrProcessDone says that it has ended. It never reaches another process that got p's number.
+//
+// As process no. 1 of a PID namespace a program would not end by a signal that it does nothing about (pid_namespaces(7)), as
+// everywhere else it would. So it is killed then, and its Status tells of sig.
 func (p *Process) Signal(sig syscall.Signal) error {
 	reap.mu.Lock()
 	defer reap.mu.Unlock()
 	if p.exited == nil {
 		return os.ErrProcessDone
 	}
+	if p.first != 0 && ends(sig) && !handles(p.first, sig) {
+		p.instead = cmp.Or(p.instead, sig)
+		return unix.Kill(p.pid, unix.SIGKILL)
+	}
 	return unix.Kill(p.pid, sig)
+}
+
+// ends says whether sig by default ends a process (signal(7)).
+func ends(sig syscall.Signal) bool {
+	switch sig {
+	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGKILL:
+		return false
+	}
+	return true
+}
+
+// handles says whether process pid catches, ignores or blocks sig (proc(5), status).
+func handles(pid int, sig syscall.Signal) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(b)) {
+		switch key, set, _ := strings.Cut(line, ":"); key {
+		case "SigBlk", "SigIgn", "SigCgt":
+			if n, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64); err != nil || n>>(sig-1)&1 == 1 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *reaper) acquire() {
@@ -81,9 +122,12 @@ func (r *reaper) poke() {
 	}
 }
 
-// add registers a child that was just started, with launching held.
-func (r *reaper) add(pid int, exited func(Status)) *Process {
-	p := &Process{pid, exited}
+// add registers a child that was just started, with launching held. first says that it is no. 1 of a PID namespace.
+func (r *reaper) add(pid int, first bool, exited func(Status)) *Process {
+	p := &Process{pid: pid, exited: exited}
+	if first {
+		p.first = pid
+	}
 	r.mu.Lock()
 	r.children[pid] = p
 	r.mu.Unlock()
@@ -156,7 +200,11 @@ func (r *reaper) take(pid int, orphan bool) (func(Status), Status, bool) {
 	delete(r.children, pid)
 	exited := p.exited
 	p.exited = nil
-	return exited, statusOf(ws), true
+	st := statusOf(ws)
+	if st.Signal == unix.SIGKILL && p.instead != 0 {
+		st.Signal = p.instead
+	}
+	return exited, st, true
 }
 
 // anyZombie blocks until a child has ended and returns its number without reaping it.

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -96,6 +97,7 @@ type orders struct {
 	umask *uint32
 	given []int // the program's descriptors
 	hold  bool  // there is a descriptor to hold after the orders
+	world *World
 }
 
 // write puts o into a memory file, as strings each ended by NUL, which occurs in none; lists are preceded by their length.
@@ -130,7 +132,11 @@ func (o *orders) write() (fd int, err error) {
 	if o.umask != nil {
 		umask = strconv.FormatUint(uint64(*o.umask), 10)
 	}
-	list([]string{o.dir, umask, strconv.FormatBool(o.hold)})
+	own := []string{o.dir, umask, strconv.FormatBool(o.hold)}
+	if o.world != nil {
+		own = append(own, hex.EncodeToString(o.world.encode()), strconv.Itoa(len(o.world.Files)))
+	}
+	list(own)
 	fd, err = unix.MemfdCreate("cmgr-orders", unix.MFD_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -184,8 +190,18 @@ func readOrders(fd int) (*orders, error) {
 	for _, n := range given {
 		o.given = append(o.given, int(number(n)))
 	}
-	if len(own) != 3 {
+	if len(own) != 3 && len(own) != 5 {
 		return nil, unix.EBADMSG
+	}
+	if len(own) == 5 {
+		b, err := hex.DecodeString(own[3])
+		if err != nil {
+			return nil, unix.EBADMSG
+		}
+		if o.world, err = decodeWorld(b); err != nil {
+			return nil, err
+		}
+		o.world.Files = make([]int, number(own[4]))
 	}
 	o.dir, o.hold = own[0], own[2] == "true"
 	if own[1] != "" {
@@ -249,8 +265,8 @@ func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func
 	shim := *s
 	shim.Path, shim.Env, shim.Credential = "/proc/self/exe", nil, nil
 	if mode == "keep" {
-		o.dir, o.umask, o.hold = s.Dir, s.Umask, hold >= 0
-		shim.Dir, shim.Umask = "", nil
+		o.dir, o.umask, o.hold, o.world = s.Dir, s.Umask, hold >= 0, s.World
+		shim.Dir, shim.Umask, shim.World = "", nil, nil
 		for i := range max(3, len(s.Files)) {
 			if i < 3 || s.Files[i] >= 0 {
 				o.given = append(o.given, i)
@@ -269,6 +285,9 @@ func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func
 	}
 	copy(shim.Files, s.Files)
 	shim.Files[n], shim.Files[n+1], shim.Files[n+2] = report, memory, hold
+	if s.World != nil {
+		shim.Files = append(shim.Files, s.World.Files...)
+	}
 	shim.Args = []string{shimName, mode, strconv.Itoa(n)}
 	p, err := l.start(&shim, exited)
 	if _, ok := errors.AsType[*Error](err); err != nil && !ok {
