@@ -67,16 +67,22 @@ func options(v vector) Options {
 		MustOfferDictionaries: v.Options.MustOfferDictionaries, MustUseProtocols: v.Options.MustUseProtocols}
 }
 
-// differences are the vectors that are decided otherwise on purpose, with the reason.
+// differences are the vectors that are decided otherwise on purpose, with the reason: the list in ARCHITECTURE.md.
 func differences(t *testing.T) map[string]string {
-	src, err := os.ReadFile("testdata/differences.txt")
+	src, err := os.ReadFile("../../ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, list, ok := strings.Cut(string(src), "<!-- vectors -->")
+	list, _, ended := strings.Cut(list, "<!-- end of vectors -->")
+	if !ok || !ended {
+		t.Fatal("ARCHITECTURE.md has no list of vectors")
+	}
 	out := map[string]string{}
-	for line := range strings.Lines(string(src)) {
-		if name, reason, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && !strings.HasPrefix(line, "#") {
-			out[name] = reason
+	for line := range strings.Lines(list) {
+		cells := strings.Split(strings.TrimSpace(line), " | ")
+		if name, ok := strings.CutPrefix(cells[0], "| `"); ok && len(cells) == 2 {
+			out[strings.TrimSuffix(name, "`")] = strings.TrimSuffix(cells[1], " |")
 		}
 	}
 	return out
