@@ -275,9 +275,12 @@ func serve(t testing.TB, h controlpbconnect.ControlHandler) string {
 }
 
 // run is cmgr with these arguments.
-func run(args ...string) (code int, stdout, stderr string) {
+func run(args ...string) (code int, stdout, stderr string) { return runWith("", args...) }
+
+// runWith is run with something on standard input.
+func runWith(stdin string, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	a := &app{in: strings.NewReader(""), out: &out, err: &err, now: func() time.Time { return now }}
+	a := &app{in: strings.NewReader(stdin), out: &out, err: &err, now: func() time.Time { return now }}
 	return a.main(args), out.String(), err.String()
 }
 

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmgr/cmgr/internal/needs"
+)
+
+// Every line is a command in a copy of testdata/tools; "cat" shows a file, and "< FILE" is standard input.
+const toolCommands = `
+check good.cml
+check good.cml -p shards
+check good.cml bad.cml nothing.cml pkg -p shards
+check bad.cml --json
+check bad.cml --features use_dictionaries,delivery_type
+check good.cml -p shards --must-offer-protocol log,a --must-use-protocol log,clock --must-offer-dictionary d
+check good.cml -p shards --stamp good.stamp
+check - < bad.cml
+check ring.cml
+check slips.cml
+check
+compile good.cml -p shards -o out.cm -d out.d
+cat out.d
+compile good.cml -p shards --json
+compile bad.cml -f allow_long_names,none
+compile bad.cml --json
+compile nothing.cml
+compile good.cml -p shards --experimental-force-runner own -o own.cm
+check own.cm
+decompile out.cm
+decompile own.cm -o own.cml
+cat own.cml
+decompile good.cml
+include good.cml
+include good.cml -p shards -o out.json --depfile out.d --stamp out.stamp
+cat out.json
+cat out.d
+include good.cml -r shards
+include slips.cml --validate=false
+include good.cml -p shards -d out.d
+merge many.cml site.cml
+merge site.cml clash.cml
+merge -f expected.txt
+merge
+check-includes good.cml log/client.shard.cml -p shards --json
+check-includes good.cml -p shards -f expected.txt other.cml
+check-includes good.cml
+check-includes good.cml -f nothing.txt
+check-includes good.cml log/client.shard.cml -p shards -d out.d --stamp out.stamp
+cat out.d
+validate-references -c good.cml --includepath shards -p pkg --json
+validate-references -c good.cml --includepath shards -p package.txt -e //hello:pkg
+validate-references -c out.cm -p package.txt --json
+validate-references -c good.cml
+fmt good.cml
+fmt good.cml slips.cml worse.cml
+fmt --check good.cml own.cml
+fmt --check good.cml own.cml --json
+fmt --fix slips.cml
+fmt --fix worse.cml
+fmt --fix -w slips.cml good.cml --json
+fmt --check good.cml slips.cml
+fmt - --json < x.json5
+fmt < x.json5
+fmt -w --check good.cml
+json5 x.json5
+json5 - < x.json5
+json5 nan.json5
+json5 worse.cml
+json5 worse.cml --json
+init new
+cat new/README.md
+check new/root.cml new/hello.cml
+fmt --check new/root.cml new/hello.cml
+init new
+init new --json
+init newer/one --json
+`
+
+func TestToolsGolden(t *testing.T) {
+	golden, err := filepath.Abs("testdata/tools.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("testdata/tools")); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	var got strings.Builder
+	for line := range strings.Lines(strings.TrimSpace(toolCommands)) {
+		line = strings.TrimSpace(line)
+		command, input, _ := strings.Cut(line, "< ")
+		args := strings.Fields(command)
+		if args[0] == "cat" {
+			b, err := os.ReadFile(args[1])
+			fmt.Fprintf(&got, "$ %s\n%s", line, b)
+			if err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		var in []byte
+		if input != "" {
+			if in, err = os.ReadFile(input); err != nil {
+				t.Fatal(err)
+			}
+		}
+		code, stdout, stderr := runWith(string(in), args...)
+		fmt.Fprintf(&got, "$ cmgr %s\n%s", line, stdout)
+		for l := range strings.Lines(stderr) {
+			got.WriteString("2> " + l)
+		}
+		fmt.Fprintf(&got, "= %d\n\n", code)
+	}
+	if *update {
+		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got.String()); d != "" {
+		t.Errorf("-want +got (run with -update, and read what changed):\n%s", d)
+	}
+	if _, err := os.Stat("good.stamp"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestJSON5Suite puts github.com/json5/json5-tests through the command: .json and .json5 are JSON5, .js and .txt are not.
+func TestJSON5Suite(t *testing.T) {
+	cases := 0
+	err := filepath.WalkDir(filepath.Join(needs.Shared(t), "vectors", "json5"), func(path string, d fs.DirEntry, err error) error {
+		ext := filepath.Ext(path)
+		good := ext == ".json" || ext == ".json5"
+		if err != nil || d.IsDir() || !good && ext != ".js" && ext != ".txt" {
+			return err
+		}
+		cases++
+		code, stdout, stderr := run("json5", path)
+		switch {
+		case good && code != exitFine && strings.Contains(stderr, "cannot be written as JSON"):
+		case good && (code != exitFine || stderr != "" || !json.Valid([]byte(stdout))):
+			t.Errorf("%s: exit %d\n%s%s", path, code, stdout, stderr)
+		case !good && (code != exitFailed || stdout != "" || !strings.Contains(stderr, path+":")):
+			t.Errorf("%s: exit %d\n%s%s", path, code, stdout, stderr)
+		}
+		return nil
+	})
+	if err != nil || cases != 113 {
+		t.Errorf("%d cases, %v", cases, err)
+	}
+}
+
+// TestFmtKeepsTheFile: a formatted file keeps its mode and its link, and one that is formatted is not written.
+func TestFmtKeepsTheFile(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "a.cml"), filepath.Join(dir, "b.cml")
+	if err := os.WriteFile(file, []byte("{use:[]}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, stderr := run("fmt", "-w", link); code != exitFine || stdout+stderr != "" {
+		t.Errorf("%d, %s%s", code, stdout, stderr)
+	}
+	if b, err := os.ReadFile(file); string(b) != "{\n    use: [],\n}\n" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	before, err := os.Lstat(file)
+	if err != nil || before.Mode() != 0o600 {
+		t.Errorf("%v, %v", before, err)
+	}
+	if code, _, _ := run("fmt", "-w", link); code != exitFine {
+		t.Error(code)
+	}
+	after, err := os.Lstat(file)
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("written again: %v", err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// TestDecompileCorpus: what is compiled from the corpus is the same bytes when it is compiled from what it is decompiled to, but
+// for the places.
+func TestDecompileCorpus(t *testing.T) {
+	root := filepath.Join(needs.Shared(t), "corpus", "cml")
+	var files []string
+	if err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".cml") && !strings.Contains(path, ".shard.") {
+			files = append(files, path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	n := 0
+	for _, file := range files {
+		for _, in := range []string{"includeroot-newest", "includeroot-2023"} {
+			in = filepath.Join(root, in)
+			if code, _, _ := run("compile", file, "-o", "a.cm", "-r", in, "-p", filepath.Join(in, "sdk/lib")); code != exitFine {
+				continue // not of this dialect
+			}
+			n++
+			for _, step := range [][]string{{"decompile", "a.cm", "-o", "b.cml"}, {"compile", "b.cml"}, {"decompile", "b.cm", "-o", "c.cml"}} {
+				if code, _, stderr := run(step...); code != exitFine {
+					t.Fatalf("%s: %v: %d, %s", file, step, code, stderr)
+				}
+			}
+			one, err1 := os.ReadFile("b.cml")
+			two, err2 := os.ReadFile("c.cml")
+			_, one2, _ := strings.Cut(string(one), "\n") // the header names other files
+			_, two2, _ := strings.Cut(string(two), "\n")
+			if err1 != nil || err2 != nil || one2 != two2 {
+				t.Errorf("%s: decompiled differently the second time:\n%s", file, cmp.Diff(one2, two2))
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("only %d of %d files", n, len(files))
+	}
+}
+
+// TestDepfileEscapes: make reads the names that were meant.
+func TestDepfileEscapes(t *testing.T) {
+	got := string(depfile("a b.cm", []string{"z.cml", "$x#.cml", "z.cml"}))
+	if want := `a\ b.cm: $$x\#.cml z.cml` + "\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestFirstTreeIsShort: a README of three lines.
+func TestFirstTreeIsShort(t *testing.T) {
+	i := slices.IndexFunc(firstTree, func(f struct{ name, text string }) bool { return f.name == "README.md" })
+	if n := strings.Count(firstTree[i].text, "\n"); n != 3 {
+		t.Errorf("%d lines", n)
+	}
+}
