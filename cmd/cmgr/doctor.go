@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/manager"
 )
 
 func newDoctor(a *app) *cobra.Command {
@@ -17,15 +19,16 @@ func newDoctor(a *app) *cobra.Command {
 		Short: "check the machine, or one instance",
 		Long: `Without QUERY, say what the manager found on this machine: with what it holds
 components' processes together and why, which limits it can set, and what will
-not work. With QUERY, check an instance: each capability that it uses and
-exposes, and how its last run ended. The exit code is 1 if something fails.`,
+not work. Without a manager, say what one would find. With QUERY, check an
+instance: each capability that it uses and exposes, and how its last run ended.
+The exit code is 1 if something fails.`,
 		Example: `  cmgr doctor
   cmgr doctor /core/net`,
 		GroupID:           groupLook,
 		Args:              between(0, 1),
 		ValidArgsFunction: a.monikers(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(cmd, func(ctx context.Context, c *control.Client) error {
+			err := a.with(cmd, func(ctx context.Context, c *control.Client) error {
 				if len(args) == 1 {
 					return a.examine(ctx, c, args[0])
 				}
@@ -33,23 +36,32 @@ exposes, and how its last run ended. The exit code is 1 if something fails.`,
 				if err != nil {
 					return err
 				}
-				if a.json {
-					err = printList(a, r.GetChecks())
-				}
-				s := a.screen(a.out)
-				for _, x := range r.GetChecks() {
-					if !a.json {
-						fmt.Fprintf(a.out, "%s %s: %s\n", s.mark(x.GetStatus()), x.GetKey(), x.GetValue())
-						s.hints(a, x.GetHint(), "    ")
-					}
-					if err == nil && x.GetStatus() == "fail" {
-						err = errFailed
-					}
-				}
-				return err
+				return a.checks(r.GetChecks())
 			})
+			if len(args) == 0 && errors.Is(err, control.ErrNoManager) {
+				return a.checks(control.CheckMessages(manager.Machine()))
+			}
+			return err
 		},
 	}
+}
+
+// checks prints what was found; what fails makes the exit code 1.
+func (a *app) checks(checks []*controlpb.Check) (err error) {
+	if a.json {
+		err = printList(a, checks)
+	}
+	s := a.screen(a.out)
+	for _, x := range checks {
+		if !a.json {
+			fmt.Fprintf(a.out, "%s %s: %s\n", s.mark(x.GetStatus()), x.GetKey(), x.GetValue())
+			s.hints(a, x.GetHint(), "    ")
+		}
+		if err == nil && x.GetStatus() == "fail" {
+			err = errFailed
+		}
+	}
+	return err
 }
 
 func (s screen) hints(a *app, hint, indent string) {

@@ -317,9 +317,7 @@ func ended(op string, err error) error {
 func (s *Server) Doctor(ctx context.Context, _ *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error) {
 	out := &controlpb.DoctorResponse{}
 	if s.cfg.Doctor != nil {
-		for _, c := range s.cfg.Doctor(ctx) {
-			out.Checks = append(out.Checks, &controlpb.Check{Status: c.Status.String(), Key: c.Key, Value: c.Value, Hint: c.Hint})
-		}
+		out.Checks = CheckMessages(s.cfg.Doctor(ctx))
 	}
 	return out, nil
 }
