@@ -47,7 +47,20 @@ FILE may be - for standard input.`,
 			}
 			header := fmt.Sprintf("// Decompiled from %s, which was compiled from %s.\n", comment(file),
 				comment(strings.Join(v.Decl().Sources, ", ")))
-			return out.write(a, append([]byte(header), src...), nil)
+			text := append([]byte(header), src...)
+			said := struct {
+				Sources []string `json:"sources"`
+				Output  string   `json:"output,omitempty"` // where the text was written
+				Text    string   `json:"text,omitempty"`   // or the text
+			}{Sources: v.Decl().Sources, Output: out.output}
+			if a.json && (out.output == "" || out.output == "-") {
+				said.Output, said.Text = "", string(text)
+				return a.writeJSON(said)
+			}
+			if err := out.write(a, text, nil); err != nil || !a.json {
+				return err
+			}
+			return a.writeJSON(said)
 		},
 	}
 	cmd.Flags().StringVarP(&out.output, "output", "o", "", "write to `OUT`")

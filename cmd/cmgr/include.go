@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 )
 
@@ -33,10 +34,13 @@ cmgr compile unless --validate=false is given.`,
 			if err != nil {
 				return err
 			}
-			doc, found := cml.Parse(file, src)
-			found = append(found, cml.Expand(doc, in.includes())...)
+			var doc *cml.Document
+			var found manifest.Diagnostics
 			if validate {
 				doc, _, found = cml.LoadDocument(file, src, rules.options(in.includes()))
+			} else {
+				doc, found = cml.Parse(file, src)
+				found = append(found, cml.Expand(doc, in.includes())...)
 			}
 			if err := a.refuse(found); err != nil {
 				return err

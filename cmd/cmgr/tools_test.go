@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +40,8 @@ compile good.cml -p shards --experimental-force-runner own -o own.cm
 check own.cm
 decompile out.cm
 decompile own.cm -o own.cml
+decompile own.cm --json
+decompile own.cm --json -o own.cml
 cat own.cml
 decompile good.cml
 include good.cml
@@ -161,6 +165,72 @@ func TestJSON5Suite(t *testing.T) {
 	})
 	if err != nil || cases != 113 {
 		t.Errorf("%d cases, %v", cases, err)
+	}
+}
+
+// TestVectors puts the vectors of the tools through the commands.
+func TestVectors(t *testing.T) {
+	type vector struct {
+		Name, Main, CML, Want string
+		Files                 map[string]string
+		IncludePath           []string
+		IncludeRoot           string
+		Validate              *bool
+		ErrorContains         *string  `json:"error_contains"`
+		IncludeCML            string   `json:"include_cml"`
+		Expected              []string `json:"expected_includes"`
+		Package               *string  `json:"package_manifest"`
+	}
+	dir := filepath.Join(needs.Shared(t), "vectors", "cml")
+	for file, command := range map[string]func(v vector) []string{
+		"include.json":        func(v vector) []string { return []string{"include", v.Main, fmt.Sprintf("--validate=%v", *v.Validate)} },
+		"include_loader.json": func(v vector) []string { return []string{"include", v.Main, "--validate=false"} },
+		"merge.json":          func(vector) []string { return []string{"merge", "a.cml", "b.cml"} },
+		"check_includes.json": func(v vector) []string { return append([]string{"check-includes", v.Main}, v.Expected...) },
+		"validate_references.json": func(vector) []string {
+			return []string{"validate-references", "-c", "a.cml", "-p", "package.txt"}
+		},
+	} {
+		src, err := os.ReadFile(filepath.Join(dir, file))
+		var vs []vector
+		if err == nil {
+			err = json.Unmarshal(src, &vs)
+		}
+		if err != nil || len(vs) == 0 {
+			t.Fatalf("%s: %d, %v", file, len(vs), err)
+		}
+		for _, v := range vs {
+			t.Run(file+"/"+v.Name, func(t *testing.T) {
+				t.Chdir(t.TempDir())
+				files := map[string]string{"a.cml": v.CML, "b.cml": v.IncludeCML}
+				if v.Package != nil {
+					files["package.txt"] = *v.Package
+				}
+				maps.Copy(files, v.Files)
+				for name, text := range files {
+					if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o600)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				args := command(v)
+				for _, p := range v.IncludePath {
+					args = append(args, "-p", p)
+				}
+				if v.IncludeRoot != "" {
+					args = append(args, "-r", v.IncludeRoot)
+				}
+				code, stdout, stderr := run(args...)
+				if want := map[string]int{"ok": exitFine, "error": exitFailed}[v.Want]; code != want {
+					t.Errorf("exit %d, want %d: %s%s", code, want, stdout, stderr)
+				}
+				if v.ErrorContains != nil && !strings.Contains(stderr, *v.ErrorContains) {
+					t.Errorf("%q is not in %s", *v.ErrorContains, stderr)
+				}
+				if code == exitFine && (args[0] == "include" || args[0] == "merge") && !json.Valid([]byte(stdout)) {
+					t.Errorf("wrote %s", stdout)
+				}
+			})
+		}
 	}
 }
 

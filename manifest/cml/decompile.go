@@ -360,25 +360,29 @@ func (d *decompiler) constant(v any) Free {
 	return out
 }
 
-// object is a dictionary with its dotted keys as objects in objects, but for those of the member that is reserved.
+// object is a dictionary with its dotted keys as objects in objects, but for those of the member that is reserved, and those of a
+// key that has a value itself.
 func (d *decompiler) object(from manifest.Dictionary, reserved string) Free {
+	whole := make(map[string]bool, len(from)+1)
+	whole[reserved] = reserved != ""
+	for _, e := range from {
+		whole[e.Key] = true
+	}
 	out := Free{At: d.at, Kind: json5.Object}
 	for _, e := range from {
 		o, key := &out, e.Key
 		for {
 			first, more, ok := strings.Cut(key, ".")
-			if !ok || o == &out && first == reserved {
+			if !ok || whole[e.Key[:len(e.Key)-len(more)-1]] {
 				break
 			}
-			m := o.Get(first)
-			if m == nil {
+			// The keys are sorted, so that those of one object follow each other.
+			n := len(o.Members)
+			if n == 0 || o.Members[n-1].Name != first || o.Members[n-1].Value.Kind != json5.Object {
 				o.Members = append(o.Members, Member{At: d.at, Name: first, Value: Free{At: d.at, Kind: json5.Object}})
-				m = &o.Members[len(o.Members)-1]
+				n++
 			}
-			if m.Value.Kind != json5.Object {
-				break // "a" is there, and this is "a.b"
-			}
-			o, key = &m.Value, more
+			o, key = &o.Members[n-1].Value, more
 		}
 		o.Members = append(o.Members, Member{At: d.at, Name: key, Value: d.free(e.Value)})
 	}

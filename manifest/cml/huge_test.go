@@ -24,6 +24,7 @@ func TestHugeManifests(t *testing.T) {
 		"equal names":       repeat(`{ use: [{ protocol: [`, `"n",`, `] }] }`, 8*n),
 		"config fields":     repeat(`{ config: {`, `k%: { type: "bool" },`, `} }`, 4*n),
 		"facets":            repeat(`{ facets: {`, `k%: "x",`, `} }`, 8*n),
+		"facets in facets":  repeat(`{ facets: {`, `"k%.a.b": "x",`, `} }`, 8*n),
 		"facets twice":      repeat(`{ facets: {`, `k%: "x", k%: "y",`, `} }`, 4*n),
 		"unknown keys":      repeat(`{`, `chldren%: 1,`, `}`, 8*n),
 		"offers to all": repeat(`{ offer: [`,
@@ -47,7 +48,13 @@ func TestHugeManifests(t *testing.T) {
 		again, _ := Parse(name, []byte(src))
 		doc.Merge(again)
 		doc.Canonicalize()
-		_, ds := Load(name, []byte(src), Options{})
+		v, ds := Load(name, []byte(src), Options{})
+		if !v.IsZero() {
+			Decompile(v.Decl())
+		}
+		if fixed, _ := Repair(name, []byte(src)); fixed != nil {
+			Format(name, fixed)
+		}
 		d := time.Since(start)
 		t.Logf("%s: %d bytes, %d findings, %v", name, len(src), len(ds), d.Round(time.Millisecond))
 		if d > 30*time.Second {
