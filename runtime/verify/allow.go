@@ -151,7 +151,8 @@ func (r *allowReader) entry(v hujson.Value) *allowance {
 		is   bool
 		what string
 	}{
-		{target == "", `"target", such as "/core/net" or "/core/**"`}, {e.kind == 0, `the capability, such as protocol: "log"`},
+		{target == "", `"target", such as "/core/net" or "/core/**"`},
+		{e.kind == 0, `the capability, such as protocol: "log"`},
 		{e.reason == "", `"reason"`},
 	} {
 		if missing.is {

@@ -35,7 +35,7 @@ type Result struct {
 	Availability manifest.Availability
 
 	Severity Severity
-	// Route is where it leads; nil if it fails, and for a child that cannot be resolved, and for what needs nothing.
+	// Route is where it leads; nil if it fails, and for a child that cannot be resolved.
 	Route *capabilities.Route
 	// Err is why it fails, or, beside a Route, why one part of an aggregated service does.
 	Err *capabilities.Error
@@ -118,7 +118,8 @@ func (t *Tree) ask(ctx context.Context, n *node, d *manifest.Component, q questi
 			r.Pos = n.decl.Pos
 		}
 		if r.Route, err = t.engine.Resolver(ctx, n, r.Name); err == nil && d == nil {
-			r.Route, err = nil, n.unresolved(ctx, &r)
+			err = n.unresolved(ctx, &r)
+			r.Route = nil
 		}
 	case askProgram:
 		r.Kind, r.Name, r.Pos = manifest.KindRunner, d.Program.Runner, d.Program.RunnerPos
@@ -152,9 +153,11 @@ func (t *Tree) ask(ctx context.Context, n *node, d *manifest.Component, q questi
 	}
 	switch {
 	case errors.As(err, &r.Err):
-		r.Severity = [...]Severity{manifest.Required: Error, manifest.Optional: Warning, manifest.Transitional: OK,
+		r.Severity = [...]Severity{
+			manifest.Required: Error, manifest.Optional: Warning, manifest.Transitional: OK,
 			// What needs it says so itself.
-			manifest.SameAsTarget: Warning}[r.Availability]
+			manifest.SameAsTarget: Warning,
+		}[r.Availability]
 	case r.Route != nil:
 		if r.Err = lost(r.Route); r.Err != nil && r.Availability != manifest.Transitional {
 			r.Severity = Warning
@@ -168,7 +171,10 @@ func (t *Tree) ask(ctx context.Context, n *node, d *manifest.Component, q questi
 
 // unresolved is why n, whose resolver is there, has no declaration.
 func (n *node) unresolved(ctx context.Context, r *Result) error {
-	_, err := n.Decl(ctx)
+	_, err := n.resolver(r.Route)
+	if err == nil {
+		_, err = n.Decl(ctx)
+	}
 	e := &capabilities.Error{
 		Target: n.moniker, Kind: r.Kind, Name: r.Name, At: n.moniker, Reason: "failed to resolve `" + string(n.moniker) + "`", Pos: r.Pos,
 		Why: capabilities.CodeOf(err), Err: err,

@@ -26,8 +26,10 @@ type JSON struct {
 // The lists of each kind, in the order in which they are written.
 var jsonLists = [4]string{"errors", "warnings", "allowed", "ok"}
 
-// A jsonList is a JSON array without its brackets, so that many results take no more space than their text.
-type jsonList struct{ bytes.Buffer }
+// A jsonList is a JSON array without its brackets, in pieces, so that many results take no more space than their text.
+type jsonList [][]byte
+
+const jsonPiece = 64 << 10
 
 type jsonResult struct {
 	Target       string    `json:"target_moniker"`
@@ -163,11 +165,16 @@ func (j *JSON) Add(r *Result) {
 }
 
 func (l *jsonList) add(v any) {
-	if l.Len() > 0 {
-		l.WriteByte(',')
-	}
 	b, _ := plain(v) // strings and numbers only
-	l.Write(b)
+	last := len(*l) - 1
+	if last >= 0 {
+		b = append([]byte(","), b...)
+	}
+	if last < 0 || len((*l)[last])+len(b) > cap((*l)[last]) {
+		*l = append(*l, make([]byte, 0, max(jsonPiece, len(b))))
+		last++
+	}
+	(*l)[last] = append((*l)[last], b...)
 }
 
 // plain is v as JSON in which <component manager> stays as it is.
@@ -209,7 +216,7 @@ func (j *JSON) Write(w io.Writer, t *Tree, s Summary, stale manifest.Diagnostics
 			}
 			parts = append(parts, []byte(`"`+word+`":[`))
 			if j.kinds[k] != nil {
-				parts = append(parts, j.kinds[k][l].Bytes())
+				parts = append(parts, j.kinds[k][l]...)
 			}
 			parts = append(parts, []byte("]"))
 		}

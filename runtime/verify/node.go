@@ -13,7 +13,7 @@ import (
 	"github.com/cmgr/cmgr/runtime/resolver"
 )
 
-// A node is one instance. It is made when somebody asks for it.
+// A node is one instance, a routing.Node for one goroutine. It is made when somebody asks for it.
 type node struct {
 	tree     *Tree
 	parent   *node // nil for the root
@@ -27,9 +27,6 @@ type node struct {
 // A class is what instances have in common that have equal places: the root alone; or children that equal places declare with one
 // URL, one environment and equal offers.
 type class struct {
-	url         string
-	environment string
-
 	state    readState
 	resolved *resolver.Resolved // once read
 	err      error
@@ -57,13 +54,26 @@ const (
 func (n *node) Moniker() name.Moniker           { return n.moniker }
 func (n *node) Dynamic(string) []routing.Node   { return nil }
 func (n *node) DynamicOffers() []manifest.Offer { return nil }
-func (n *node) Environment() string             { return n.class.environment }
 
 func (n *node) Parent() (routing.Node, bool) {
 	if n.parent == nil {
 		return nil, false
 	}
 	return n.parent, true
+}
+
+func (n *node) Environment() string {
+	if n.decl == nil {
+		return ""
+	}
+	return n.decl.Environment
+}
+
+func (n *node) url() string {
+	if n.decl == nil {
+		return n.tree.cfg.Root
+	}
+	return n.decl.URL
 }
 
 // Decl resolves n, or takes what another of its class was resolved to.
@@ -93,7 +103,7 @@ func (n *node) Decl(ctx context.Context) (*manifest.Component, error) {
 // scheme is by which resolver n is resolved: as in the running tree, a relative URL by that of the nearest ancestor with an
 // absolute one. The parent has been resolved.
 func (n *node) scheme() string {
-	s := name.Scheme(n.class.url)
+	s := name.Scheme(n.url())
 	if s == "" && n.parent != nil {
 		s = name.Scheme(n.parent.class.resolved.URL)
 	}
@@ -111,31 +121,37 @@ func (n *node) resolve(ctx context.Context) (*resolver.Resolved, error) {
 	if n.depth > maxDepth {
 		return nil, n.refuse(fmt.Sprintf("more than %d levels deep", maxDepth), "")
 	}
-	scheme := n.scheme()
-	route, err := n.tree.engine.Resolver(ctx, n, scheme)
+	route, err := n.tree.engine.Resolver(ctx, n, n.scheme())
 	if err != nil {
 		return nil, err
 	}
-	by := n.tree.cfg.Resolvers[route.Source.Name]
-	if route.Source.Kind != capabilities.FromBuiltin || by == nil {
-		return nil, n.refuse(fmt.Sprintf("resolver for %s: comes from component %s, and only built-in resolvers can be used", scheme,
-			route.Source), "")
+	by, err := n.resolver(route)
+	if err != nil {
+		return nil, err
 	}
-	r, err := by.Resolve(ctx, n.class.url, parent)
+	r, err := by.Resolve(ctx, n.url(), parent)
 	if err != nil {
 		return nil, err
 	}
 	for a := n.parent; a != nil; a = a.parent {
 		if a.class.resolved.URL == r.URL {
-			return nil, n.refuse(fmt.Sprintf("is the manifest of `%s`, which it is below: the tree has no end", a.moniker),
+			return nil, n.refuse("is the manifest of a component that it is below: the tree has no end",
 				"make it a child in a collection, which exists when it is created")
 		}
 	}
 	return r, nil
 }
 
+// resolver is what the route of n's resolver leads to. As in the running tree it must be built in.
+func (n *node) resolver(route *capabilities.Route) (resolver.Resolver, error) {
+	if by := n.tree.cfg.Resolvers[route.Source.Name]; by != nil && route.Source.Kind == capabilities.FromBuiltin {
+		return by, nil
+	}
+	return nil, n.refuse(fmt.Sprintf("its resolver comes from component %s, and only built-in resolvers can be used", route.Source), "")
+}
+
 func (n *node) refuse(why, hint string) error {
-	return &resolver.Error{URL: n.class.url, Why: capabilities.Invalid, Err: errors.New(why), Hint: hint}
+	return &resolver.Error{URL: n.url(), Why: capabilities.Invalid, Err: errors.New(why), Hint: hint}
 }
 
 func (n *node) Child(ctx context.Context, segment string) (routing.Node, bool, error) {
@@ -187,7 +203,7 @@ func (c *class) classify(d *manifest.Component) {
 	for i := range places {
 		k := equal[string(places[i])]
 		if k == nil {
-			k = &class{url: d.Children[i].URL, environment: d.Children[i].Environment}
+			k = new(class)
 			equal[string(places[i])] = k
 		}
 		c.children[i] = k

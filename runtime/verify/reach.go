@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 )
@@ -158,10 +159,22 @@ type finder struct {
 	inside []*manifest.Capability // the dictionaries that are being looked into
 }
 
+func (f *finder) tell(k manifest.Kind, s capabilities.Source, hops []capabilities.Hop) {
+	f.names[s.Name] = true
+	f.found(k, s, hops)
+}
+
 func (f *finder) route(ctx context.Context, r *capabilities.Route, before []capabilities.Hop) {
 	hops := slices.Concat(before, r.Hops)
-	f.names[r.Source.Name] = true
-	f.found(r.Kind, r.Source, hops)
+	if r.Source.Kind == capabilities.FromCapability {
+		// Who has its protocol has the storage.
+		admin := r.Source
+		admin.Name = routing.StorageAdmin
+		f.tell(r.Kind, admin, hops)
+		f.tell(manifest.KindStorage, r.Source, hops)
+	} else {
+		f.tell(r.Kind, r.Source, hops)
+	}
 	for _, m := range r.Members {
 		if m.Route != nil {
 			f.route(ctx, m.Route, hops)
@@ -327,9 +340,6 @@ func (r *Result) way() string {
 // Ending is where a result's route ends, on one line: "log of /core/log", with what else it came to, or why it fails.
 func (r *Result) Ending() string {
 	if r.Route == nil {
-		if r.Err == nil {
-			return "nothing"
-		}
 		return Cause(r.Err)
 	}
 	x := r.Route

@@ -84,7 +84,7 @@ func Open(ctx context.Context, cfg Config) (*Tree, error) {
 		cfg.Limit = DefaultLimit
 	}
 	t := &Tree{cfg: cfg, engine: routing.New(cfg.Builtins)}
-	t.root = &node{tree: t, class: &class{url: cfg.Root}, moniker: name.Root}
+	t.root = &node{tree: t, class: new(class), moniker: name.Root}
 	if _, err := t.root.Decl(ctx); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/routing/routingtest"
@@ -303,7 +305,7 @@ func TestUnresolved(t *testing.T) {
 	want := []string{
 		"error /gone child resolver file: failed to resolve `/gone`: gon.cml: no such manifest: tried " + dir + "/gon.cml",
 		"error /bad child resolver file: failed to resolve `/bad`",
-		"error /again/a child resolver file: failed to resolve `/again/a`: again.cml: is the manifest of `/again`, which it is below: the tree has no end",
+		"error /again/a child resolver file: failed to resolve `/again/a`: again.cml: is the manifest of a component that it is below: the tree has no end",
 		"error /pkg child resolver pkg: resolver `pkg` was not registered in environment of `/pkg`",
 	}
 	if d := cmp.Diff(want, briefs(got)); d != "" {
@@ -330,9 +332,9 @@ func TestEndlessExpose(t *testing.T) {
 	})
 	_, got := check(t, tree, nil, false)
 	want := []string{
-		"error / use protocol p: failed to resolve `/a/a`: a.cml: is the manifest of `/a`, which it is below: the tree has no end",
-		"error /a expose protocol p: failed to resolve `/a/a`: a.cml: is the manifest of `/a`, which it is below: the tree has no end",
-		"error /a/a child resolver file: failed to resolve `/a/a`: a.cml: is the manifest of `/a`, which it is below: the tree has no end",
+		"error / use protocol p: failed to resolve `/a/a`: a.cml: is the manifest of a component that it is below: the tree has no end",
+		"error /a expose protocol p: failed to resolve `/a/a`: a.cml: is the manifest of a component that it is below: the tree has no end",
+		"error /a/a child resolver file: failed to resolve `/a/a`: a.cml: is the manifest of a component that it is below: the tree has no end",
 	}
 	if d := cmp.Diff(want, briefs(got)); d != "" {
 		t.Error(d)
@@ -400,6 +402,103 @@ func TestSharing(t *testing.T) {
 	if d := cmp.Diff(want, briefs(few)); d != "" {
 		t.Error(d)
 	}
+}
+
+// texts resolves to manifests in memory.
+type texts map[string]string
+
+func (ts texts) Resolve(_ context.Context, url string, _ *resolver.Resolved) (*resolver.Resolved, error) {
+	url = strings.TrimPrefix(url, "file:///")
+	v, ds := cml.Load(url, []byte(ts[url]), cml.Options{})
+	return &resolver.Resolved{URL: "file:///" + url, Decl: v, Sources: []string{url}}, ds.Err()
+}
+
+// randomTree are a few manifests whose children, offers, exposes, uses and environments are at random; what is repeated has every
+// chance to be alike and not to be.
+func randomTree(t *rapid.T) texts {
+	files := texts{}
+	const n = 4
+	for i := range n {
+		pick := func(what string, from ...string) string { return rapid.SampledFrom(from).Draw(t, what) }
+		var children, offers, exposes, uses, caps []string
+		sources := []string{"parent", "self"}
+		below := []string{}
+		for c := range rapid.IntRange(0, 3).Draw(t, "children") {
+			if i == n-1 {
+				break
+			}
+			name := fmt.Sprintf("c%d", c)
+			env := pick("environment", "", "", "", ", environment: '#e'")
+			children = append(children, fmt.Sprintf("{ name: '%s', url: 'm%d.cml'%s }", name, rapid.IntRange(i+1, n-1).Draw(t, "url"), env))
+			below = append(below, "#"+name)
+		}
+		sources = append(sources, below...)
+		availability := func() string {
+			return pick("availability", "", "", ", availability: 'optional'", ", availability: 'same_as_target'")
+		}
+		for _, p := range []string{"p", "q"} {
+			caps = append(caps, fmt.Sprintf("{ protocol: '%s' }", p))
+			offer := ""
+			for _, to := range below {
+				if offer == "" || rapid.IntRange(0, 3).Draw(t, "unlike") == 0 {
+					offer = fmt.Sprintf("{ protocol: '%s', from: '%s', as: '%s', dependency: 'weak'%s", pick("name", "p", "q"), pick("from", sources...),
+						p, availability())
+				}
+				if !strings.Contains(offer, to) && rapid.IntRange(0, 5).Draw(t, "offered") > 0 {
+					offers = append(offers, offer+", to: '"+to+"' }")
+				}
+			}
+			if rapid.Bool().Draw(t, "exposed") {
+				exposes = append(exposes, fmt.Sprintf("{ protocol: '%s', from: '%s', as: '%s' }", pick("name", "p", "q"), pick("from", sources[1:]...), p))
+			}
+			if rapid.Bool().Draw(t, "used") {
+				uses = append(uses, fmt.Sprintf("{ protocol: '%s', from: '%s', path: '/svc/%[1]s'%[3]s }", p, pick("from", "parent", "parent", "self"),
+					pick("availability", "", "", ", availability: 'optional'")))
+			}
+		}
+		for _, to := range below {
+			if rapid.Bool().Draw(t, "runner") {
+				offers = append(offers, fmt.Sprintf("{ runner: '%s', from: 'parent', as: 'r', to: '%s' }", pick("runner", "elf", "r"), to))
+			}
+		}
+		list := func(key string, l []string) string { return fmt.Sprintf("%s: [ %s ],\n", key, strings.Join(l, ",\n")) }
+		text := "{ program: { runner: '" + pick("runner", "elf", "r") + "', binary: 'b' },\n"
+		text += list("environments", []string{"{ name: 'e', extends: 'realm', runners: [ { runner: '" + pick("runner", "elf", "r") + "', from: 'parent', as: 'r' } ] }"})
+		file := fmt.Sprintf("m%d.cml", i)
+		files[file] = text + list("children", children) + list("capabilities", caps) + list("offer", offers) + list("expose", exposes) +
+			list("use", uses) + "}"
+	}
+	return files
+}
+
+// Whatever the tree, sharing answers changes none of them.
+func TestSharingIsExact(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		files := randomTree(t)
+		once := func(all bool) (verify.Summary, []string) {
+			tree, err := verify.Open(context.Background(), verify.Config{
+				Root: "file:///m0.cml", Builtins: routingtest.Defaults(), Resolvers: map[string]resolver.Resolver{"file": files},
+			})
+			if err != nil {
+				t.Skip(err) // a root that is wrong
+			}
+			var out []string
+			s, err := tree.Check(context.Background(), nil, all, func(r verify.Result) {
+				if r.Severity != verify.OK {
+					out = append(out, fmt.Sprint(brief(r), r.Err.Pos, r.Err.Hint, r.Err.Hops))
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s, out
+		}
+		few, got := once(false)
+		all, want := once(true)
+		if d := cmp.Diff(want, got); d != "" || few != all {
+			t.Fatalf("%+v, %+v\n%s\n%v", all, few, d, files)
+		}
+	})
 }
 
 // doubling is a tree in which each level has two children of the next: 2ⁿ⁺¹-1 instances of n+1 manifests.
@@ -591,6 +690,42 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// FuzzAllowlist: a file that is taken has entries that can allow something, and say why; one that is not says where.
+func FuzzAllowlist(f *testing.F) {
+	f.Add("[ { target: '/a', protocol: 'p', reason: 'r' } ]")
+	f.Add("[ { target: '/a/**', runner: 'p', reason: 'r', }, {} ]")
+	f.Fuzz(func(t *testing.T, src string) {
+		file := filepath.Join(t.TempDir(), "a")
+		if err := os.WriteFile(file, []byte(src), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		a, err := verify.ReadAllowlist(file)
+		if ds, ok := manifest.AsDiagnostics(err); err != nil && (!ok || len(ds) == 0 || ds[0].Pos.File != file || ds[0].Pos.Line < 1) {
+			t.Fatalf("%q: %v", src, err)
+		}
+		for _, d := range a.Stale() { // nothing was checked, so that these are all
+			if d.Pos.Line < 1 || d.Pos.Col < 1 || !strings.HasPrefix(d.Message, "stale: no ") {
+				t.Fatalf("%q: %v", src, d)
+			}
+		}
+	})
+}
+
+// FuzzWanted: what is read is written as it was read, or means the same.
+func FuzzWanted(f *testing.F) {
+	f.Add("protocol:log@/core/jobs:a")
+	f.Add("log@./a")
+	f.Fuzz(func(t *testing.T, s string) {
+		w, err := verify.ParseWanted(s)
+		if err != nil {
+			return
+		}
+		if again, err := verify.ParseWanted(w.String()); err != nil || again != w || w.Name == "" {
+			t.Fatalf("%q: %+v, then %+v, %v", s, w, again, err)
+		}
+	})
+}
+
 // The shape is that of the standard, as far as the parts that are used: §3.13 log, §3.14 run, §3.19 tool, §3.27 result, §3.28
 // location, §3.35 suppression.
 func TestSARIF(t *testing.T) {
@@ -703,6 +838,7 @@ const shopRoot = `{
 		{ protocol: 'log', from: '#log', as: 'syslog', to: '#web' },
 		{ protocol: 'log', from: '#log', to: 'self/d' },
 		{ dictionary: 'd', from: 'self', to: '#box' },
+		{ protocol: 'cmgr.component.StorageAdmin', from: '#st', to: '#many' },
 		{ storage: 'st', from: 'self', to: '#box' },
 		{ service: 's', from: [ '#log', '#disk' ], to: '#many' },
 	],
@@ -717,7 +853,7 @@ var shop = map[string]string{
 	"box.cml": `{ use: [ { dictionary: 'd', path: '/svc/d' }, { storage: 'st', path: '/data' } ] }`,
 	"disk.cml": `{ program: { runner: 'elf', binary: 'b' }, capabilities: [ { directory: 'data', rights: ['rw*'], path: '/data' }, { service: 's' } ],
 		expose: [ { directory: 'data', from: 'self' }, { service: 's', from: 'self' } ] }`,
-	"many.cml": `{ use: [ { service: 's' } ] }`,
+	"many.cml": `{ use: [ { service: 's' }, { protocol: 'cmgr.component.StorageAdmin' } ] }`,
 }
 
 func TestWhoCanReach(t *testing.T) {
@@ -736,8 +872,17 @@ func TestWhoCanReach(t *testing.T) {
 		}},
 		{"runner:fast@/log", "", []string{"/web program runner fast: fast of /log over /web / /log /log"}},
 		{"runner:fast@/web", "", nil},
-		{"directory:data", "", []string{"/box use storage st: data of /disk over /box / / /disk /disk"}},
-		{"storage:st", "", []string{"/box use storage st: st of / over /box / /"}},
+		{"directory:data", "", []string{
+			"/box use storage st: data of /disk over /box / / /disk /disk",
+			"/many use protocol cmgr.component.StorageAdmin: data of /disk over /many / / /disk /disk",
+		}},
+		{"storage:st", "", []string{
+			"/box use storage st: st of / over /box / /",
+			"/many use protocol cmgr.component.StorageAdmin: st of / over /many / /",
+		}},
+		{"cmgr.component.StorageAdmin@/", "", []string{
+			"/many use protocol cmgr.component.StorageAdmin: cmgr.component.StorageAdmin of / over /many / /",
+		}},
 		{"s@/disk", "", []string{"/many use service s: s of /disk over /many / /disk /disk"}},
 		{"lgo", "log", nil},
 	} {
@@ -800,6 +945,7 @@ func TestDiff(t *testing.T) {
 	}
 	want := []string{
 		"changed /box use storage st: | st of / | `st` was not offered to `/box` by parent",
+		"removed /many use protocol cmgr.component.StorageAdmin: | st of / | -",
 		"removed /many use service s: | s of / [/log /disk] | -",
 		"changed /web use protocol syslog: | log of /log | log of /disk",
 		"added /web use protocol syslog: | - | log of /disk",
