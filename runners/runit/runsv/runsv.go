@@ -56,7 +56,7 @@ func run(dir string, say func(string)) error {
 		return err
 	}
 	defer loop.Close()
-	launcher, err := open()
+	launcher, err := Launcher()
 	if err != nil {
 		return err
 	}
@@ -80,9 +80,9 @@ func run(dir string, say func(string)) error {
 	}
 }
 
-// open opens a launcher without what it does for a manager of many: as with the original, orphans of the service go to process no.
+// Launcher opens a launcher without what it does for a manager of many: as with the original, orphans of the service go to process no.
 // 1, and it finds hangups and interrupts ignored if we do (nohup).
-func open() (*proc.Launcher, error) {
+func Launcher() (*proc.Launcher, error) {
 	var ignored []os.Signal
 	for _, s := range []syscall.Signal{unix.SIGHUP, unix.SIGINT} {
 		if signal.Ignored(s) {

@@ -16,20 +16,34 @@ func Read(dir int) (Status, error) {
 		return Status{}, notRunning("unable to open supervise/ok", err)
 	}
 	unix.Close(fd)
-	if fd, err = open(dir, "supervise/status", unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
-		return Status{}, &Error{"unable to open supervise/status", err}
-	}
-	defer unix.Close(fd)
-	var b [Size + 1]byte
-	n, err := unix.Read(fd, b[:])
+	return readStatus(dir, "")
+}
+
+func readStatus(dir int, prefix string) (Status, error) {
+	b, err := readAll(dir, prefix+"supervise/status")
 	if err != nil {
-		return Status{}, &Error{"unable to read supervise/status", err}
+		return Status{}, err
 	}
-	s, err := Decode(b[:n])
+	s, err := Decode(b)
 	if err != nil {
 		return Status{}, &Error{"unable to read supervise/status", err}
 	}
 	return s, nil
+}
+
+// readAll reads a file of supervise/, which all are short.
+func readAll(dir int, name string) ([]byte, error) {
+	fd, err := open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &Error{"unable to open " + name, err}
+	}
+	defer unix.Close(fd)
+	var b [128]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return nil, &Error{"unable to read " + name, err}
+	}
+	return b[:n], nil
 }
 
 // Control sends commands, one byte each, to the supervisor of the service in dir, a descriptor or unix.AT_FDCWD. The error is

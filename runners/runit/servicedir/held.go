@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,9 +18,8 @@ type Held struct {
 	fifo   int // control, for reading and writing: so it never ends
 	ok     int
 
-	pid            uint32
+	last           Status
 	text           string
-	encoded        [Size]byte
 	wrote, wrotePD bool
 }
 
@@ -110,7 +110,7 @@ func (h *Held) OpenOK() (err error) {
 // Write replaces pid, stat and status, in this order and each at once, as far as s differs from what is there. exit says that
 // the service is to exit. After an error what wasn't written is written by the next Write.
 func (h *Held) Write(s Status, exit bool) error {
-	if !h.wrotePD || s.PID != h.pid {
+	if !h.wrotePD || s.PID != h.last.PID {
 		text := ""
 		if s.PID != 0 {
 			text = strconv.FormatUint(uint64(s.PID), 10) + "\n"
@@ -118,18 +118,49 @@ func (h *Held) Write(s Status, exit bool) error {
 		if err := h.replace("pid", []byte(text)); err != nil {
 			return err
 		}
-		h.pid, h.wrotePD = s.PID, true
+		h.wrotePD = true
 	}
 	text, encoded := s.Text(exit), s.Encode()
-	if h.wrote && text == h.text && encoded == h.encoded {
+	if h.wrote && text == h.text && s == h.last {
 		return nil
 	}
-	h.wrote = false
-	if err := errors.Join(h.replace("stat", []byte(text)), h.replace("status", encoded[:])); err != nil {
-		return err
+	h.last, h.text = s, text
+	err := errors.Join(h.replace("stat", []byte(text)), h.replace("status", encoded[:]))
+	h.wrote = err == nil
+	return err
+}
+
+// Last is the status that was last given to Write.
+func (h *Held) Last() Status { return h.last }
+
+// Read is the status that the last supervisor left, and whether the service was to exit.
+func (h *Held) Read() (s Status, exit bool, err error) {
+	if s, err = readStatus(h.dir, h.prefix); err != nil {
+		return s, false, err
 	}
-	h.text, h.encoded, h.wrote = text, encoded, true
+	text, err := readAll(h.dir, h.prefix+"supervise/stat")
+	return s, strings.Contains(string(text), "want exit"), err
+}
+
+// Mark leaves text, of at most 255 bytes, for the supervisor that comes after this one if this one is killed. It is the text of
+// the link supervise/mark.
+func (h *Held) Mark(text string) error {
+	name := h.prefix + "supervise/mark"
+	_ = unix.Unlinkat(h.dir, name+".new", 0)
+	if err := unix.Symlinkat(text, h.dir, name+".new"); err != nil {
+		return &Error{"unable to write " + name + ".new", err}
+	}
+	if err := unix.Renameat(h.dir, name+".new", h.dir, name); err != nil {
+		return &Error{"unable to rename mark.new to " + name, err}
+	}
 	return nil
+}
+
+// LastMark is what the last Mark left; "": nothing.
+func (h *Held) LastMark() string {
+	var buf [256]byte
+	n, _ := unix.Readlinkat(h.dir, h.prefix+"supervise/mark", buf[:])
+	return string(buf[:max(n, 0)])
 }
 
 func (h *Held) replace(name string, content []byte) error {

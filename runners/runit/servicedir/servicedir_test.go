@@ -139,6 +139,34 @@ func TestSupervisorAndReader(t *testing.T) {
 	}
 }
 
+// What a supervisor leaves, the next one finds.
+func TestMark(t *testing.T) {
+	dir := t.TempDir()
+	want := Status{Since: time.Unix(1700000000, 500).UTC(), PID: 77, Want: 'd', State: Finish}
+	for i, text := range []string{"", "one", strings.Repeat("2", 255)} {
+		h, err := hold(t, dir, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := h.LastMark(); got != text {
+			t.Errorf("mark %q, want %q", got, text)
+		}
+		if s, exit, err := h.Read(); (err == nil) != (i > 0) || err == nil && (s != want || exit != (i == 1)) {
+			t.Errorf("%+v, %v, %v", s, exit, err)
+		}
+		if err := h.Write(want, i == 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Mark("never seen"); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Mark([]string{"one", strings.Repeat("2", 255), "x"}[i]); err != nil {
+			t.Fatal(err)
+		}
+		h.Close()
+	}
+}
+
 // Owner and mode of what is there say who may control the service.
 func TestKeepsModes(t *testing.T) {
 	dir := t.TempDir()

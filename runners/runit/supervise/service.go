@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,11 +47,15 @@ type half struct {
 	muted bool // the loop doesn't watch the FIFO
 
 	m       Machine
-	process *proc.Process // of ./run or ./finish
-	status  proc.Status   // how ./run ended
-	timer   *time.Timer
-	later   []Event // until the control script has ended
-	left    bool
+	process interface { // ./run or ./finish; nil: none
+		PID() int
+		Signal(syscall.Signal) error
+	}
+	pidfd  int         // of a process that was taken over; -1: none
+	status proc.Status // how ./run ended
+	timer  *time.Timer
+	later  []Event // until the control script has ended
+	left   bool
 }
 
 // Open takes the service directory path under supervision and begins, unless somebody else supervises it. Programs find this
@@ -86,14 +91,16 @@ func (s *Service) open(path string) (err error) {
 		s.report("warning: ./log: not a directory.")
 	default:
 		s.log = s.half(true)
-		if err := unix.Pipe2(s.pipe[:], unix.O_CLOEXEC); err != nil {
-			s.pipe = [2]int{-1, -1}
-			return &servicedir.Error{Op: "unable to create log pipe", Err: err}
-		}
 	}
 	for _, h := range s.halves() {
 		if h.held, err = servicedir.Hold(s.dir, h.isLog); err != nil {
 			return err
+		}
+		h.takeOver()
+	}
+	if s.log != nil {
+		if err := s.openPipe(); err != nil {
+			return &servicedir.Error{Op: "unable to create log pipe", Err: err}
 		}
 	}
 	for _, h := range s.halves() {
@@ -110,6 +117,19 @@ func (s *Service) open(path string) (err error) {
 	return nil
 }
 
+func (s *Service) openPipe() error {
+	if pipe, ok := s.oldPipe(); ok {
+		s.pipe = pipe
+		return nil
+	}
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return err
+	}
+	s.pipe = pipe
+	return nil
+}
+
 // halves are the service and its log, if any.
 func (s *Service) halves() []*half {
 	if s.log == nil {
@@ -119,7 +139,7 @@ func (s *Service) halves() []*half {
 }
 
 func (s *Service) half(log bool) *half {
-	h := &half{Service: s, isLog: log, m: Machine{Since: time.Now()}}
+	h := &half{Service: s, isLog: log, pidfd: -1, m: Machine{Since: time.Now()}}
 	if unix.Faccessat(s.dir, h.name("down"), unix.F_OK, 0) == nil {
 		h.m.Want = WantDown
 	}
@@ -131,6 +151,9 @@ func (s *Service) begin() {
 	for _, h := range s.halves() {
 		if err := s.cfg.Loop.Add(h.fifo, poll.In, func(uint32) { h.read() }); err != nil {
 			s.report("warning: unable to watch supervise/control: " + djb.Text(err))
+		}
+		if h.pidfd >= 0 {
+			h.watchAdopted()
 		}
 	}
 	if s.log != nil {
@@ -153,6 +176,7 @@ func (s *Service) close() {
 			if h.timer != nil {
 				h.timer.Stop()
 			}
+			h.dropAdopted()
 			if h.held != nil {
 				s.cfg.Loop.Remove(h.fifo)
 				h.held.Close()
@@ -280,6 +304,7 @@ func (h *half) finishArgs() []string {
 
 // start starts path; its end is an event of the kind end.
 func (h *half) start(end Kind, path string, args ...string) {
+	h.leaveMark(end)
 	p, err := h.launch(path, args, func(st proc.Status) { h.ended(end, st) })
 	if err == nil {
 		h.process = p
