@@ -6,16 +6,17 @@ import (
 	"path/filepath"
 
 	"github.com/cmgr/cmgr/runners/runit/chpst"
-	"github.com/cmgr/cmgr/runners/runit/runsv"
+	"github.com/cmgr/cmgr/runners/runit/runsvdir"
 	"github.com/cmgr/cmgr/runners/runit/sv"
 	"github.com/cmgr/cmgr/runners/runit/svlogd"
 )
 
 // programs are what this binary is besides cmgr: for `cmgr NAME …`, and when it is called by such a name through a link.
 var programs = map[string]program{
-	"runsv":  runsv.Main,
-	"sv":     sv.Main,
-	"svlogd": svlogd.Main,
+	"runsv":    runsvdir.Runsv,
+	"runsvdir": runsvdir.Main,
+	"sv":       sv.Main,
+	"svlogd":   svlogd.Main,
 }
 
 func init() {

@@ -1,0 +1,69 @@
+package runsvdir
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/runners/runit/runsv"
+)
+
+// askTime is how long a script may take to show what it leads to.
+const askTime = 2 * time.Second
+
+// leadsHere tells whether path, a script named runsv, does nothing but run the runsv of this very binary: then there is no need
+// of a process for each service. It is run without a service, which any runsv takes for an error in usage; ours answers with what
+// it is and in what state it was started. A script that changes the environment, a limit or the user is not for nothing.
+func leadsHere(path string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	c := exec.CommandContext(ctx, path)
+	c.Args = []string{"runsv"}
+	c.Env = append(os.Environ(), roleEnv+"="+roleAsked)
+	c.WaitDelay = askTime
+	out, err := c.Output()
+	return err == nil && string(out) == state()
+}
+
+// Runsv is runsv.Main that also answers leadsHere.
+func Runsv(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 1 && os.Getenv(roleEnv) == roleAsked {
+		io.WriteString(stdout, state())
+		return 0
+	}
+	return runsv.Main(args, stdin, stdout, stderr)
+}
+
+// state is this program and what a service inherits from it, but for the variables that any shell sets.
+func state() string {
+	var b strings.Builder
+	var st syscall.Stat_t
+	err := syscall.Stat("/proc/self/exe", &st)
+	cwd, _ := syscall.Getwd()
+	groups, _ := os.Getgroups()
+	nice, _ := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+	umask := unix.Umask(0)
+	unix.Umask(umask)
+	sid, _ := unix.Getsid(0)
+	fmt.Fprintln(&b, st.Dev, st.Ino, err, cwd, os.Getuid(), os.Geteuid(), os.Getgid(), os.Getegid(), groups, nice, umask, sid, unix.Getpgrp())
+	for resource := range 16 {
+		var r unix.Rlimit
+		_ = unix.Getrlimit(resource, &r)
+		fmt.Fprintln(&b, resource, r.Cur, r.Max)
+	}
+	env := slices.DeleteFunc(os.Environ(), func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return slices.Contains([]string{roleEnv, "PWD", "OLDPWD", "SHLVL", "_"}, name)
+	})
+	slices.Sort(env)
+	fmt.Fprintf(&b, "%q\n", env)
+	return b.String()
+}
