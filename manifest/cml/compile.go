@@ -726,6 +726,8 @@ func (k *compiler) offer(c *Clause) {
 	targets := k.targets(c)
 	out := manifest.Offer{Kind: c.Kind, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope),
 		Dependency: dependency(c.Dependency)}
+	n := min(len(c.From.Items)*len(c.Names.Items)*len(targets), 1<<10)
+	k.out.Offers, k.offers = slices.Grow(k.out.Offers, n), slices.Grow(k.offers, n)
 	for _, from := range c.From.Items {
 		out.Source, out.Availability = k.ref(from.Value), availability(c.Availability)
 		if k.lost(c, from) {
@@ -818,6 +820,7 @@ func (k *compiler) targets(c *Clause) []target {
 			k.report(at, "bad-all", "name the targets", "only protocols and dictionaries can be offered to \"all\"")
 			return nil
 		}
+		out = make([]target, 0, len(k.doc.Children.Items)+len(k.doc.Collections.Items))
 		for i := range k.doc.Children.Items {
 			out = append(out, target{manifest.Ref{Kind: manifest.RefChild, Name: k.doc.Children.Items[i].Name.Value}, at})
 		}
@@ -826,6 +829,7 @@ func (k *compiler) targets(c *Clause) []target {
 		}
 		return out
 	}
+	out = make([]target, 0, len(c.To.Items))
 	for _, t := range c.To.Items {
 		r := k.ref(t.Value)
 		if c.TargetAvailability.Value == "unknown" && k.absent(r) {

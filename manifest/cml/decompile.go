@@ -76,9 +76,6 @@ type decompiler struct {
 	names set // of the clause under way
 }
 
-// many is how large a set may become that begins small.
-const many = 1 << 10
-
 // text is s, and nothing if s is "".
 func (d *decompiler) text(s string) Text {
 	if s == "" {
@@ -204,7 +201,7 @@ func (d *decompiler) clause(l *List[Clause], s *shape[Clause], c Clause) {
 		}
 	}
 	add(d, l, c)
-	d.names = newSet(many)
+	d.names = set{}
 	d.names.add(name.Value)
 }
 
@@ -272,7 +269,7 @@ func (d *decompiler) offers(doc *Document, offers []manifest.Offer) {
 			return reflect.DeepEqual(p, *first)
 		}
 		var to []string
-		targets, seen := newSet(many), newSet(many)
+		var targets, seen set
 		for n := 0; n < len(offers) && like(&offers[n], true) && targets.add(offers[n].Target.String()); n++ {
 			to = append(to, offers[n].Target.String())
 		}

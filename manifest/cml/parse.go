@@ -278,7 +278,12 @@ func (s *set) add(x string) bool {
 	if slices.Contains(s.few, x) {
 		return false
 	}
-	s.few = append(s.few, x)
+	if s.few = append(s.few, x); len(s.few) > 16 {
+		s.many = make(map[string]bool, 2*len(s.few))
+		for _, y := range s.few {
+			s.many[y] = true
+		}
+	}
 	return true
 }
 

@@ -142,9 +142,9 @@ func Parse(src []byte, o Options) (Tree, error) {
 			limit)}}
 	}
 	t := Tree{lines: newLines(src)}
-	p := parser{src: src, maxDepth: cmp.Or(o.MaxDepth, DefaultMaxDepth), lines: &t.lines,
-		members: make([]hujson.ObjectMember, 0, 32), elements: make([]hujson.Value, 0, 32)}
+	p := parser{src: src, maxDepth: cmp.Or(o.MaxDepth, DefaultMaxDepth), lines: &t.lines, stacks: spare.Get().(*stacks)}
 	ok := p.document(&t.Root)
+	p.stacks.release()
 	t.Duplicates = p.duplicates
 	slices.SortFunc(t.Duplicates, func(a, b Duplicate) int { return cmp.Compare(a.Second, b.Second) })
 	if !ok {

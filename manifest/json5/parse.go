@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -22,10 +23,29 @@ type parser struct {
 	errors     Errors
 	duplicates []Duplicate
 
-	// members and elements are stacks: the ones of an object or array under way lie on top, and are copied out at its end,
-	// so that each slice is allocated once, at its size.
+	*stacks
+}
+
+// stacks hold the members and elements of objects and arrays under way, the innermost on top; they are copied out at the end, so
+// that each slice is allocated once, at its size.
+type stacks struct {
 	members  []hujson.ObjectMember
 	elements []hujson.Value
+}
+
+// spare has the stacks of finished parsers.
+var spare = sync.Pool{New: func() any { return &stacks{} }}
+
+// release lets another parser have the stacks, which keep nothing of this one's source, unless they have grown large.
+func (s *stacks) release() {
+	const large = 1 << 12
+	if cap(s.members) > large || cap(s.elements) > large {
+		return
+	}
+	clear(s.members[:cap(s.members)])
+	clear(s.elements[:cap(s.elements)])
+	s.members, s.elements = s.members[:0], s.elements[:0]
+	spare.Put(s)
 }
 
 // fail reports what cannot be read past.
