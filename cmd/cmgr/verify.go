@@ -276,17 +276,18 @@ func (v *verifier) text(t *verify.Tree, s verify.Summary, found []verify.Result,
 	if errs := s.Errors + len(stale); errs+s.Warnings > 0 {
 		var parts []string
 		if errs > 0 {
-			parts = append(parts, sc.red(quantity(errs, "error")))
+			parts = append(parts, sc.red(count(errs, "error")))
 		}
 		if s.Warnings > 0 {
-			parts = append(parts, sc.yellow(quantity(s.Warnings, "warning")))
+			parts = append(parts, sc.yellow(count(s.Warnings, "warning")))
 		}
 		sum = strings.Join(parts, ", ")
 	}
 	if s.Allowed > 0 {
 		sum += fmt.Sprintf(", %s allowed", thousands(s.Allowed))
 	}
-	fmt.Fprintf(v.out, "%s, %s, %s: %s\n", quantity(t.Manifests, "manifest"), quantity(t.Instances, "component"), quantity(s.Routes, "route"), sum)
+	fmt.Fprintf(v.out, "%s, %s, %s: %s\n", count(t.Manifests, "manifest"), count(t.Instances, "component"),
+		count(s.Routes, "route"), sum)
 }
 
 // some are the first few of ms.
@@ -304,14 +305,6 @@ func some(ms []name.Moniker) string {
 		b.WriteString(string(m))
 	}
 	return b.String()
-}
-
-// quantity is n things.
-func quantity(n int, thing string) string {
-	if n != 1 {
-		thing += "s"
-	}
-	return thousands(n) + " " + thing
 }
 
 // thousands is n, which is not negative, with commas.
@@ -335,7 +328,8 @@ func (v *verifier) reach(ctx context.Context, root string, wanted verify.Wanted)
 	}
 	if near != "" {
 		p := &control.Problem{
-			Kind: capabilities.NotFound.String(), Message: fmt.Sprintf("verify: no component of this tree has a capability %q", wanted.Name),
+			Kind:    capabilities.NotFound.String(),
+			Message: fmt.Sprintf("verify: no component of this tree has a capability %q", wanted.Name),
 		}
 		if near != wanted.Name {
 			p.Hint = fmt.Sprintf("did you mean %q?", near)
@@ -429,7 +423,7 @@ func (v *verifier) changes(changes []verify.Change) {
 	if len(changes) == 0 {
 		fmt.Fprintln(v.out, "no route differs")
 	} else {
-		fmt.Fprintf(v.out, "\n%s\n", quantity(len(changes), "change"))
+		fmt.Fprintf(v.out, "\n%s\n", count(len(changes), "change"))
 	}
 }
 

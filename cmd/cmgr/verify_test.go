@@ -84,7 +84,7 @@ var verifyFiles = map[string]string{
 ]
 `,
 	"wrong.json5":       "[ { target: '/web', protocl: 'auth', reason: 'r' } ]\n",
-	"restrict/root.cml": "{ use: [ { protocol: 'x', from: 'void', availability: 'optional' } ], facets: { 'fuchsia.test': { type: 'hermetic' } } }\n",
+	"restrict/root.cml": "{ collections: [ { name: 'c', durability: 'transient', allow_long_names: true } ] }\n",
 }
 
 // Every line is a call of `cmgr verify`; testdata/verify.txt has what it wrote and returned.
@@ -117,6 +117,9 @@ good/root.cml --shutdown-order
 good/root.cml --shutdown-order --json
 good/root.cml --shutdown-order --allow all.json5
 good/root.cml --sarif --json
+restrict/root.cml
+restrict/root.cml --features allow_long_names
+restrict/root.cml --features other
 good/root.cml bad/root.cml
 `
 

@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 
 	"github.com/cmgr/cmgr/capabilities"
@@ -25,7 +26,8 @@ func (s Severity) String() string { return [...]string{"ok", "warning", "error"}
 // A Result is the answer to one question.
 type Result struct {
 	Target name.Moniker // the instance whose declaration it is about
-	// Decl is what was asked: "child" (can the instance be resolved?), "program" (which runner runs it?), "use", "offer" or "expose".
+	// Decl is what was asked: "child" (can the instance be resolved?), "program" (which runner runs it?), "use", "offer" or
+	// "expose".
 	Decl string
 	Kind manifest.Kind
 	Name string // as the declaration's user sees it; of a child the URL's scheme
@@ -176,8 +178,8 @@ func (n *node) unresolved(ctx context.Context, r *Result) error {
 		_, err = n.Decl(ctx)
 	}
 	e := &capabilities.Error{
-		Target: n.moniker, Kind: r.Kind, Name: r.Name, At: n.moniker, Reason: "failed to resolve `" + string(n.moniker) + "`", Pos: r.Pos,
-		Why: capabilities.CodeOf(err), Err: err,
+		Target: n.moniker, Kind: r.Kind, Name: r.Name, At: n.moniker, Reason: fmt.Sprintf("failed to resolve `%s`", n.moniker),
+		Pos: r.Pos, Why: capabilities.CodeOf(err), Err: err,
 	}
 	if re, ok := errors.AsType[*resolver.Error](err); ok && re.Hint != "" {
 		// Told once, and as a hint.

@@ -14,7 +14,8 @@ import (
 // JSON gathers results and writes them as one object, by kind of capability and severity, as scrutiny does:
 //
 //	{ "root": "file:///srv/root.cml", "manifests": 3, "instances": 3, "routes": 12, "errors": 1, "warnings": 0, "allowed": 0,
-//	  "results": [ { "capability_type": "protocol", "results": { "errors": [RESULT…], "warnings": […], "allowed": […], "ok": […] } } ],
+//	  "results": [ { "capability_type": "protocol",
+//	    "results": { "errors": [RESULT…], "warnings": […], "allowed": […], "ok": […] } } ],
 //	  "stale": [FINDING…] }
 //
 // Every kind is there, and every key; what has no value is "", [] or, if it is an object, absent. Where names are those of
@@ -122,8 +123,8 @@ func Cause(e *capabilities.Error) string {
 
 func (r *Result) json(withHops bool) jsonResult {
 	out := jsonResult{
-		Target: string(r.Target), Decl: r.Decl, Kind: r.Kind.String(), Capability: r.Name, To: r.To, Availability: r.Availability.String(),
-		Outcome: "Success", Position: posJSON(r.Pos), Reason: r.Allowed,
+		Target: string(r.Target), Decl: r.Decl, Kind: r.Kind.String(), Capability: r.Name, To: r.To,
+		Availability: r.Availability.String(), Outcome: "Success", Position: posJSON(r.Pos), Reason: r.Allowed,
 		Hops: []jsonHop{},
 	}
 	hops := []capabilities.Hop(nil)
@@ -231,7 +232,8 @@ func (j *JSON) Write(w io.Writer, t *Tree, s Summary, stale manifest.Diagnostics
 	return nil
 }
 
-// MarshalJSON is the object of what asks (as in JSON, but with what is reached as the source) and "source_kind", the kind of that.
+// MarshalJSON is the object of what asks (as in JSON, but with what is reached as the source) and "source_kind", the kind of
+// that.
 func (r Reach) MarshalJSON() ([]byte, error) {
 	out := r.By.json(false)
 	out.Source, out.SourceName, out.Hops = r.Source.String(), r.Source.Name, hopsJSON(r.Hops)

@@ -147,7 +147,8 @@ func (n *node) resolver(route *capabilities.Route) (resolver.Resolver, error) {
 	if by := n.tree.cfg.Resolvers[route.Source.Name]; by != nil && route.Source.Kind == capabilities.FromBuiltin {
 		return by, nil
 	}
-	return nil, n.refuse(fmt.Sprintf("its resolver comes from component %s, and only built-in resolvers can be used", route.Source), "")
+	why := fmt.Sprintf("its resolver comes from component %s, and only built-in resolvers can be used", route.Source)
+	return nil, n.refuse(why, "")
 }
 
 func (n *node) refuse(why, hint string) error {

@@ -13,8 +13,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// ends asks of n what its program, and whoever resolves and runs it, get in the end, without the offers and exposes in between; of
-// the root also what it exposes.
+// ends asks of every instance what its program, and whoever resolves and runs it, get in the end, without the offers and exposes
+// in between; of the root also what it exposes.
 func (t *Tree) ends(ctx context.Context, found func(n *node, r Result)) error {
 	done := 0
 	var visit func(n *node) error
@@ -99,9 +99,9 @@ type Reach struct {
 	Hops   []capabilities.Hop // from the target's declaration to the source's
 }
 
-// WhoCanReach finds every component that the wanted capability reaches: by a use of its own, as its runner or its resolver; as part
-// of an aggregated service; as the directory behind storage; in a dictionary. The root's exposes are among them: they reach the
-// operator. If nobody gets it, near is the nearest name of a capability that there is, "" if w itself is one.
+// WhoCanReach finds every component that the wanted capability reaches: by a use of its own, as its runner or its resolver; as
+// part of an aggregated service; as the directory behind storage; in a dictionary. The root's exposes are among them: they
+// reach the operator. If nobody gets it, near is the nearest name of a capability that there is, "" if w itself is one.
 func (t *Tree) WhoCanReach(ctx context.Context, w Wanted) (reached []Reach, near string, err error) {
 	names := map[string]bool{}
 	err = t.ends(ctx, func(_ *node, by Result) {

@@ -67,8 +67,8 @@ func (e *LimitError) Error() string {
 	case e.Instances >= countless:
 		n = fmt.Sprintf("more than %d", countless)
 	}
-	return fmt.Sprintf("%s: a tree of %s instances, and no more than %d are looked at\n  hint: raise the limit (--limit N); it bounds memory and time",
-		e.Root, n, e.Limit)
+	return fmt.Sprintf("%s: a tree of %s instances, and no more than %d are looked at\n"+
+		"  hint: raise the limit (--limit N); it bounds memory and time", e.Root, n, e.Limit)
 }
 
 // Code is Invalid.
