@@ -17,8 +17,8 @@ func TestPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	for link, target := range map[string]string{
-		"bin/sv": "cmgr", "init.d/web": "../bin/sv", "other/web": dir + "/init.d/web", "other/manager": "../bin/cmgr", "other/loop": "loop",
-		"other/runsv": "../bin/cmgr",
+		"bin/sv": "cmgr", "init.d/web": "../bin/sv", "other/web": dir + "/init.d/web", "other/manager": "../bin/cmgr",
+		"other/loop": "loop", "other/runsv": "../bin/cmgr",
 	} {
 		if err := os.Symlink(target, dir+"/"+link); err != nil {
 			t.Fatal(err)

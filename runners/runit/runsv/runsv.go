@@ -80,8 +80,8 @@ func run(dir string, say func(string)) error {
 	}
 }
 
-// Launcher opens a launcher without what it does for a manager of many: as with the original, orphans of the service go to process no.
-// 1, and it finds hangups and interrupts ignored if we do (nohup).
+// Launcher opens a launcher without what it does for a manager of many: as with the original, orphans of the service go to process
+// no. 1, and it finds hangups and interrupts ignored if we do (nohup).
 func Launcher() (*proc.Launcher, error) {
 	var ignored []os.Signal
 	for _, s := range []syscall.Signal{unix.SIGHUP, unix.SIGINT} {

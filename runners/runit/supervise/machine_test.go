@@ -94,7 +94,8 @@ func (w *world) feed(e Event) {
 			w.say("leave")
 		}
 	}
-	if s, _ := w.m.Status(1); !w.left && w.script == 0 && len(w.later) == 0 && (s.State == servicedir.Run) != (w.process == RunEnd) {
+	s, _ := w.m.Status(1)
+	if settled := !w.left && w.script == 0 && len(w.later) == 0; settled && (s.State == servicedir.Run) != (w.process == RunEnd) {
 		w.t.Fatalf("state %v, process %d", s.State, w.process)
 	}
 }
@@ -123,8 +124,8 @@ func (w *world) answer(yes bool) {
 }
 
 // do has the events of a script happen: a command byte; "+" a second passes; "." the process ends, ";" and has a ./finish; "*" the
-// timer; "T" TERM; "L" the log's end; "C" the log's pipe is closed; "B" the beginning; "y" and "n" an answer; "f" no fork for once.
-// Control scripts that nobody answers don't exist.
+// timer; "T" TERM; "L" the log's end; "C" the log's pipe is closed; "B" the beginning; "y" and "n" an answer; "f" no fork for
+// once. Control scripts that nobody answers don't exist.
 func (w *world) do(script string) {
 	for i, c := range []byte(script) {
 		switch kind := strings.IndexByte(commands, c); {
@@ -188,7 +189,8 @@ func TestRules(t *testing.T) {
 		"Bxu+.":     "control/u run control/t terminated continued control/x control/u run",
 		"B;k.*":     "control/u run finish wait 1s control/u run",
 		"Bk;":       "control/u run control/k killed finish",
-		"Bhaiq12y":  "control/u run control/h hangup control/a alarm clock control/i interrupt control/q quit control/1 user defined signal 1 control/2",
+		"Bhaiq":     "control/u run control/h hangup control/a alarm clock control/i interrupt control/q quit",
+		"B12y":      "control/u run control/1 user defined signal 1 control/2",
 		"Bpc":       "control/u run control/p stopped (signal) control/c continued",
 		"B;tkhd":    "control/u run finish",
 		"fB*":       "control/u wait 5s control/u run",

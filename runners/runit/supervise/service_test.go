@@ -277,11 +277,12 @@ func TestWhatCannotBeStarted(t *testing.T) {
 
 func TestOpenFails(t *testing.T) {
 	c := newConfig(t)
-	if _, err := c.Open(t.TempDir()+"/none", nil, nil); err == nil || err.Error() != "unable to change to directory: file does not exist" {
+	_, err := c.Open(t.TempDir()+"/none", nil, nil)
+	if err == nil || err.Error() != "unable to change to directory: file does not exist" {
 		t.Error(err)
 	}
 	x := newSite(t, map[string]string{"run": "exec sleep 1000"}).open(c)
-	if _, err := c.Open(x.dir, nil, nil); err == nil || err.Error() != "unable to lock supervise/lock: temporary failure" {
+	if _, err = c.Open(x.dir, nil, nil); err == nil || err.Error() != "unable to lock supervise/lock: temporary failure" {
 		t.Error(err)
 	}
 	x.exit()

@@ -129,9 +129,10 @@ func TestSaysWhatTheOriginalSays(t *testing.T) {
 		code := Main(append([]string{"sv"}, args...), os.Stdin, &out, &errs)
 		ours := f.got()
 		mask := func(s string) string { return age.ReplaceAllString(s, "Ns") }
-		if code != c.ProcessState.ExitCode() || mask(out.String()) != mask(stdout.String()) || errs.String() != stderr.String() || ours != theirs {
-			t.Errorf("sv %s: %d, %q, %q, sent %q\noriginal: %d, %q, %q, sent %q", strings.Join(args, " "),
-				code, &out, &errs, ours, c.ProcessState.ExitCode(), &stdout, &stderr, theirs)
+		got := fmt.Sprintf("%d, %q, %q, sent %q", code, mask(out.String()), &errs, ours)
+		want := fmt.Sprintf("%d, %q, %q, sent %q", c.ProcessState.ExitCode(), mask(stdout.String()), &stderr, theirs)
+		if got != want {
+			t.Errorf("sv %s: %s\noriginal: %s", strings.Join(args, " "), got, want)
 		}
 	}
 	for i := range 3 * 2 * 3 * 2 * 2 * 2 {
@@ -219,7 +220,8 @@ func TestLogWithoutSupervisor(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, _ := sv(t, dir, "status", "./f")
-	if code != 1 || !regexp.MustCompile(`^run: \./f: \(pid 12\) \d+s; warning: \./f/log: unable to open supervise/ok: file does not exist\n$`).MatchString(out) {
+	want := regexp.MustCompile(`^run: \./f: \(pid 12\) \d+s; warning: \./f/log: unable to open supervise/ok: file does not exist\n$`)
+	if code != 1 || !want.MatchString(out) {
 		t.Errorf("%d, %q", code, out)
 	}
 }
