@@ -56,7 +56,7 @@ The exit code is 1 if there is an error.`,
 					Findings []finding `json:"findings"`
 					Errors   int       `json:"errors"`
 					Warnings int       `json:"warnings"`
-				}{args, findings(all), errs, len(all) - errs})
+				}{args, a.findings(all), errs, len(all) - errs})
 				if err != nil {
 					return err
 				}
@@ -92,7 +92,7 @@ func (a *app) check(file string, o cml.Options) manifest.Diagnostics {
 		_, why, _ := strings.Cut(p.GetMessage(), ": ")
 		return manifest.Diagnostics{{Pos: manifest.Pos{File: file}, Rule: "file", Message: why, Hint: p.GetHint()}}
 	}
-	c, ds := loadSource(file, src, o)
+	c, ds := a.loadSource(file, src, o)
 	if c.Program != nil && isELF(c) {
 		ds = append(ds, elf.Check(runners.Block{Pos: c.Program.Pos, Info: c.Program.Info})...)
 	}
@@ -103,7 +103,7 @@ func (a *app) check(file string, o cml.Options) manifest.Diagnostics {
 }
 
 // loadSource reads a manifest of either form. The declaration is never nil, and has what could be read if there are errors.
-func loadSource(file string, src []byte, o cml.Options) (*manifest.Component, manifest.Diagnostics) {
+func (a *app) loadSource(file string, src []byte, o cml.Options) (*manifest.Component, manifest.Diagnostics) {
 	if codec.Is(src) {
 		v, ds := codec.Load(file, src)
 		if v.IsZero() {
@@ -112,11 +112,24 @@ func loadSource(file string, src []byte, o cml.Options) (*manifest.Component, ma
 		return v.Decl(), ds
 	}
 	doc, v, ds := cml.LoadDocument(file, src, o)
+	a.note(doc)
 	if v.IsZero() {
 		c, _ := cml.Compile(doc)
 		return c, ds
 	}
 	return v.Decl(), ds
+}
+
+// note remembers where the files are included that a document includes.
+func (a *app) note(doc *cml.Document) {
+	if a.included == nil {
+		a.included = map[string]manifest.Pos{}
+	}
+	for i, file := range doc.Included {
+		if !a.included[file].IsValid() {
+			a.included[file] = doc.IncludedAt[i].Pos()
+		}
+	}
 }
 
 // isELF says whether the runner is called elf here. It may have another name, which only the tree can tell.
@@ -146,6 +159,9 @@ func (a *app) show(w io.Writer, prefix string, ds manifest.Diagnostics) {
 				files[d.Pos.File] = strings.Split(string(b), "\n")
 			}
 			s.excerpt(w, files[d.Pos.File], int(d.Pos.Line), int(d.Pos.Col))
+		}
+		if from := a.included[d.Pos.File]; from.IsValid() {
+			fmt.Fprintf(w, "  %s %s\n", s.dim("included at"), from)
 		}
 		if d.Hint != "" {
 			fmt.Fprintf(w, "  %s %s\n", s.yellow("hint:"), printable(d.Hint))

@@ -31,7 +31,7 @@ include, be it through other files. If none is expected all is well.`,
 				}
 				expected = append(expected, more...)
 			}
-			file, src, err := a.readSource(args[0])
+			file, src, err := a.readManifest(args[0])
 			if err != nil {
 				return err
 			}
@@ -41,6 +41,7 @@ include, be it through other files. If none is expected all is well.`,
 			} else {
 				found = nil
 			}
+			a.note(doc)
 			if err := a.refuse(found); err != nil {
 				return err
 			}

@@ -29,13 +29,14 @@ is not given; - is standard output.`,
 		Args:              between(1, 1),
 		ValidArgsFunction: completeFiles("cml"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			file, src, err := a.readSource(args[0])
+			file, src, err := a.readManifest(args[0])
 			if err != nil {
 				return err
 			}
 			o := rules.options(in.includes())
 			o.ForceRunner = runner
-			v, found := cml.Load(file, src, o)
+			doc, v, found := cml.LoadDocument(file, src, o)
+			a.note(doc)
 			if err := a.refuse(found); err != nil {
 				return err
 			}
@@ -56,7 +57,7 @@ is not given; - is standard output.`,
 				Output   string    `json:"output"`
 				Sources  []string  `json:"sources"`
 				Findings []finding `json:"findings"`
-			}{out.output, v.Decl().Sources, findings(found)})
+			}{out.output, v.Decl().Sources, a.findings(found)})
 		},
 	}
 	f := cmd.Flags()

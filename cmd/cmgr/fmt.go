@@ -92,7 +92,7 @@ type formatted struct {
 
 // format formats a file, and says what was repaired; ds is what keeps it from being formatted.
 func (a *app) format(file string, fix bool) (out formatted, ds manifest.Diagnostics, err error) {
-	name, src, err := a.readSource(file)
+	name, src, err := a.readManifest(file)
 	if err != nil {
 		return out, nil, err
 	}
@@ -107,7 +107,7 @@ func (a *app) format(file string, fix bool) (out formatted, ds manifest.Diagnost
 		}
 		return out, fixes, nil
 	}
-	out.Fixes = findings(fixes)
+	out.Fixes = a.findings(fixes)
 	if !a.json {
 		s := a.screen(a.err)
 		for _, d := range fixes {

@@ -30,7 +30,7 @@ cmgr compile unless --validate=false is given.`,
 			if err := out.check(cmd); err != nil {
 				return err
 			}
-			file, src, err := a.readSource(args[0])
+			file, src, err := a.readManifest(args[0])
 			if err != nil {
 				return err
 			}
@@ -42,6 +42,7 @@ cmgr compile unless --validate=false is given.`,
 				doc, found = cml.Parse(file, src)
 				found = append(found, cml.Expand(doc, in.includes())...)
 			}
+			a.note(doc)
 			if err := a.refuse(found); err != nil {
 				return err
 			}

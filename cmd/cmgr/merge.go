@@ -36,7 +36,7 @@ include is not read. A file may also hold an array of manifests.`,
 			var docs []*cml.Document
 			var found manifest.Diagnostics
 			for _, file := range files {
-				name, src, err := a.readSource(file)
+				name, src, err := a.readManifest(file)
 				if err != nil {
 					return err
 				}

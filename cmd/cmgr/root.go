@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/runtime/control"
 )
@@ -37,6 +38,8 @@ type app struct {
 	json, noColor bool
 
 	parsed bool // the command line was accepted
+
+	included map[string]manifest.Pos // where the files are included that the manifests of this call include
 }
 
 // cmgr is the program.

@@ -18,6 +18,7 @@ import (
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/manifest/codec"
 	"github.com/cmgr/cmgr/runtime/control"
 )
 
@@ -35,6 +36,18 @@ func (a *app) readSource(file string) (name string, src []byte, err error) {
 		return file, nil, fileError(file, err)
 	}
 	return file, src, nil
+}
+
+// readManifest is readSource for what must be the source of a manifest.
+func (a *app) readManifest(file string) (name string, src []byte, err error) {
+	name, src, err = a.readSource(file)
+	if err == nil && codec.Is(src) {
+		err = &control.Error{Problem: &control.Problem{
+			Kind: capabilities.Invalid.String(), Message: fmt.Sprintf("read %s: it is a compiled manifest, not its source", name),
+			Hint: "cmgr decompile " + file + " turns it into source",
+		}}
+	}
+	return name, src, err
 }
 
 // fileError is err about a file that the command line names.
@@ -225,14 +238,16 @@ type finding struct {
 	Severity string `json:"severity"` // "error" or "warning"
 	Rule     string `json:"rule"`
 	Message  string `json:"message"`
-	Hint     string `json:"hint"` // "" for none
+	Hint     string `json:"hint"`        // "" for none
+	Included string `json:"included_at"` // "file:line:col" of the include of the file, "" for none
 }
 
-func findings(ds manifest.Diagnostics) []finding {
+func (a *app) findings(ds manifest.Diagnostics) []finding {
 	out := []finding{}
 	for _, d := range ds {
 		f := finding{
 			File: d.Pos.File, Line: d.Pos.Line, Col: d.Pos.Col, Severity: "error", Rule: d.Rule, Message: d.Message, Hint: d.Hint,
+			Included: a.included[d.Pos.File].String(),
 		}
 		if d.Warning {
 			f.Severity = "warning"

@@ -29,6 +29,8 @@ check good.cml -p shards --stamp good.stamp
 check - < bad.cml
 check ring.cml
 check slips.cml
+check includes.cml -p shards
+check includes.cml -p shards --json
 check
 compile good.cml -p shards -o out.cm -d out.d
 cat out.d
@@ -44,6 +46,7 @@ decompile own.cm --json
 decompile own.cm --json -o own.cml
 cat own.cml
 decompile good.cml
+compile out.cm
 include good.cml
 include good.cml -p shards -o out.json --depfile out.d --stamp out.stamp
 cat out.json
@@ -183,7 +186,9 @@ func TestVectors(t *testing.T) {
 	}
 	dir := filepath.Join(needs.Shared(t), "vectors", "cml")
 	for file, command := range map[string]func(v vector) []string{
-		"include.json":        func(v vector) []string { return []string{"include", v.Main, fmt.Sprintf("--validate=%v", *v.Validate)} },
+		"include.json": func(v vector) []string {
+			return []string{"include", v.Main, fmt.Sprintf("--validate=%v", *v.Validate)}
+		},
 		"include_loader.json": func(v vector) []string { return []string{"include", v.Main, "--validate=false"} },
 		"merge.json":          func(vector) []string { return []string{"merge", "a.cml", "b.cml"} },
 		"check_includes.json": func(v vector) []string { return append([]string{"check-includes", v.Main}, v.Expected...) },
@@ -288,7 +293,9 @@ func TestDecompileCorpus(t *testing.T) {
 				continue // not of this dialect
 			}
 			n++
-			for _, step := range [][]string{{"decompile", "a.cm", "-o", "b.cml"}, {"compile", "b.cml"}, {"decompile", "b.cm", "-o", "c.cml"}} {
+			for _, step := range [][]string{
+				{"decompile", "a.cm", "-o", "b.cml"}, {"compile", "b.cml"}, {"decompile", "b.cm", "-o", "c.cml"},
+			} {
 				if code, _, stderr := run(step...); code != exitFine {
 					t.Fatalf("%s: %v: %d, %s", file, step, code, stderr)
 				}
@@ -312,6 +319,29 @@ func TestDepfileEscapes(t *testing.T) {
 	got := string(depfile("a b.cm", []string{"z.cml", "$x#.cml", "z.cml"}))
 	if want := `a\ b.cm: $$x\#.cml z.cml` + "\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestExcerpt: the caret stands under the character, on a screen that is wide enough.
+func TestExcerpt(t *testing.T) {
+	lines := []string{"{", "\tä: [ 1 ],\r", ""}
+	for _, c := range []struct {
+		line, col, width int
+		want             string
+	}{
+		{2, 5, 80, "     2 |  ä: [ 1 ],\n       |     ^\n"},
+		{2, 11, 80, "     2 |  ä: [ 1 ],\n       |           ^\n"},
+		{2, 2, 15, "     2 |  ä: […\n       |  ^\n"},
+		{2, 9, 15, ""},
+		{2, 40, 80, ""},
+		{3, 1, 80, ""},
+		{4, 1, 80, ""},
+	} {
+		var got strings.Builder
+		screen{width: c.width}.excerpt(&got, lines, c.line, c.col)
+		if got.String() != c.want {
+			t.Errorf("%+v: got\n%s", c, got.String())
+		}
 	}
 }
 

@@ -39,7 +39,7 @@ known to run a file of the package.`,
 			if err != nil {
 				return err
 			}
-			c, found := loadSource(name, src, cml.Options{Includes: in.includes()})
+			c, found := a.loadSource(name, src, cml.Options{Includes: in.includes()})
 			if found.Err() == nil {
 				found = append(found, cml.ValidateReferences(c, provided)...)
 			}

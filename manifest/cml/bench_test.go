@@ -154,7 +154,8 @@ func BenchmarkTree(b *testing.B) {
 	var sources [][]byte
 	for i := range 10_000 {
 		var s strings.Builder
-		fmt.Fprintf(&s, "// Component %d.\n{\n    program: { runner: \"elf\", binary: \"bin/c%d\", args: [ \"--id\", \"%d\" ] },\n", i, i, i)
+		fmt.Fprintf(&s, "// Component %d.\n{\n    program: { runner: \"elf\", binary: \"bin/c%d\", args: [ \"--id\", \"%d\" ] },\n",
+			i, i, i)
 		fmt.Fprintf(&s, "    use: [\n        { protocol: [ \"log\", \"clock\" ] },\n        { directory: \"data\", path: \"/data\", "+
 			"rights: [ \"r*\" ] },\n    ],\n    capabilities: [ { protocol: \"p%d\" } ],\n", i)
 		fmt.Fprintf(&s, "    expose: [ { protocol: \"p%d\", from: \"self\" } ],\n    children: [\n", i)

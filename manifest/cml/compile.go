@@ -304,8 +304,8 @@ func (k *compiler) children() {
 		if r := &c.Restart; out.OnTerminate == manifest.OnTerminateRestart {
 			out.Restart = &manifest.Restart{
 				When:    pick(r.When, manifest.RestartAlways, manifest.RestartFailure),
-				DelayMS: uint32(r.Delay.Value), FromStart: !r.Delay.At.IsSet(), MaxDelayMS: uint32(r.MaxDelay.Value), Backoff: r.Backoff.Value,
-				Limit: uint32(r.Limit.Value), WindowMS: cmp.Or(uint32(r.Window.Value), 60_000),
+				DelayMS: uint32(r.Delay.Value), FromStart: !r.Delay.At.IsSet(), MaxDelayMS: uint32(r.MaxDelay.Value),
+				Backoff: r.Backoff.Value, Limit: uint32(r.Limit.Value), WindowMS: cmp.Or(uint32(r.Window.Value), 60_000),
 			}
 			if out.Restart.FromStart {
 				// As runsv: a program that crashes at once must not take the machine.

@@ -43,6 +43,7 @@ type Document struct {
 	At           At
 	Source       *Source  // the main file
 	Included     []string // the files that Expand merged into it
+	IncludedAt   []At     // for each of them, the first place that includes it
 	Include      Texts
 	Program      Free
 	Children     List[Child]

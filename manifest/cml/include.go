@@ -31,7 +31,7 @@ type Includes struct {
 func Expand(doc *Document, in *Includes) manifest.Diagnostics {
 	e := expander{in: in, visited: map[string]bool{}}
 	e.expand(doc, []string{path.Clean(doc.Source.File)})
-	doc.Included = e.files
+	doc.Included, doc.IncludedAt = e.files, e.places
 	return arrange(e.diagnostics)
 }
 
@@ -39,6 +39,7 @@ type expander struct {
 	in          *Includes
 	visited     map[string]bool
 	files       []string
+	places      []At
 	diagnostics manifest.Diagnostics
 }
 
@@ -74,7 +75,7 @@ func (e *expander) expand(doc *Document, stack []string) {
 			return
 		}
 		e.visited[file] = true
-		e.files = append(e.files, file)
+		e.files, e.places = append(e.files, file), append(e.places, t.At)
 		part, ds := Parse(file, src)
 		e.diagnostics = append(e.diagnostics, ds...)
 		e.expand(part, append(stack[:len(stack):len(stack)], file))
