@@ -61,11 +61,8 @@ func quoted(pairs ...string) string {
 
 func (w *walk) notOffered(s step, p Node, d *manifest.Component, key offerKey) *capabilities.Error {
 	var offered []string
-	for i := range d.Offers {
-		o := &d.Offers[i]
-		if o.Kind == s.kind && o.Target.Kind == key.target && o.Target.Name == key.to {
-			offered = append(offered, o.TargetName)
-		}
+	for _, i := range offersTo(d, offerTo{key.target, s.kind, key.to}) {
+		offered = append(offered, d.Offers[i].TargetName)
 	}
 	hint := suggest(s.name, offered, w.offerLine(s, p, d, "#"+key.to))
 	what := ""
@@ -90,9 +87,9 @@ func (w *walk) offerLine(s step, p Node, d *manifest.Component, to string) strin
 func (w *walk) bestSource(s step, p Node, d *manifest.Component) (best struct{ from, name, also string }) {
 	best.name = s.name
 	itself := func(r manifest.Ref) bool { return r.Kind == manifest.RefChild && r.Name == s.n.Moniker().Base() }
-	for i := range d.Offers {
+	for _, i := range offersNamed(d, capKey{s.kind, s.name}) {
 		o := &d.Offers[i]
-		if o.Kind != s.kind || o.TargetName != s.name || o.Target.Kind == manifest.RefSelf {
+		if o.Target.Kind == manifest.RefSelf {
 			continue
 		}
 		if o.Source.Kind != manifest.RefVoid && !itself(o.Source) {

@@ -24,6 +24,17 @@ type index struct {
 	exposes   map[capKey]int32
 	expNext   []int32
 	caps      map[capKey]int32
+
+	// For hints, made when the first route fails: if one does, as many may as there are children.
+	hints sync.Once
+	to    map[offerTo][]int32 // offers
+	named map[capKey][]int32  // offers
+}
+
+type offerTo struct {
+	target manifest.RefKind
+	kind   manifest.Kind
+	to     string
 }
 
 type offerKey struct {
@@ -118,6 +129,46 @@ func offersOf(d *manifest.Component, k offerKey) (first *manifest.Offer, more []
 	}
 	return first, more
 }
+
+// offersTo are the offers of d of one kind to one child or collection, by position.
+func offersTo(d *manifest.Component, k offerTo) []int32 {
+	if x := indexOf(d); x != nil {
+		x.forHints(d)
+		return x.to[k]
+	}
+	return positions(d, func(o *manifest.Offer) bool { return toOf(o) == k })
+}
+
+// offersNamed are the offers of d of one kind and under one name, to whomever, by position.
+func offersNamed(d *manifest.Component, k capKey) []int32 {
+	if x := indexOf(d); x != nil {
+		x.forHints(d)
+		return x.named[k]
+	}
+	return positions(d, func(o *manifest.Offer) bool { return o.Kind == k.kind && o.TargetName == k.name })
+}
+
+func positions(d *manifest.Component, is func(*manifest.Offer) bool) (out []int32) {
+	for i := range d.Offers {
+		if is(&d.Offers[i]) {
+			out = append(out, int32(i))
+		}
+	}
+	return out
+}
+
+func (x *index) forHints(d *manifest.Component) {
+	x.hints.Do(func() {
+		x.to, x.named = make(map[offerTo][]int32), make(map[capKey][]int32)
+		for i := range d.Offers {
+			o := &d.Offers[i]
+			to, named := toOf(o), capKey{o.Kind, o.TargetName}
+			x.to[to], x.named[named] = append(x.to[to], int32(i)), append(x.named[named], int32(i))
+		}
+	})
+}
+
+func toOf(o *manifest.Offer) offerTo { return offerTo{o.Target.Kind, o.Kind, o.Target.Name} }
 
 // exposesOf returns what d exposes to its parent under that kind and name: nearly always none or one.
 func exposesOf(d *manifest.Component, kind manifest.Kind, capability string) (first *manifest.Expose, more []*manifest.Expose) {

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -54,6 +55,12 @@ func TestIndexLaw(t *testing.T) {
 		}
 		if fmt.Sprint(wantOffers) != fmt.Sprint(gotOffers) || fmt.Sprint(wantExposes) != fmt.Sprint(gotExposes) {
 			t.Fatalf("offers %v, want %v; exposes %v, want %v", gotOffers, wantOffers, gotExposes, wantExposes)
+		}
+		wantTo := positions(d, func(o *manifest.Offer) bool { return o.Kind == k && o.Target.Kind == to.Kind && o.Target.Name == to.Name })
+		wantNamed := positions(d, func(o *manifest.Offer) bool { return o.Kind == k && o.TargetName == as })
+		gotTo, gotNamed := offersTo(d, offerTo{to.Kind, k, to.Name}), offersNamed(d, capKey{k, as})
+		if !slices.Equal(wantTo, gotTo) || !slices.Equal(wantNamed, gotNamed) {
+			t.Fatalf("offers to %v, want %v; named %v, want %v", gotTo, wantTo, gotNamed, wantNamed)
 		}
 		if c := capabilityOf(d, k, as); c == nil || c.Kind != k || c.Name != as {
 			t.Fatalf("capability %v", c)
