@@ -73,8 +73,8 @@ func (c lspClient) receive(into any) {
 func TestLSP(t *testing.T) {
 	const (
 		initialize = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"capabilities":{}}}`
-		open       = `{"jsonrpc":"2.0","method":"textDocument/didOpen","params":{"textDocument":{"uri":"file:///none/a.cml","version":1,` +
-			`"text":"/* 𝄞 */ { sue: [] }"}}}`
+		open       = `{"jsonrpc":"2.0","method":"textDocument/didOpen","params":{"textDocument":{` +
+			`"uri":"file:///none/a.cml","version":1,"text":"/* 𝄞 */ { sue: [] }"}}}`
 		fix = `{"jsonrpc":"2.0","id":2,"method":"textDocument/codeAction","params":{"textDocument":{"uri":"file:///none/a.cml"},` +
 			`"range":{"start":{"line":0,"character":12},"end":{"line":0,"character":12}}}}`
 		shutdown = `{"jsonrpc":"2.0","id":3,"method":"shutdown"}`

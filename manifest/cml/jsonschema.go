@@ -10,8 +10,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// JSONSchema is a JSON Schema (draft 2020-12) of manifests, made of the tables that Parse goes by: indented, with a newline at the
-// end. It refuses what Parse refuses but for what a schema cannot say (a key that stands twice, all of what makes a URL valid),
+// JSONSchema is a JSON Schema (draft 2020-12) of manifests, made of the tables that Parse goes by: indented, with a newline at
+// the end. It refuses what Parse refuses but for what a schema cannot say (a key that stands twice, all of what makes a URL valid),
 // and, for each kind of capability, an entry that lacks a key. What depends on other parts of the manifest it accepts.
 func JSONSchema() []byte {
 	g := schemaMaker{defs: map[string]schema{"dictionary": dictionarySchema}}
@@ -60,22 +60,6 @@ var dictionarySchema = schema{
 	}},
 }
 
-// needed are the keys that an entry needs beside its capability keyword.
-var needed = map[string]map[manifest.Kind][]string{
-	"capability": {
-		manifest.KindDirectory: {"path", "rights"},
-		manifest.KindStorage:   {"backing_dir", "from", "storage_id"},
-		manifest.KindRunner:    {"path"},
-		manifest.KindResolver:  {"path"},
-		manifest.KindConfig:    {"type", "value"},
-	},
-	"use": {
-		manifest.KindDirectory: {"path", "rights"},
-		manifest.KindStorage:   {"path"},
-		manifest.KindConfig:    {"key", "type"},
-	},
-}
-
 // schemaMaker collects the schemas of objects, by name.
 type schemaMaker struct{ defs map[string]schema }
 
@@ -105,8 +89,8 @@ func (g *schemaMaker) object(o *Object) schema {
 		}
 		if k.Kind != 0 {
 			keywords = append(keywords, schema{"required": []string{k.Name}})
-			if n := needed[o.Section][k.Kind]; n != nil {
-				dependent[k.Name] = n
+			if k.Needs != nil {
+				dependent[k.Name] = k.Needs
 			}
 		}
 	}

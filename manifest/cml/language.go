@@ -33,6 +33,7 @@ type Key struct {
 	Doc      string // what cml(5) says of it, as Markdown
 	Required bool
 	Kind     manifest.Kind   // set if it is a capability keyword
+	Needs    []string        // of a keyword: the keys that an entry with it cannot do without, beside those that all need
 	Of       []manifest.Kind // the kinds of capabilities that it applies to; nil means all
 	Value    Value
 }
@@ -105,9 +106,26 @@ func describeShape[T any](l *language, s *shape[T]) *Object {
 		case m.text != "":
 			doc = m.text
 		}
-		o.Keys = append(o.Keys, Key{Name: k.name, Doc: doc, Required: k.required, Kind: k.kind, Of: k.of, Value: k.form.describe(l)})
+		o.Keys = append(o.Keys, Key{Name: k.name, Doc: doc, Required: k.required, Kind: k.kind, Of: k.of,
+			Needs: needed[s.section][k.kind], Value: k.form.describe(l)})
 	}
 	return o
+}
+
+// needed are the keys that an entry needs beside its capability keyword, by the kind. The compiler demands them.
+var needed = map[string]map[manifest.Kind][]string{
+	"capability": {
+		manifest.KindDirectory: {"path", "rights"},
+		manifest.KindStorage:   {"backing_dir", "from", "storage_id"},
+		manifest.KindRunner:    {"path"},
+		manifest.KindResolver:  {"path"},
+		manifest.KindConfig:    {"type", "value"},
+	},
+	"use": {
+		manifest.KindDirectory: {"path", "rights"},
+		manifest.KindStorage:   {"path"},
+		manifest.KindConfig:    {"key", "type"},
+	},
 }
 
 // program is the free object `program` with the keys that the runner elf knows.

@@ -64,7 +64,8 @@ func TestLanguage(t *testing.T) {
 			`within the stop timeout of its environment is killed too.`},
 		{Language().Key("offer").Value.Object, "to", "`#child`, `#collection`, `self/dictionary`, or an array of them"},
 		{Language().Key("use").Value.Object, "filter", "event_stream: an object, such as `{ name: \"a.protocol\" }`."},
-		{Language().Key("capabilities").Value.Object, "backing_dir", "the directory capability that holds the storage\n\nstorage (required): the source"},
+		{Language().Key("capabilities").Value.Object, "backing_dir", "the directory capability that holds the storage\n\n" +
+			"storage (required): the source"},
 	} {
 		if got := c.of.Key(c.key).Doc; !regexp.MustCompile("^" + regexp.QuoteMeta(c.doc)).MatchString(got) {
 			t.Errorf("%s: %s: %q, want %q", c.of.Name, c.key, got, c.doc)

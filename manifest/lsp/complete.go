@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,6 +20,7 @@ const maxItems = 1000
 const (
 	itemProperty = 10
 	itemValue    = 12
+	itemSkeleton = 15
 	itemFile     = 17
 	itemRef      = 18
 	itemFolder   = 19
@@ -31,6 +33,7 @@ type completionItem struct {
 	Detail        string   `json:"detail,omitempty"`
 	Documentation any      `json:"documentation,omitempty"`
 	SortText      string   `json:"sortText"`
+	TextFormat    int      `json:"insertTextFormat,omitempty"`
 	TextEdit      textEdit `json:"textEdit"`
 }
 
@@ -38,9 +41,10 @@ type completionItem struct {
 type choice struct {
 	label, detail, doc string
 	kind               int
-	bare               bool // written without quotes
-	listed             bool // written within an array
-	far                bool // less probable than others
+	bare               bool   // written without quotes
+	listed             bool   // written within an array
+	far                bool   // less probable than others
+	snippet            string // written instead of the label, with tab stops
 }
 
 // completion lists the keys, words, names and files that can stand at the cursor.
@@ -67,13 +71,24 @@ func (s *server) completion(d *document, p *params) (any, *rpcError) {
 	} else {
 		var skip int // bytes of the text that stay before the choice
 		choices, skip = s.values(d, root, c, offset)
-		edit = func(ch choice) textEdit { return valueEdit(d, c, offset, skip, ch) }
+		edit = func(ch choice) textEdit {
+			if ch.snippet != "" {
+				ch.label = ch.snippet
+				if !s.client.TextDocument.Completion.CompletionItem.Snippets {
+					ch.label = tabStops.ReplaceAllString(ch.snippet, "$1")
+				}
+			}
+			return valueEdit(d, c, offset, skip, ch)
+		}
 	}
 	if out.Incomplete = len(choices) > maxItems; out.Incomplete {
 		choices = choices[:maxItems]
 	}
 	for i, ch := range choices {
 		item := completionItem{Label: ch.label, Kind: ch.kind, Detail: ch.detail, TextEdit: edit(ch), SortText: fmt.Sprintf("0%04d", i)}
+		if ch.snippet != "" && s.client.TextDocument.Completion.CompletionItem.Snippets {
+			item.TextFormat = 2
+		}
 		if ch.far {
 			item.SortText = fmt.Sprintf("1%04d", i)
 		}
@@ -83,6 +98,53 @@ func (s *server) completion(d *document, p *params) (any, *rpcError) {
 		out.Items = append(out.Items, item)
 	}
 	return out, nil
+}
+
+// tabStops are the places of a snippet where something is to be written, with what stands there until then.
+var tabStops = regexp.MustCompile(`\$(?:[0-9]+|\{[0-9]+:([^}]*)\})`)
+
+// skeletons are the objects that can stand in a list, with the keys that they cannot do without.
+func skeletons(o *cml.Object, quoted bool) []choice {
+	skeleton := func(first *cml.Key) choice {
+		var names, members []string
+		add := func(k *cml.Key) {
+			if slices.Contains(names, k.Name) {
+				return
+			}
+			names = append(names, k.Name)
+			name, value := k.Name, fmt.Sprintf(`"$%d"`, len(names))
+			if quoted {
+				name = `"` + name + `"`
+			}
+			switch {
+			case k.Value.Kind == cml.StringsValue && !k.Value.One:
+				value = "[ " + value + " ]"
+			case k.Value.Kind != cml.StringValue && k.Value.Kind != cml.StringsValue:
+				value = fmt.Sprintf("${%d:null}", len(names))
+			}
+			members = append(members, name+": "+value)
+		}
+		if first != nil {
+			add(first)
+		}
+		for i := range o.Keys {
+			if k := &o.Keys[i]; k.Required || first != nil && slices.Contains(first.Needs, k.Name) {
+				add(k)
+			}
+		}
+		braces := func(words []string) string { return "{ " + strings.Join(words, ", ") + " }" }
+		return choice{label: braces(names), snippet: braces(members), detail: o.Name, kind: itemSkeleton, bare: true}
+	}
+	var out []choice
+	for i := range o.Keys {
+		if o.Keys[i].Kind != 0 {
+			out = append(out, skeleton(&o.Keys[i]))
+		}
+	}
+	if out == nil {
+		out = append(out, skeleton(nil))
+	}
+	return out
 }
 
 // keys are the keys that the object at the cursor can still have.
@@ -149,12 +211,17 @@ func valueWords(v *cml.Value) string {
 	return "value"
 }
 
+// quoted says whether the manifest quotes its keys.
+func quoted(root *node) bool {
+	return len(root.members) > 0 && root.members[0].name != nil && root.members[0].name.kind == stringNode
+}
+
 // nameEdit writes a key.
 func nameEdit(d *document, c cursor, root *node, offset int, ch choice) textEdit {
 	if c.token == nil {
 		name := ch.label
-		if len(root.members) > 0 && root.members[0].name != nil && root.members[0].name.kind == stringNode {
-			name = `"` + name + `"` // as the others are
+		if quoted(root) {
+			name = `"` + name + `"`
 		}
 		return textEdit{d.text.span(offset, offset), name + ": "}
 	}
@@ -208,6 +275,9 @@ func (s *server) values(d *document, root *node, c cursor, offset int) (out []ch
 		return nil, 0
 	}
 	k := c.object.object.Key(c.member.name.text)
+	if k != nil && k.Value.Kind == cml.ListValue && c.array != nil && c.token == nil {
+		return skeletons(k.Value.Object, quoted(root)), 0
+	}
 	if k == nil || k.Value.Kind == cml.ListValue || c.array != nil && k.Value.Kind != cml.StringsValue {
 		return nil, 0
 	}
@@ -379,8 +449,9 @@ func (s *server) childManifest(d *document, root *node, m mention) string {
 	return s.manifestOf(d, url.text)
 }
 
-// files are the manifests and directories in the directory dir, which is relative to that of d.
-func files(d *document, dir string, compiled bool) []choice {
+// files are the manifests and directories in the directory dir, which is relative to that of d: those for children, or those to be
+// included.
+func files(d *document, dir string, children bool) []choice {
 	if d.path == "" || strings.ContainsAny(dir, ":#\x00") || filepath.IsAbs(dir) {
 		return nil
 	}
@@ -399,10 +470,12 @@ func files(d *document, dir string, compiled bool) []choice {
 		case e.IsDir():
 			out = append(out, choice{label: name + "/", kind: itemFolder, far: true})
 		case filepath.Join(filepath.Dir(d.path), dir, name) == d.path:
-		case strings.HasSuffix(name, ".cml") && strings.HasSuffix(name, ".shard.cml") != compiled, compiled && strings.HasSuffix(name, ".cm"):
-			out = append(out, choice{label: name, kind: itemFile})
-		case strings.HasSuffix(name, ".cml") && !compiled:
-			out = append(out, choice{label: name, kind: itemFile, far: true})
+		case strings.HasSuffix(name, ".shard.cml"):
+			if !children {
+				out = append(out, choice{label: name, kind: itemFile})
+			}
+		case strings.HasSuffix(name, ".cml"), strings.HasSuffix(name, ".cm") && children:
+			out = append(out, choice{label: name, kind: itemFile, far: !children})
 		}
 	}
 	return out

@@ -3,21 +3,26 @@ package lsp
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 )
 
-// FuzzMessages states: whatever messages come, each line of the input one, the server answers every request exactly once, in their
-// order, and nothing else; and ends.
+// FuzzMessages states: whatever messages come, each line of the input one, the server answers every request exactly once, in the
+// order in which they came, and nothing else; and ends.
 func FuzzMessages(f *testing.F) {
 	const uri = `"textDocument":{"uri":"untitled:a.cml"`
 	did := `{"method":"textDocument/didOpen","params":{` + uri + `,"version":1,"text":"{ use: [ { protocol: \"#"}}}`
-	f.Add(initialize + "\n" + did + "\n" + `{"id":2,"method":"textDocument/completion","params":{` + uri + `},"position":{"line":0,"character":23}}}`)
-	f.Add(initialize + "\n" + did + "\n" + `{"method":"textDocument/didChange","params":{` + uri + `},"contentChanges":[{"range":{"start":{"line":9,` +
-		`"character":-1},"end":{"line":-1}},"text":"\ud834\udd1e"}]}}` + "\n" + `{"id":"a","method":"textDocument/codeAction","params":{` + uri +
-		`},"range":{"end":{"line":3}}}}` + "\n" + shutdown)
-	f.Add(initialize + "\n" + `{"id":1.5,"method":"x"}` + "\n" + `{"method":"$/cancelRequest","params":{"id":1}}` + "\n" + `{"id":3,"id":null}`)
+	lines := func(messages ...string) string { return strings.Join(messages, "\n") }
+	f.Add(lines(initialize, did,
+		`{"id":2,"method":"textDocument/completion","params":{`+uri+`},"position":{"line":0,"character":23}}}`))
+	f.Add(lines(initialize, did,
+		`{"method":"textDocument/didChange","params":{`+uri+`},"contentChanges":[{"range":{"start":{"line":9,`+
+			`"character":-1},"end":{"line":-1}},"text":"\ud834\udd1e"}]}}`,
+		`{"id":"a","method":"textDocument/codeAction","params":{`+uri+`},"range":{"end":{"line":3}}}}`,
+		shutdown))
+	f.Add(lines(initialize, `{"id":1.5,"method":"x"}`, `{"method":"$/cancelRequest","params":{"id":1}}`, `{"id":3,"id":null}`))
 	f.Fuzz(func(t *testing.T, input string) {
 		var in strings.Builder
 		var want []string
@@ -31,7 +36,7 @@ func FuzzMessages(f *testing.F) {
 			case m.broken != nil && m.ID == nil:
 				want = append(want, "null")
 			case m.ID != nil && (m.Method != "" || m.broken != nil) && m.Method != "$/cancelRequest":
-				want = append(want, string(m.ID))
+				want = append(want, decoded(m.ID))
 			}
 		}
 		got, _ := converse(t, in.String()+frame(exit))
@@ -42,19 +47,28 @@ func FuzzMessages(f *testing.F) {
 			case m.ID == nil:
 				ids = append(ids, "null")
 			default:
-				ids = append(ids, string(m.ID))
+				ids = append(ids, decoded(m.ID))
 			}
 		}
-		if len(ids) != len(want) {
+		if !slices.Equal(ids, want) {
 			t.Fatalf("%q: answered %q, want %q", input, ids, want)
 		}
 	})
 }
 
+// decoded is an id without its spelling.
+func decoded(id json.RawMessage) string {
+	var s string
+	if len(id) == 0 || id[0] != '"' || json.Unmarshal(id, &s) != nil {
+		return string(id)
+	}
+	return fmt.Sprintf("%q", s)
+}
+
 // FuzzFeatures states: whatever a manifest says, wherever the cursor is, every feature has an answer; ranges lie within the text
 // and in order; and what a formatting makes of the text is formatted.
 func FuzzFeatures(f *testing.F) {
-	f.Add(`{ children: [ { name: "a", url: "b.cml", environment: "#e" } ], offer: [ { protocol: "x", from: "#a", to: [ "#|`, 90, true)
+	f.Add(`{ children: [ { name: "a", url: "b.cml", environment: "#e" } ], offer: [ { from: "#a", to: [ "#|`, 90, true)
 	f.Add("{\r\n include: [ 'x', ], /* 𝄞 */ use: [{ protocol: [\"\\x61\" 'b'; ] from = \"self/d/x\" path }] }", 40, false)
 	f.Add(`{ config: { a: { type: "vector", element: { type`, 47, true)
 	f.Fuzz(func(t *testing.T, src string, offset int, utf16 bool) {

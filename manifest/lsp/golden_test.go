@@ -82,6 +82,9 @@ completion root.cml runner: "|elf" },
 completion root.cml backing_dir: "|files"
 completion net.cml "elf" } ],|
 completion net.cml "binary|"
+completion root.cml children: [|
+completion root.cml use: [|
+completion net.cml "capabilities": [|
 type root.cml startup: "eager",|  on_te
 completion root.cml on_te|
 reset root.cml
@@ -115,8 +118,9 @@ func golden(t *testing.T, encoding string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := open(t, Options{Delay: time.Millisecond}, `{"general":{"positionEncodings":["utf-32","`+encoding+
-		`"]},"textDocument":{"hover":{"contentFormat":["markdown"]},"documentSymbol":{"hierarchicalDocumentSymbolSupport":true}}}`)
+	c := open(t, Options{Delay: time.Millisecond}, fmt.Sprintf(`{"general":{"positionEncodings":["utf-32",%q]},"textDocument":{
+		"completion":{"completionItem":{"snippetSupport":%t}},"hover":{"contentFormat":["markdown"]},
+		"documentSymbol":{"hierarchicalDocumentSymbolSupport":true}}}`, encoding, encoding == "utf-16"))
 	files := map[string]*text{}
 	versions := map[string]int{}
 	diagnostics := map[string][]diagnostic{}

@@ -310,6 +310,11 @@ type clientCapabilities struct {
 		PositionEncodings []string `json:"positionEncodings"`
 	} `json:"general"`
 	TextDocument struct {
+		Completion struct {
+			CompletionItem struct {
+				Snippets bool `json:"snippetSupport"`
+			} `json:"completionItem"`
+		} `json:"completion"`
 		Hover struct {
 			ContentFormat []string `json:"contentFormat"`
 		} `json:"hover"`

@@ -63,17 +63,21 @@ func TestConversations(t *testing.T) {
 		{"exit at once", []string{exit}, ``, ErrNoShutdown},
 		{"the client goes away", []string{initialize}, `1:0`, ErrGone},
 		{"the client goes away after shutdown", []string{initialize, shutdown}, `1:0 "last":0`, nil},
-		{"before initialize", []string{`{"id":7,"method":"shutdown"}`, `{"method":"textDocument/didOpen"}`, exit}, `7:-32002`, ErrNoShutdown},
+		{"before initialize", []string{`{"id":7,"method":"shutdown"}`, `{"method":"textDocument/didOpen"}`, exit},
+			`7:-32002`, ErrNoShutdown},
 		{"initialize twice", []string{initialize, initialize, exit}, `1:0 1:-32600`, ErrNoShutdown},
-		{"after shutdown", []string{initialize, shutdown, `{"id":2,"method":"textDocument/hover"}`, exit}, `1:0 "last":0 2:-32600`, nil},
+		{"after shutdown", []string{initialize, shutdown, `{"id":2,"method":"textDocument/hover"}`, exit},
+			`1:0 "last":0 2:-32600`, nil},
 		{"unknown method", []string{initialize, `{"id":2,"method":"a/b"}`, `{"method":"a/b"}`, exit}, `1:0 2:-32601`, ErrNoShutdown},
 		{"no JSON", []string{`{`, initialize, exit}, `null:-32700 1:0`, ErrNoShutdown},
-		{"no request", []string{`[]`, `7`, `{"id":4}`, `{"id":{},"method":"x"}`, `{"id":null,"method":"x"}`, `{"id":5,"method":[]}`, exit},
-			`null:-32600 null:-32600 4:-32600 null:-32600 null:-32600 5:-32600`, ErrNoShutdown},
+		{"no request", []string{
+			`[]`, `7`, `{"id":4}`, `{"id":{},"method":"x"}`, `{"id":null,"method":"x"}`, `{"id":5,"method":[]}`, exit,
+		}, `null:-32600 null:-32600 4:-32600 null:-32600 null:-32600 5:-32600`, ErrNoShutdown},
 		{"responses are nothing", []string{initialize, `{"id":9,"result":null}`, `{"id":9,"error":{}}`, exit}, `1:0`, ErrNoShutdown},
-		{"bad parameters", []string{initialize, `{"id":2,"method":"textDocument/hover","params":[1]}`, `{"id":3,"method":"textDocument/hover"}`,
-			`{"id":4,"method":"textDocument/hover","params":{"textDocument":{"uri":"file:///x.cml"}}}`, exit},
-			`1:0 2:-32602 3:-32602 4:-32602`, ErrNoShutdown},
+		{"bad parameters", []string{
+			initialize, `{"id":2,"method":"textDocument/hover","params":[1]}`, `{"id":3,"method":"textDocument/hover"}`,
+			`{"id":4,"method":"textDocument/hover","params":{"textDocument":{"uri":"file:///x.cml"}}}`, exit,
+		}, `1:0 2:-32602 3:-32602 4:-32602`, ErrNoShutdown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var in strings.Builder
@@ -105,8 +109,8 @@ func TestHeaders(t *testing.T) {
 		name, input string
 		err         error
 	}{
-		{"other fields", "Content-Type: application/vscode-jsonrpc; charset=utf-8\r\ncontent-length:  " + fmt.Sprint(len(exit)) + "\r\n\r\n" + exit,
-			ErrNoShutdown},
+		{"other fields", "Content-Type: application/vscode-jsonrpc; charset=utf-8\r\ncontent-length:  " + fmt.Sprint(len(exit)) +
+			"\r\n\r\n" + exit, ErrNoShutdown},
 		{"bare line feeds", fmt.Sprintf("Content-Length: %d\n\n%s", len(exit), exit), ErrNoShutdown},
 		{"no length", "Content-Type: x\r\n\r\n" + exit, ErrHeader},
 		{"nothing", "\r\n\r\n", ErrHeader},
@@ -215,7 +219,8 @@ func TestTyping(t *testing.T) {
 			t.Fatalf("%+v", m)
 		}
 		if found++; *p.Version == last {
-			if len(p.Diagnostics) != 1 || p.Diagnostics[0].Code != "bad-name" || p.Diagnostics[0].Range != (span{position{0, 21}, position{0, 25}}) {
+			ds, at := p.Diagnostics, span{position{0, 21}, position{0, 25}}
+			if len(ds) != 1 || ds[0].Code != "bad-name" || ds[0].Range != at {
 				t.Errorf("%+v", p.Diagnostics)
 			}
 			break
