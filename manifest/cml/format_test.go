@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/tailscale/hujson"
@@ -41,6 +43,34 @@ func allComments(t *testing.T, src []byte) []string {
 	})
 	slices.Sort(out)
 	return out
+}
+
+// commentRunes counts the characters between tokens that are not blank, whoever thinks that they are comments.
+func commentRunes(t *testing.T, src []byte) map[rune]int {
+	tree, err := json5.Parse(src, json5.Options{})
+	if err != nil {
+		t.Fatalf("%q: %v", src, err)
+	}
+	n := map[rune]int{}
+	add := func(e hujson.Extra) {
+		for _, r := range string(e) {
+			if !unicode.IsSpace(r) && r != '\uFEFF' {
+				n[r]++
+			}
+		}
+	}
+	tree.Root.Range(func(v *hujson.Value) bool {
+		add(v.BeforeExtra)
+		add(v.AfterExtra)
+		switch x := v.Value.(type) {
+		case *hujson.Object:
+			add(x.AfterExtra)
+		case *hujson.Array:
+			add(x.AfterExtra)
+		}
+		return true
+	})
+	return n
 }
 
 // meaning is a text as JSON, its keys and sets sorted.
@@ -108,6 +138,9 @@ func checkFormat(t *testing.T, src []byte) []byte {
 	}
 	if d := cmp.Diff(allComments(t, src), allComments(t, once)); d != "" {
 		t.Fatalf("%q: comments differ\n%s\n%s", src, d, once)
+	}
+	if a, b := commentRunes(t, src), commentRunes(t, once); !maps.Equal(a, b) {
+		t.Fatalf("%q: characters of comments differ\n%s", src, once)
 	}
 	if d := cmp.Diff(meaning(t, src), meaning(t, once)); d != "" {
 		t.Fatalf("%q: means something else\n%s\n%s", src, d, once)
