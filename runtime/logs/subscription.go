@@ -8,14 +8,14 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// How much a Subscription holds for a reader that is slower than the lines come.
+// How much a Subscription holds for a reader that is slower than the lines come, in bytes; a line counts for its text and lineCost.
 const (
-	maxQueued      = 8192
-	maxQueuedBytes = 4 << 20
+	maxQueuedBytes = 32 << 20
+	lineCost       = 96
 )
 
-// A Subscription is a queue of lines as they come. It never makes the writers of logs wait: a reader that is too slow misses
-// lines, and gets a line that says how many in their place. Close ends it.
+// A Subscription is a queue of lines as they come. It never makes the writers of logs wait: a reader that is far too slow misses
+// the oldest lines of the queue, and gets a line that says how many in their place; so it never misses the last ones. Close ends it.
 type Subscription struct {
 	logs   *Logs
 	filter func(name.Moniker) bool
@@ -34,18 +34,13 @@ func (s *Subscription) Next(ctx context.Context) (Line, error) {
 	for {
 		s.mu.Lock()
 		switch {
-		case s.next < len(s.queue):
-			line := s.queue[s.next]
-			s.queue[s.next] = Line{}
-			s.bytes -= len(line.Text)
-			if s.next++; s.next == len(s.queue) {
-				s.queue, s.next = s.queue[:0], 0
-			}
-			s.mu.Unlock()
-			return line, nil
 		case s.missed > 0:
 			line := notShown(s.missed)
 			s.missed = 0
+			s.mu.Unlock()
+			return line, nil
+		case s.next < len(s.queue):
+			line := s.take()
 			s.mu.Unlock()
 			return line, nil
 		case s.closed:
@@ -74,17 +69,30 @@ func (s *Subscription) close() {
 	s.signal()
 }
 
-// put never waits. After the first line that does not fit all are counted until the reader has taken what is there, so that
-// the gap is one and the count stands where it is.
+// take takes the oldest line; with mu held.
+func (s *Subscription) take() Line {
+	line := s.queue[s.next]
+	s.queue[s.next] = Line{}
+	s.bytes -= len(line.Text) + lineCost
+	if s.next++; s.next == len(s.queue) {
+		s.queue, s.next = s.queue[:0], 0
+	}
+	return line
+}
+
+// put never waits. When there is too much it throws away the oldest quarter, so that the gaps are few.
 func (s *Subscription) put(line Line) {
 	s.mu.Lock()
-	switch {
-	case s.closed:
-	case s.missed > 0 || len(s.queue) >= maxQueued || s.bytes+len(line.Text) > maxQueuedBytes && len(s.queue) > 0:
-		s.missed++
-	default:
+	if !s.closed {
 		s.queue = append(s.queue, line)
-		s.bytes += len(line.Text)
+		s.bytes += len(line.Text) + lineCost
+		if s.bytes > maxQueuedBytes {
+			for s.bytes > maxQueuedBytes*3/4 && len(s.queue)-s.next > 1 {
+				s.take()
+				s.missed++
+			}
+			s.queue, s.next = append(s.queue[:0], s.queue[s.next:]...), 0
+		}
 	}
 	s.mu.Unlock()
 	s.signal()
