@@ -50,6 +50,9 @@ type StartInfo struct {
 	Config []byte
 	// Stdout and Stderr are where output goes: writing ends that the runner gives to the program or writes to. nil: nowhere.
 	Stdout, Stderr *os.File
+	// Launched, if not nil, is called once the program's process exists, when Start goes on to wait until it is ready. It must
+	// not block.
+	Launched func()
 	// BreakOnStart, if not nil, holds the program before its first instruction of its own until it is closed.
 	BreakOnStart <-chan struct{}
 }
@@ -125,6 +128,9 @@ func (c Cause) String() string { return causes[c] }
 // OK says whether the program ended with exit code 0.
 func (e Exit) OK() bool { return e.Code == 0 && e.Signal == 0 }
 
+// Well says whether nothing is wrong with the end: exit code 0, or one that was asked for and came in time.
+func (e Exit) Well() bool { return e.OK() || e.Cause == ByStop || e.Cause == ByKill }
+
 // String is one line: "exited code=1 after=3s", "killed by SIGKILL after=2m0s (did not stop in time)".
 func (e Exit) String() string {
 	var b strings.Builder
@@ -149,7 +155,9 @@ func (e Exit) String() string {
 		b.WriteString(" (killed on demand)")
 	case ByRunner:
 		b.WriteString(" (its runner went away)")
-	case BySelf, ByStop:
+	case ByStop:
+		b.WriteString(" (asked to stop)")
+	case BySelf:
 	}
 	if e.Detail != "" {
 		b.WriteString(": " + e.Detail)
@@ -164,6 +172,9 @@ type Error struct {
 	Why  capabilities.Code
 	Err  error
 	Hint string
+	// Exit is how a program ended that was launched but not ready yet; nil if there was none. With Critical it takes the tree
+	// down as any critical end does.
+	Exit *Exit
 }
 
 func (e *Error) Error() string {

@@ -188,7 +188,7 @@ func (x *Instance) GetUsage() *Usage {
 // Exit is how a run ended.
 type Exit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// It returned 0.
+	// It ended well: it returned 0, or was asked to end and did so in time.
 	Ok bool `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
 	// What it returned; -1 when a signal ended it or nobody can know.
 	Code int32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`

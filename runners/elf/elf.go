@@ -78,13 +78,21 @@ func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Pro
 	return p, nil
 }
 
-func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (*program, error) {
+func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (_ *program, err error) {
 	s, errs := parse(info.Program)
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
 	if err := deniedBy(r.Policy, info.Moniker, info.Program); err != nil {
 		return nil, err
+	}
+	if s.critical {
+		defer func() {
+			if _, told := errors.AsType[*endedEarly](err); err != nil && !told && ctx.Err() == nil {
+				// What must not end must not fail to begin either (component manager panics there).
+				err = &endedEarly{err, runners.Exit{Code: -1, Critical: true, Detail: err.Error()}}
+			}
+		}()
 	}
 	for _, d := range warnings(info.Program) {
 		r.Log.Warn(d.Message, "instance", info.Moniker, "at", d.Pos, "hint", d.Hint)
@@ -112,6 +120,9 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (*program, 
 	p.ready = ready
 	if err := p.launch(spec, true); err != nil {
 		return nil, err
+	}
+	if info.Launched != nil {
+		info.Launched()
 	}
 	return p, p.awaitReady(ctx, ready)
 }
@@ -178,6 +189,9 @@ func at(info *runners.StartInfo, key string, err error) error {
 // failure is why a start failed, as the contract wants it.
 func failure(info *runners.StartInfo, err error) error {
 	e := &runners.Error{Op: "start", At: info.Moniker, Err: err, Why: capabilities.CodeOf(err)}
+	if ee, ok := errors.AsType[*endedEarly](err); ok {
+		e.Exit = &ee.exit
+	}
 	if pe, ok := errors.AsType[*PolicyError](err); ok {
 		e.Hint = fmt.Sprintf("to allow it, add %q to security_policy.job_policy.%s of the manager's configuration",
 			info.Moniker, pe.Policy)

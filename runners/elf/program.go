@@ -219,6 +219,9 @@ func parse(b runners.Block) (s settings, errs []error) {
 		fail(b.Errorf("umask", "must be an octal number from \"0\" to \"777\""))
 	}
 	s.umask = uint32(mask)
+	if _, ok := b.Info.Get("limits"); ok { // an object would be there as its keys
+		fail(b.Errorf("limits", `must be an object, such as { nofile: "1024" }`))
+	}
 	for _, e := range b.Info {
 		if resource, ok := strings.CutPrefix(e.Key, "limits."); ok {
 			v, _, err := b.String(e.Key)

@@ -115,6 +115,25 @@ func (e *unavailable) Unwrap() error { return e.error }
 // Code is Unavailable.
 func (*unavailable) Code() capabilities.Code { return capabilities.Unavailable }
 
+// endedEarly is the end of a program that was not ready yet.
+type endedEarly struct {
+	error
+	exit runners.Exit
+}
+
+func (e *endedEarly) Unwrap() error { return e.error }
+
+// Code is that of what kept it from starting, else Unavailable.
+func (e *endedEarly) Code() capabilities.Code {
+	if c, ok := errors.AsType[interface {
+		error
+		Code() capabilities.Code
+	}](e.error); ok {
+		return c.Code()
+	}
+	return capabilities.Unavailable
+}
+
 // onExit is the main process's end; called by the reaper.
 func (p *program) onExit(st job.Status) {
 	p.mu.Lock()
@@ -238,6 +257,9 @@ func (p *program) heard(events uint32) {
 	}
 }
 
+// closeGrace is how long a program that has closed its channel after Stop may take to exit before it is killed.
+const closeGrace = 200 * time.Millisecond
+
 // onClosed is the end of the channel, seen when the process is known; with mu held.
 func (p *program) onClosed() {
 	if p.exited || exiting(p.pid) {
@@ -245,7 +267,12 @@ func (p *program) onClosed() {
 	}
 	p.tellReady()
 	if p.channel.asked && !p.critical { // for a critical program only its exit counts
-		p.beginEnd()
+		// Many a program closes the channel a little before it exits by itself, and its exit code is worth that little.
+		time.AfterFunc(closeGrace, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.beginEnd()
+		})
 	}
 }
 
@@ -288,11 +315,11 @@ func (p *program) awaitReady(ctx context.Context, ready <-chan struct{}) error {
 	x, _ := p.Wait(context.Background()) // KillBound bounds it
 	switch {
 	case exited:
-		return &unavailable{fmt.Errorf("it ended before it was ready: %v", x)}
+		return &endedEarly{fmt.Errorf("it ended before it was ready: %v", x), x}
 	case ctx.Err() != nil:
-		return &unavailable{fmt.Errorf("it was not ready in time: %w", context.Cause(ctx))}
+		return &unavailable{fmt.Errorf("it was not ready yet: %w", context.Cause(ctx))}
 	default:
-		return &unavailable{errors.New("it closed its lifecycle channel before it was ready")}
+		return &endedEarly{errors.New("it closed its lifecycle channel before it was ready"), x}
 	}
 }
 
@@ -318,7 +345,11 @@ func (p *program) Stop(context.Context) error {
 		return nil
 	}
 	p.mu.Unlock()
-	return p.Signal(context.Background(), p.stopSignal)
+	err := p.Signal(context.Background(), p.stopSignal)
+	if err == nil {
+		err = p.Signal(context.Background(), syscall.SIGCONT) // one that is stopped would never take it
+	}
+	return err
 }
 
 // Kill ends the job.

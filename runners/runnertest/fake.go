@@ -124,6 +124,10 @@ func (f *Fake) admit(ctx context.Context, info *runners.StartInfo) (Behaviour, e
 		case b == NeverStarts:
 			return fail(capabilities.Unavailable, errors.New("this program never starts"))
 		case b == NeverReady:
+			if info.Launched != nil {
+				info.Launched()
+				info.Launched = nil
+			}
 			select {
 			case <-ready:
 			case <-ctx.Done():

@@ -37,7 +37,7 @@ func exit(e *runners.Exit) *controlpb.Exit {
 		return nil
 	}
 	out := &controlpb.Exit{
-		Ok: e.OK(), Code: int32(e.Code), CoreDumped: e.CoreDumped, Cause: e.Cause.String(), Critical: e.Critical, Detail: e.Detail,
+		Ok: e.Well(), Code: int32(e.Code), CoreDumped: e.CoreDumped, Cause: e.Cause.String(), Critical: e.Critical, Detail: e.Detail,
 		StartedAt: timestamp(e.Started), EndedAt: timestamp(e.Ended), Text: e.String(),
 	}
 	if e.Signal != 0 {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cmgr/cmgr/capabilities"
@@ -62,7 +64,11 @@ func (i *instance) resolve(ctx context.Context) (*resolution, error) {
 func (i *instance) doResolve(ctx context.Context) error {
 	got, err := i.fetch(ctx)
 	if err != nil {
-		err = fmt.Errorf("resolve %s: %w", i.moniker, err)
+		at := ""
+		if i.decl.pos.IsValid() {
+			at = fmt.Sprintf(" (declared at %s)", i.decl.pos)
+		}
+		err = fmt.Errorf("resolve %s%s: %w", i.moniker, at, err)
 		i.realm.cfg.Sinks.Note(i.moniker, err.Error())
 		i.mu.Lock()
 		i.pastLocked().lastError = err
@@ -89,7 +95,7 @@ func (i *instance) doResolve(ctx context.Context) error {
 	for k := range d.Children {
 		c := &d.Children[k]
 		child := newInstance(i.realm, i, c.Name, childDecl{
-			url: c.URL, startup: c.Startup, onTerminate: c.OnTerminate, policy: c.Restart, environment: c.Environment,
+			pos: c.Pos, url: c.URL, startup: c.Startup, onTerminate: c.OnTerminate, policy: c.Restart, environment: c.Environment,
 		})
 		i.children[c.Name] = child
 		child.emitLocked(Event{Kind: EventDiscovered})
@@ -130,6 +136,11 @@ func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
 }
 
 func (i *instance) start(ctx context.Context, reason string) error {
+	return i.startThen(ctx, reason, func() {})
+}
+
+// startThen is start; launched is called when the program's process exists, if that is before it is ready.
+func (i *instance) startThen(ctx context.Context, reason string, launched func()) error {
 	for {
 		i.mu.Lock()
 		if err := i.finalLocked(); err != nil {
@@ -160,14 +171,34 @@ func (i *instance) start(ctx context.Context, reason string) error {
 			continue
 		}
 		i.dropRestartLocked()
-		a := i.beginLocked(starting, func(ctx context.Context) error { return i.doStart(ctx, reason) })
+		if reason != reasonRestart && i.past != nil { // somebody wants it: the account of its restarts begins anew
+			i.past.gaveUp, i.past.history = false, supervision.History{}
+		}
+		a := i.beginLocked(starting, func(ctx context.Context) error { return i.doStart(ctx, reason, launched) })
 		i.mu.Unlock()
 		return a.wait(ctx)
 	}
 }
 
-func (i *instance) doStart(ctx context.Context, reason string) error {
-	n, err := i.launch(ctx, reason)
+// reasonRestart is the start reason of what a restart policy starts.
+const reasonRestart = "restart"
+
+// readyPatience is how long a start may wait for its program to be ready before that is told.
+const readyPatience = 3 * time.Second
+
+func (i *instance) doStart(ctx context.Context, reason string, launched func()) error {
+	var patience atomic.Pointer[time.Timer]
+	n, err := i.launch(ctx, reason, func() {
+		launched()
+		patience.Store(time.AfterFunc(readyPatience, func() {
+			i.mu.Lock()
+			defer i.mu.Unlock()
+			i.emitLocked(Event{Kind: EventWaiting, Text: fmt.Sprintf("started %s ago, and not ready yet", readyPatience)})
+		}))
+	})
+	if t := patience.Load(); t != nil {
+		t.Stop()
+	}
 	if err == nil {
 		return i.running(ctx, n)
 	}
@@ -179,22 +210,50 @@ func (i *instance) doStart(ctx context.Context, reason string) error {
 	}
 	err = i.startError(err)
 	i.realm.cfg.Sinks.Note(i.moniker, err.Error())
+	now := time.Now()
+	exit := runners.Exit{Code: -1, Detail: err.Error(), Started: now, Ended: now}
+	var re *runners.Error
+	ran := errors.As(err, &re) && re.Exit != nil
+	if ran {
+		exit = *re.Exit
+	}
+
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.pastLocked().lastError = err
+	p := i.pastLocked()
+	if p.lastError = err; ran {
+		p.lastExit = &exit
+	}
 	i.emitLocked(Event{Kind: EventFailed, Err: err, Text: reason})
 	if ctx.Err() != nil { // it was asked to end
+		i.mu.Unlock()
 		return err
 	}
-	i.realm.noteEnd(i.moniker, err.Error())
+	reboot := ""
 	switch capabilities.CodeOf(err) {
 	case capabilities.Invalid, capabilities.Denied, capabilities.NotFound:
 		// Trying again would give the same: the manifest, the policy or the package must change first.
+		if exit.Critical {
+			reboot = i.verdictLocked(&run{}, exit)
+		}
 	default:
-		now := time.Now()
-		i.verdictLocked(&run{}, runners.Exit{Code: -1, Detail: err.Error(), Started: now, Ended: now})
+		reboot = i.verdictLocked(&run{}, exit)
 	}
+	i.mu.Unlock()
+	i.realm.noteEnd(i.moniker, err.Error())
+	i.takeDown(reboot, exit)
 	return err
+}
+
+// takeDown tells that an end must take the whole tree down; why is "" if it needn't.
+func (i *instance) takeDown(why string, exit runners.Exit) {
+	if why == "" || i.realm.cfg.Rebooted == nil {
+		return
+	}
+	i.mu.Lock()
+	i.emitLocked(Event{Kind: EventReboot, Text: why, Exit: &exit})
+	i.mu.Unlock()
+	i.realm.noteEnd(i.moniker, exit.String()+"; "+why)
+	i.realm.cfg.Rebooted(i.moniker, why+": "+exit.String())
 }
 
 // unresolvable is a start that failed as the instance could not be resolved.
@@ -216,7 +275,7 @@ func (i *instance) startError(err error) error {
 }
 
 // launch brings i's program to life. n.program stays nil for a component without one.
-func (i *instance) launch(ctx context.Context, reason string) (*run, error) {
+func (i *instance) launch(ctx context.Context, reason string, launched func()) (*run, error) {
 	res, err := i.resolve(ctx)
 	if err != nil {
 		return nil, &unresolvable{err}
@@ -246,7 +305,7 @@ func (i *instance) launch(ctx context.Context, reason string) (*run, error) {
 	if runner == nil {
 		return nil, fmt.Errorf("runner %s: not in this manager", route.Source.Name)
 	}
-	info := runners.StartInfo{Moniker: i.moniker, URL: res.URL, Package: res.Package}
+	info := runners.StartInfo{Moniker: i.moniker, URL: res.URL, Package: res.Package, Launched: launched}
 	if d.Program != nil {
 		info.Program = runners.Block{Pos: d.Program.Pos, Info: d.Program.Info}
 	}
@@ -276,6 +335,7 @@ func (i *instance) running(ctx context.Context, n *run) error {
 	i.emitLocked(Event{Kind: EventStarted, Text: n.reason})
 	i.mu.Unlock()
 	if n.program != nil {
+		i.realm.noteRun()
 		i.realm.hold() // released in ended
 		i.realm.wg.Add(1)
 		over := func(e runners.Exit) {
@@ -327,8 +387,9 @@ func (i *instance) startEager(res *resolution) {
 			}
 			r.launch <- struct{}{}
 			r.spawn(func() {
-				defer func() { <-r.launch }()
-				_ = c.start(r.ctx, "eager") // it is in c's events and log
+				free := sync.OnceFunc(func() { <-r.launch })
+				defer free()
+				_ = c.startThen(r.ctx, "eager", free) // it is in c's events and log
 			})
 		}
 	})
@@ -364,19 +425,13 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	switch {
 	case timedOut:
 		i.realm.noteEnd(i.moniker, exit.String())
-	case asked || exit.OK():
+	case asked || exit.Well():
 		i.realm.noteEnd(i.moniker, "")
 	default:
 		i.realm.noteEnd(i.moniker, exit.String())
 		i.realm.cfg.Sinks.Note(i.moniker, exit.String())
 	}
-	if reboot != "" && i.realm.cfg.Rebooted != nil {
-		i.mu.Lock()
-		i.emitLocked(Event{Kind: EventReboot, Text: reboot, Exit: &exit})
-		i.mu.Unlock()
-		i.realm.noteEnd(i.moniker, exit.String()+"; "+reboot)
-		i.realm.cfg.Rebooted(i.moniker, reboot+": "+exit.String())
-	}
+	i.takeDown(reboot, exit)
 	if !closing {
 		i.afterRun(res)
 	}
@@ -430,7 +485,7 @@ func (i *instance) restartDue() {
 	i.mu.Unlock()
 	i.realm.spawn(func() {
 		i.realm.release()
-		_ = i.start(i.realm.ctx, "restart")
+		_ = i.start(i.realm.ctx, reasonRestart)
 	})
 }
 

@@ -156,6 +156,8 @@ func (i *instance) leave() {
 	i.mu.Unlock()
 	if i.decl.collection != nil {
 		i.realm.cfg.Sinks.Remove(i.moniker)
+	} else {
+		i.realm.noteEnd(i.moniker, "") // its parent's manifest was read anew: what it was counts no more
 	}
 }
 

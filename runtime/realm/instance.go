@@ -35,6 +35,7 @@ type instance struct {
 
 // childDecl is what the parent says of an instance, whether in its manifest or when creating it.
 type childDecl struct {
+	pos         manifest.Pos // unknown for the root and for dynamic children
 	url         string
 	startup     manifest.Startup
 	onTerminate manifest.OnTerminate

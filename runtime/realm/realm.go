@@ -55,6 +55,7 @@ type Realm struct {
 	active int           // runs, actions and due restarts: while there are any, something can still happen
 	idle   chan struct{} // closed when active falls to 0; nil while nobody waits
 	failed map[name.Moniker]string
+	runs   int // programs started, ever
 }
 
 // eagerAtOnce bounds the starts of one tree that are under way at once, for memory's sake; starting is bound by the launcher anyway.
@@ -156,6 +157,19 @@ func (r *Realm) noteEnd(m name.Moniker, why string) {
 	} else {
 		r.failed[m] = why
 	}
+}
+
+func (r *Realm) noteRun() {
+	r.mu.Lock()
+	r.runs++
+	r.mu.Unlock()
+}
+
+// Runs is how many programs were started since the tree was made.
+func (r *Realm) Runs() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.runs
 }
 
 // A Failure is an instance whose last run or start did not end well.

@@ -458,6 +458,57 @@ func TestRestartPolicy(t *testing.T) {
 	})
 }
 
+// TestReadyDoesNotBlockOthers: components that wait until they are ready hold up no other start.
+func TestReadyDoesNotBlockOthers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var children strings.Builder
+		for k := range eagerAtOnce + 1 {
+			fmt.Fprintf(&children, `{ name: "w%d", url: "mem:///p", startup: "eager" },`, k)
+		}
+		w := newWorld(t, files{
+			"root": `{ children: [ ` + children.String() + `{ name: "z", url: "mem:///p", startup: "eager" } ] }`, "p": `{ ` + prog + ` }`,
+		})
+		for k := range eagerAtOnce + 1 {
+			w.fake.Behave(name.Moniker(fmt.Sprintf("/w%d", k)), runnertest.NeverReady)
+		}
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		w.states(map[name.Moniker]State{"/z": Started})
+		time.Sleep(readyPatience)
+		w.settle()
+		if !slices.Contains(w.events(), "waiting /w3") {
+			t.Error("nobody is told of a start that waits")
+		}
+	})
+}
+
+// TestAnOperatorsStartForgetsTheLimit: who starts what its policy has given up gets a policy that begins anew.
+func TestAnOperatorsStartForgetsTheLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [ { name: "a", url: "mem:///p", startup: "eager", on_terminate: "restart",
+				restart: { delay_ms: 0, limit: 1 } } ] }`,
+			"p": `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		for range 2 {
+			w.settle()
+			w.fake.Exit("/a", runners.Exit{Code: 1})
+		}
+		w.settle()
+		if i, _ := w.Instance("/a"); !i.RestartsUp {
+			t.Fatal("it has not given up")
+		}
+		w.must(w.Start(t.Context(), "/a", "test"))
+		if i, _ := w.Instance("/a"); i.RestartsUp {
+			t.Error("it runs, and counts as given up")
+		}
+		w.fake.Exit("/a", runners.Exit{Code: 1})
+		w.settle()
+		w.states(map[name.Moniker]State{"/a": Started})
+	})
+}
+
 func TestAStopEndsARestartThatIsDue(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, files{

@@ -13,6 +13,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
@@ -148,11 +149,11 @@ func selectsColour(s string) int {
 	return n + 1
 }
 
-// colour is one of the twelve colours that can be read on black and on white.
+// colour is one of the ten colours that can be read on black and on white and don't mean an error.
 func colour(m name.Moniker) int {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, string(m))
-	return [...]int{32, 33, 34, 35, 36, 92, 93, 94, 95, 96, 31, 91}[h.Sum32()%12]
+	return [...]int{32, 33, 34, 35, 36, 92, 93, 94, 95, 96}[h.Sum32()%10]
 }
 
 // Lost says that n lines or events came faster than they could be shown.
@@ -204,7 +205,7 @@ func (s *Screen) Event(e realm.Event) {
 		switch {
 		case e.Exit == nil:
 			s.say(dim, m+" stopped")
-		case e.Exit.OK():
+		case e.Exit.Well():
 			s.say(dim, m+" "+e.Exit.String())
 		default:
 			s.say(red, m+" "+e.Exit.String())
@@ -212,7 +213,7 @@ func (s *Screen) Event(e realm.Event) {
 	case realm.EventFailed:
 		s.say(red, strings.ReplaceAll(e.Err.Error(), "\n", "\n      "))
 	case realm.EventRestarting:
-		s.say(yellow, fmt.Sprintf("%s restarts in %s%s", m, e.Delay, paren(e.Text)))
+		s.say(yellow, fmt.Sprintf("%s restarts in %s%s", m, e.Delay.Round(time.Millisecond), paren(e.Text)))
 	case realm.EventGaveUp:
 		s.say(red, fmt.Sprintf("%s is not restarted again%s; `cmgr start %s` tries anew", m, paren(e.Text), m))
 	case realm.EventReboot:
