@@ -74,7 +74,10 @@ func (a *app) run(cfg manager.Config, verbose bool) error {
 
 	// A terminal that goes away takes the tree with it, in order; a closed pipe must not kill the manager in the middle of a line.
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup(1)
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	defer signal.Stop(signals)
 	signal.Ignore(syscall.SIGPIPE)
 
@@ -92,14 +95,17 @@ func (a *app) run(cfg manager.Config, verbose bool) error {
 			case <-done:
 				return
 			case s := <-signals:
-				if ctx.Err() == nil {
-					cfg.Screen.Say(fmt.Sprintf("%s: shutting down in order; once more to kill what is left", s))
-					cancel()
-				} else {
-					cfg.Screen.Say(fmt.Sprintf("%s: killing what is left", s))
+				// Act first, and speak without waiting: whoever reads our output may have stopped reading.
+				what := "shutting down in order; once more to kill what is left"
+				if ctx.Err() != nil || s == syscall.SIGQUIT {
+					what = "killing what is left"
 					m.KillAll()
 				}
-				cfg.Screen.Flush()
+				cancel()
+				go func() {
+					cfg.Screen.Say(fmt.Sprintf("%s: %s", s, what))
+					cfg.Screen.Flush()
+				}()
 			}
 		}
 	}()

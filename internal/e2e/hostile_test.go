@@ -216,3 +216,72 @@ func TestCritical(t *testing.T) {
 		t.Errorf("it does not say whose death it was: %s", r.err())
 	}
 }
+
+// TestCriticalBeforeReady: a critical component that ends before it is ready, or cannot even be launched, takes everything down too.
+func TestCriticalBeforeReady(t *testing.T) {
+	for what, program := range map[string]string{
+		"not ready": `binary: "/bin/sh", args: [ "-c", "exit 5" ], ready: "lifecycle"`,
+		"missing":   `binary: "/no/such/program"`,
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := write(t, map[string]string{
+				"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`,
+				"a.cml":    `{ use: [ { runner: "elf" } ], program: { ` + program + `, main_process_critical: "true" } }`,
+				"yes":      `{ security_policy: { job_policy: { main_process_critical: [ "/a" ] } } }`,
+			})
+			r := run(t, dir, "--json", "--stay", "--config", filepath.Join(dir, "yes"))
+			if code := r.wait(); code != 1 {
+				t.Errorf("exit code %d", code)
+			}
+			if at(r.events(), "reboot", "/a") < 0 {
+				t.Errorf("the tree was not taken down: %+v", r.events())
+			}
+		})
+	}
+}
+
+// TestReaderThatDoesNotRead: who runs cmgr into a pipe and stops reading can still end it.
+func TestReaderThatDoesNotRead(t *testing.T) {
+	dir := write(t, map[string]string{
+		"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`,
+		"a.cml":    `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "trap 'exit 0' TERM; while :; do echo chatter; done" ] } }`,
+	})
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	p := prepare(t, dir)
+	c := exec.Command(binary, "run", filepath.Join(dir, "root.cml"), "--socket", p.sock, "--state", p.state)
+	c.Stdout, c.Stderr = w, w
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	time.Sleep(200 * time.Millisecond) // the pipe fills; a test that comes too early for that is no failure
+	_ = c.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-ended:
+	case <-time.After(bound):
+		_ = c.Process.Kill()
+		<-ended
+		t.Error("it did not end")
+	}
+}
+
+// TestOutputIsWhole: what a component prints is on standard output to the last line, though it comes at once.
+func TestOutputIsWhole(t *testing.T) {
+	r := run(t, write(t, map[string]string{
+		"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`,
+		"a.cml":    `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "seq 100000" ] } }`,
+	}))
+	if code := r.wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	lines := strings.Split(strings.TrimSuffix(r.out(), "\n"), "\n")
+	if len(lines) != 100000 || lines[99999] != "/a | 100000" {
+		t.Errorf("%d lines, the last is %q", len(lines), lines[len(lines)-1])
+	}
+}

@@ -190,9 +190,11 @@ func own(dir string) error {
 		if err != nil {
 			return err
 		}
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() || st.Mode()&os.ModeSymlink != 0 {
-			return fmt.Errorf("%s belongs to uid %d", dir, st.Sys().(*syscall.Stat_t).Uid)
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		if !ok || int(sys.Uid) == os.Geteuid() && st.IsDir() || sys.Uid == 0 && st.IsDir() && st.Mode()&0o022 == 0 {
+			continue
 		}
+		return fmt.Errorf("%s belongs to uid %d, who may not be trusted with it", dir, sys.Uid)
 	}
 	return nil
 }
@@ -293,6 +295,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	stopWaiting()
 	wait.Wait()
+	if lazy := m.lazy(); m.realm.Runs() == 0 && len(m.realm.Failures()) == 0 && lazy != "" && m.cfg.Screen != nil {
+		m.cfg.Screen.Say(fmt.Sprintf("nothing was started: %s waits to be used; give it startup: \"eager\", or run with --stay and `cmgr start %s`",
+			lazy, lazy))
+	}
 	down := m.realm.Shutdown(context.Background())
 	out := &Outcome{Failures: m.realm.Failures(), Shutdown: down}
 	m.mu.Lock()
@@ -314,6 +320,16 @@ func (m *Manager) Run(ctx context.Context) error {
 		return out
 	}
 	return nil
+}
+
+// lazy is a child that nothing has started, "" if there is none.
+func (m *Manager) lazy() name.Moniker {
+	for _, i := range m.realm.Instances() {
+		if i.State == realm.Unresolved {
+			return i.Moniker
+		}
+	}
+	return ""
 }
 
 // close frees what New made, as far as it did.
