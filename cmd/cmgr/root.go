@@ -81,9 +81,13 @@ reaches a component.
 A QUERY names one instance: its moniker (/core/net), its URL, or a part of
 either that only one instance has.
 
+As first argument, or as the name it is called by, it also takes runit's
+programs: runsv, runsvdir, sv, svlogd, chpst. Each has its own manual.
+
 Exit codes: 0 fine, 1 the thing failed, 100 wrong usage, 111 the system failed
 or no manager runs.`,
-		Example: `  cmgr run root.cml           # the manager, in the foreground
+		Example: `  cmgr init first             # a first tree
+  cmgr run first/root.cml     # the manager, in the foreground
   cmgr list -v                # what runs, in another terminal
   cmgr show /core/net`,
 		SilenceErrors:              true,

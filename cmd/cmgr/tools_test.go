@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmgr/cmgr/internal/needs"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/codec"
 )
 
 // Every line is a command in a copy of testdata/tools; "cat" shows a file, and "< FILE" is standard input.
@@ -311,6 +313,23 @@ func TestDecompileCorpus(t *testing.T) {
 	}
 	if n < 20 {
 		t.Errorf("only %d of %d files", n, len(files))
+	}
+}
+
+// TestDecompileRefuses: a stored form that no source compiles to is not decompiled to something else.
+func TestDecompileRefuses(t *testing.T) {
+	b, err := codec.Encode(&manifest.Component{Facets: manifest.Dictionary{
+		{Key: "b", Value: manifest.Null{}}, {Key: "a", Value: manifest.Null{}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := runWith(string(b), "decompile", "-")
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "no manifest says the same") {
+		t.Errorf("%d, %s%s", code, stdout, stderr)
+	}
+	if code, _, stderr := runWith(string(b[:len(b)-1]), "decompile", "-"); code != exitFailed || !strings.Contains(stderr, "damaged") {
+		t.Errorf("%d, %s", code, stderr)
 	}
 }
 
