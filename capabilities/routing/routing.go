@@ -107,6 +107,14 @@ func (e *Engine) Expose(ctx context.Context, n Node, x *manifest.Expose) (*capab
 	return w.answer(s)
 }
 
+// Registration answers where r, which an environment of n's declaration has, leads. Those who are in the environment get it from
+// there, if they ask for it.
+func (e *Engine) Registration(ctx context.Context, n Node, r *manifest.Registration) (*capabilities.Route, error) {
+	w := e.walk(ctx, n, r.Kind, r.As)
+	w.hop(n, "environment", r.Kind, r.As, r.Pos)
+	return w.answer(step{n: n, by: byEnvironment, kind: r.Kind, src: r.Source, name: r.Name, pos: r.Pos})
+}
+
 // Exposed answers what the parent of n, or for the root the operator, gets from n under that name.
 func (e *Engine) Exposed(ctx context.Context, n Node, kind manifest.Kind, capability string) (*capabilities.Route, error) {
 	w := e.walk(ctx, n, kind, capability)
