@@ -30,10 +30,10 @@ func newVerify(a *app) *cobra.Command {
 		Use:   "verify ROOT [--allow FILE] [--sarif] [--who-can-reach CAP] [--diff OTHER] [--shutdown-order]",
 		Short: "check all routes of a tree without running it",
 		Long: `Read the tree below the manifest ROOT, ask of each component where all that it
-uses, offers and exposes comes from, which runner runs it and which resolver
-finds it, and say what leads nowhere, in which line, and which line to add. The
-answers are those of the running tree; only what will be created in collections
-is not known.
+uses, offers, exposes and has in environments comes from, which runner runs it
+and which resolver finds it, and say what leads nowhere, in which line, and
+which line to add. The answers are those of the running tree; only what will be
+created in collections is not known.
 
 What is required and missing is an error, what is optional a warning, what is
 transitional nothing. The exit code is 0 if there are no errors. FILE has the

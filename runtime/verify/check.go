@@ -26,12 +26,12 @@ func (s Severity) String() string { return [...]string{"ok", "warning", "error"}
 // A Result is the answer to one question.
 type Result struct {
 	Target name.Moniker // the instance whose declaration it is about
-	// Decl is what was asked: "child" (can the instance be resolved?), "program" (which runner runs it?), "use", "offer" or
-	// "expose".
+	// Decl is what was asked: "child" (can the instance be resolved?), "program" (which runner runs it?), "use", "offer", "expose" or
+	// "environment" (where does a registration lead?).
 	Decl string
 	Kind manifest.Kind
 	Name string // as the declaration's user sees it; of a child the URL's scheme
-	To   string // of an offer: "#net", "self/d"
+	To   string // of an offer: "#net", "self/d"; of a registration its environment: "#env"
 	Pos  manifest.Pos
 	// Availability is what the declaration says; Required where it has none.
 	Availability manifest.Availability
@@ -56,8 +56,8 @@ func (s Summary) found() int { return s.Errors + s.Warnings + s.Allowed }
 
 // A question is about one declaration of an instance.
 type question struct {
-	ask asked
-	i   int // the use, offer or expose
+	ask  asked
+	i, j int // the use, offer or expose; the environment, and the registration among all that it has
 }
 
 type asked uint8
@@ -68,9 +68,10 @@ const (
 	askUse
 	askOffer
 	askExpose
+	askEnvironment
 )
 
-var askedWords = [...]string{"child", "program", "use", "offer", "expose"}
+var askedWords = [...]string{"child", "program", "use", "offer", "expose", "environment"}
 
 // broken is a question that fails at the first instance of a class, and the number of the result.
 type broken struct {
@@ -92,18 +93,26 @@ func questions(d *manifest.Component) iter.Seq[question] {
 			}
 		}
 		for i := range d.Uses {
-			if (!byUse || d.Uses[i].Kind != manifest.KindRunner) && !yield(question{askUse, i}) {
+			if (!byUse || d.Uses[i].Kind != manifest.KindRunner) && !yield(question{ask: askUse, i: i}) {
 				return
 			}
 		}
 		for i := range d.Offers {
-			if !yield(question{askOffer, i}) {
+			if !yield(question{ask: askOffer, i: i}) {
 				return
 			}
 		}
 		for i := range d.Exposes {
-			if !yield(question{askExpose, i}) {
+			if !yield(question{ask: askExpose, i: i}) {
 				return
+			}
+		}
+		for i := range d.Environments {
+			e := &d.Environments[i]
+			for j := range len(e.Runners) + len(e.Resolvers) + len(e.Debug) {
+				if !yield(question{askEnvironment, i, j}) {
+					return
+				}
 			}
 		}
 	}
@@ -143,6 +152,16 @@ func (t *Tree) ask(ctx context.Context, n *node, d *manifest.Component, q questi
 		x := &d.Exposes[q.i]
 		r.Kind, r.Name, r.Pos, r.Availability = x.Kind, x.TargetName, x.Pos, x.Availability
 		r.Route, err = t.engine.Expose(ctx, n, x)
+	case askEnvironment:
+		e, j := &d.Environments[q.i], q.j
+		lists := [...][]manifest.Registration{e.Runners, e.Resolvers, e.Debug}
+		l := 0
+		for ; j >= len(lists[l]); l++ {
+			j -= len(lists[l])
+		}
+		reg := &lists[l][j]
+		r.Kind, r.Name, r.Pos, r.To = reg.Kind, reg.As, reg.Pos, "#"+e.Name
+		r.Route, err = t.engine.Registration(ctx, n, reg)
 	}
 	if !r.Pos.IsValid() {
 		at := n // a compiled manifest does not tell its lines

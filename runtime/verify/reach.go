@@ -26,7 +26,7 @@ func (t *Tree) ends(ctx context.Context, found func(n *node, r Result)) error {
 		t.progress(done, t.Instances)
 		d, _ := n.Decl(ctx)
 		for q := range questions(d) {
-			if q.ask != askOffer && (q.ask != askExpose || n == t.root) {
+			if q.ask < askOffer || q.ask == askExpose && n == t.root {
 				found(n, t.ask(ctx, n, d, q))
 			}
 		}
