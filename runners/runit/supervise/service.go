@@ -149,7 +149,7 @@ func (s *Service) half(log bool) *half {
 // begin has the log started first, even if the service is down.
 func (s *Service) begin() {
 	for _, h := range s.halves() {
-		if err := s.cfg.Loop.Add(h.fifo, poll.In, func(uint32) { h.read() }); err != nil {
+		if err := s.cfg.Loop.Add(h.fifo, poll.In, func(uint32) { h.read(aTurn) }); err != nil {
 			s.report("warning: unable to watch supervise/control: " + djb.Text(err))
 		}
 		if h.pidfd >= 0 {
@@ -198,10 +198,17 @@ func (h *half) name(file string) string {
 	return file
 }
 
-// read takes commands from the FIFO until it is empty, or one must wait for its control script.
-func (h *half) read() {
+// aTurn is how many commands are taken at once, so that who floods a FIFO does not keep other services waiting; allThere is more
+// than a FIFO holds (pipe(7)).
+const (
+	aTurn    = 64
+	allThere = 1 << 16
+)
+
+// read takes commands from the FIFO until it is empty, or one must wait for its control script, but most at most.
+func (h *half) read(most int) {
 	var b [1]byte
-	for !h.left {
+	for ; most > 0 && !h.left; most-- {
 		if h.m.Phase == Asking {
 			h.muted = h.cfg.Loop.Modify(h.fifo, 0) == nil
 			return
@@ -222,7 +229,7 @@ func (h *half) read() {
 func (h *half) take(e Event) {
 	if e.Kind == TERM {
 		// An `u` that is still in the FIFO, say the last byte of a restart, is older than e and must not undo it.
-		h.read()
+		h.read(allThere)
 	}
 	h.feed(e)
 }

@@ -90,7 +90,7 @@ func Main(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return c.usage(name)
 	}
 	c.order.wait = c.order.wait || verbose
-	c.deadline = c.start.Add(time.Duration(min(wait, 1<<32)) * time.Second)
+	c.deadline = c.start.Add(max(again, time.Duration(min(wait, 1<<32))*time.Second)) // runit looks twice at least
 
 	home, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
