@@ -111,7 +111,7 @@ func (a *app) format(file string, fix bool) (out formatted, ds manifest.Diagnost
 	if !a.json {
 		s := a.screen(a.err)
 		for _, d := range fixes {
-			fmt.Fprintf(a.err, "cmgr: %s: %s %s (%s)\n", d.Pos, s.green("fixed:"), d.Message, d.Hint)
+			fmt.Fprintf(a.err, "cmgr: %s: %s %s (%s)\n", d.Pos, s.green("fixed:"), printable(d.Message), printable(d.Hint))
 		}
 	}
 	out.text, ds = cml.Format(name, fixed)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,23 +20,44 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/codec"
+	"github.com/cmgr/cmgr/manifest/json5"
 	"github.com/cmgr/cmgr/runtime/control"
 )
 
 // stdinName is how places in standard input are called.
 const stdinName = "<stdin>"
 
+// maxSource is one byte more than any reader of manifests takes; so much is enough for it to say so.
+const maxSource = max(json5.DefaultMaxBytes, codec.MaxSize) + 1
+
 // readSource reads a file, or standard input if its name is "-", and gives the name for messages.
 func (a *app) readSource(file string) (name string, src []byte, err error) {
 	if file == "-" {
-		src, err = io.ReadAll(a.in)
+		src, err = io.ReadAll(io.LimitReader(a.in, maxSource))
 		return stdinName, src, err
 	}
-	src, err = os.ReadFile(file)
+	f, err := os.Open(file)
+	if err == nil {
+		defer f.Close()
+		src, err = io.ReadAll(io.LimitReader(f, maxSource))
+	}
 	if err != nil {
 		return file, nil, fileError(file, err)
 	}
 	return file, src, nil
+}
+
+// readInclude reads a file that a manifest includes. The manifest may be somebody else's, so nothing is waited for.
+func readInclude(file string) ([]byte, error) {
+	if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
+		return nil, cmp.Or(err, errors.New("it is not a regular file"))
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxSource))
 }
 
 // readManifest is readSource for what must be the source of a manifest.
@@ -87,7 +109,7 @@ func (f *includeFlags) add(flags *pflag.FlagSet) {
 }
 
 func (f *includeFlags) includes() *cml.Includes {
-	return &cml.Includes{Root: f.root, Paths: f.paths, Open: os.ReadFile}
+	return &cml.Includes{Root: f.root, Paths: f.paths, Open: readInclude}
 }
 
 // ruleFlags say what manifests must and may do.

@@ -333,6 +333,17 @@ func TestDecompileRefuses(t *testing.T) {
 	}
 }
 
+// TestEndlessFiles: a manifest cannot make anybody read for ever.
+func TestEndlessFiles(t *testing.T) {
+	if code, _, stderr := run("json5", "/dev/zero"); code != exitFailed || !strings.Contains(stderr, "no more than") {
+		t.Errorf("%d, %s", code, stderr)
+	}
+	code, stdout, _ := runWith(`{ include: [ "/dev/zero", "/" ] }`, "check", "-")
+	if code != exitFailed || strings.Count(stdout, "not a regular file") != 2 {
+		t.Errorf("%d, %s", code, stdout)
+	}
+}
+
 // TestDepfileEscapes: make reads the names that were meant.
 func TestDepfileEscapes(t *testing.T) {
 	got := string(depfile("a b.cm", []string{"z.cml", "$x#.cml", "z.cml"}))
