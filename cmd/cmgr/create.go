@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/resolver"
 )
 
 func newCreate(a *app) *cobra.Command {
@@ -25,7 +28,11 @@ starts at once. cmgr run MONIKER URL creates and starts in one step.`,
 				if !a.json {
 					fmt.Fprintf(a.out, "URL: %s\nMoniker: %s\nCreating component instance...\n", args[1], args[0])
 				}
-				r, err := c.Create(ctx, &controlpb.CreateRequest{Moniker: args[0], Url: args[1]})
+				url, err := manifestURL(args[1])
+				if err != nil {
+					return err
+				}
+				r, err := c.Create(ctx, &controlpb.CreateRequest{Moniker: args[0], Url: url})
 				if err != nil {
 					return err
 				}
@@ -38,12 +45,25 @@ starts at once. cmgr run MONIKER URL creates and starts in one step.`,
 	}
 }
 
+// manifestURL is what somebody types for a manifest: a path from where they are, or a URL. What has a fragment is relative to the
+// parent's package, as in a manifest.
+func manifestURL(arg string) (string, error) {
+	if name.Scheme(arg) != "" || strings.Contains(arg, "#") {
+		return arg, nil
+	}
+	return resolver.FileURL(arg)
+}
+
 // runInCollection is `cmgr run COLLECTION[:NAME] URL`: it creates an instance in a collection of a running tree, and starts it.
 func (a *app) runInCollection(cmd *cobra.Command, target, url string, recreate bool) error {
 	return a.with(cmd, func(ctx context.Context, c *control.Client) error {
 		began := a.now()
 		if !a.json {
 			fmt.Fprintf(a.out, "URL: %s\n", url)
+		}
+		url, err := manifestURL(url)
+		if err != nil {
+			return err
 		}
 		r, err := c.RunInCollection(ctx, &controlpb.RunInCollectionRequest{Moniker: target, Url: url, Recreate: recreate})
 		if err != nil {

@@ -123,7 +123,7 @@ or no manager runs.`,
 var subcommands = []func(*app) *cobra.Command{
 	newRun, newCompile, newVerify,
 	newList, newShow, newGraph, newRoute, newLogs, newEvents, newWait, newDoctor,
-	newStart, newStop, newKill, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
+	newStart, newStop, newRestart, newKill, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
 	newSchema, newLSP, newCompletion, newVersion,
 }
