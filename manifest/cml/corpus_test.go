@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,5 +91,46 @@ func TestCorpus(t *testing.T) {
 	t.Logf("%d files, %d valid with their includes", len(index), valid)
 	if valid < 20 {
 		t.Errorf("only %d valid files", valid)
+	}
+}
+
+// TestCorpusMissing: what the index says is missing of a file's includes is what the findings say, and nothing else.
+func TestCorpusMissing(t *testing.T) {
+	dir, index := corpus(t)
+	n := 0
+	for _, f := range index {
+		for overlay, says := range map[string]any{"includeroot-2023": f.Root2023, "includeroot-newest": f.RootNewest} {
+			what, _ := says.(map[string]any)
+			list, _ := what["missing"].([]any)
+			if !f.NewestKeys || len(list) == 0 && says != "complete" {
+				continue
+			}
+			var want []string
+			for _, m := range list {
+				want = append(want, m.(string))
+			}
+			file := filepath.Join(dir, f.File)
+			src, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			root := filepath.Join(dir, overlay)
+			doc, _ := Parse(file, src)
+			var got []string
+			for _, d := range Expand(doc, &Includes{Root: root, Paths: []string{filepath.Join(root, "sdk/lib")}, Open: os.ReadFile}) {
+				if name, ok := strings.CutPrefix(d.Message, `include "`); ok {
+					name, _, _ = strings.Cut(name, `"`)
+					got = append(got, name)
+				}
+			}
+			slices.Sort(got)
+			if got = slices.Compact(got); !slices.Equal(got, want) {
+				t.Errorf("%s with %s: missing %q, want %q", f.File, overlay, got, want)
+			}
+			n += len(want)
+		}
+	}
+	if n < 15 {
+		t.Errorf("only %d missing includes", n)
 	}
 }
