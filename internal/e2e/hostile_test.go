@@ -285,3 +285,28 @@ func TestOutputIsWhole(t *testing.T) {
 		t.Errorf("%d lines, the last is %q", len(lines), lines[len(lines)-1])
 	}
 }
+
+// TestKeeperKilled: a program that kills the process which keeps its job gains nothing by it.
+func TestKeeperKilled(t *testing.T) {
+	for _, backend := range []string{"subreaper", "pidns"} {
+		t.Run(backend, func(t *testing.T) {
+			m := mark(t)
+			r := run(t, write(t, map[string]string{
+				"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`,
+				"a.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh",
+					args: [ "-c", "(setsid sleep ` + m + ` &); kill -9 $PPID; exec sleep ` + m + `" ] } }`,
+			}), "--stay", "--job", backend)
+			r.until("the processes", func() bool { return strings.Contains(r.err(), "/a started") || strings.Contains(r.err(), "/a:") })
+			if backend == "subreaper" {
+				r.until("the end", func() bool { return strings.Contains(r.err(), "/a killed") })
+				if left := marked(t, m); len(left) > 0 {
+					t.Errorf("left behind: %v", left)
+				}
+			}
+			r.stop()
+			if left := marked(t, m); len(left) > 0 {
+				t.Errorf("left behind after the manager: %v", left)
+			}
+		})
+	}
+}

@@ -177,6 +177,13 @@ func (k *Keeper) tell(st Status) {
 // end is the keeper's own end; on the loop.
 func (k *Keeper) end() {
 	k.loop.Remove(k.sock)
+	k.mu.Lock()
+	untold := k.exited != nil
+	k.mu.Unlock()
+	if untold && !k.namespace {
+		// It was killed, perhaps by the program itself, and what it kept is ours now.
+		reap.killStrays()
+	}
 	// If the program's end was not told, its keeper was killed, and it with it.
 	k.tell(Status{Code: -1, Signal: unix.SIGKILL})
 	k.mu.Lock()
@@ -309,9 +316,13 @@ func keep(control int) error {
 	s := &Spec{Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits}
 	if o.world != nil {
 		s.World = o.world
-		for i := range s.World.Files {
-			s.World.Files[i] = control + 3 + i
-			unix.CloseOnExec(control + 3 + i)
+		number := control + 3
+		for _, files := range [][]int{o.world.Files, o.world.Base.Files} {
+			for i := range files {
+				files[i] = number
+				unix.CloseOnExec(number)
+				number++
+			}
 		}
 	}
 	s.Files = make([]int, control)

@@ -147,6 +147,29 @@ func (r *reaper) replace(p *Process, exited func(Status)) bool {
 	return true
 }
 
+// killStrays kills the children that nobody started here, and whatever they leave behind, until there are none: what a keeper kept
+// that is no more. It gives up after a second, when something forks faster than that.
+func (r *reaper) killStrays() {
+	for range 1000 {
+		r.launching.Lock() // so that every child that somebody has started is known
+		r.mu.Lock()
+		pids, _ := childrenOf(os.Getpid())
+		strays := 0
+		for _, pid := range pids {
+			if r.children[pid] == nil {
+				_ = unix.Kill(pid, unix.SIGKILL) // not reaped before mu is free
+				strays++
+			}
+		}
+		r.mu.Unlock()
+		r.launching.Unlock()
+		if strays == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (r *reaper) run(ended chan struct{}) {
 	for {
 		pid, err := anyZombie()
