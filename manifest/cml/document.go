@@ -5,6 +5,7 @@
 //	Load     both, and manifest.Validate
 //
 // Between the first two, Expand merges what a document includes, and Merge and Canonicalize do what their names say.
+// Format and Repair work on the text, and Decompile makes one of a declaration.
 //
 // Each stage reports all errors that it finds and gives the next one as much as it could read.
 package cml
