@@ -75,6 +75,13 @@ func (l *Launcher) Close() {
 		launch.mu.Lock()
 		if launch.users--; launch.users == 0 {
 			launch.end()
+			for b, l := range launch.based {
+				l.mu.Lock()
+				l.users = 0
+				l.end()
+				l.mu.Unlock()
+				delete(launch.based, b)
+			}
 		}
 		launch.mu.Unlock()
 		reap.release()
@@ -95,6 +102,30 @@ func (l *Launcher) Start(s *Spec, exited func(Status)) (*Process, error) {
 		return nil, s.explain(err)
 	}
 	return p, nil
+}
+
+// on is the launcher whose thread has taken on base.
+func (l *launcher) on(base *Base) (*launcher, error) {
+	if base == nil {
+		return l, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.based[base]
+	if b == nil && l.users > 0 {
+		b = &launcher{base: base, users: 1}
+		if err := b.begin(); err != nil {
+			return nil, err
+		}
+		if l.based == nil {
+			l.based = map[*Base]*launcher{}
+		}
+		l.based[base] = b
+	}
+	if b == nil {
+		return l, nil // closed, which start will find
+	}
+	return b, nil
 }
 
 func (s *Spec) check() error {
@@ -139,6 +170,9 @@ type launcher struct {
 	tx       int // our end of the socket pair over which descriptors go to the thread
 	requests chan request
 	ended    chan struct{} // closed as the thread's last act
+
+	base  *Base               // what the thread has taken on, if anything
+	based map[*Base]*launcher // of the one without a base: the others
 }
 
 type request struct {
@@ -165,7 +199,7 @@ func (l *launcher) begin() error {
 	}
 	l.tx, l.requests, l.ended = tx, make(chan request, queued), make(chan struct{})
 	ready := make(chan error)
-	offMainThread(func() { l.thread(rx, ready) })
+	OwnThread(func() { l.thread(rx, ready) })
 	err = <-ready
 	unix.Close(rx) // the thread has its own
 	if err != nil {
@@ -181,8 +215,8 @@ func (l *launcher) end() {
 	unix.Close(l.tx)
 }
 
-// offMainThread runs f on a goroutine locked to a thread other than the main one, and which ends with f.
-func offMainThread(f func()) {
+// OwnThread runs f on a goroutine locked to a thread other than the main one, and which ends with f. It does not wait for f.
+func OwnThread(f func()) {
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
@@ -206,7 +240,11 @@ func offMainThread(f func()) {
 func (l *launcher) thread(rx int, ready chan<- error) {
 	requests, ended := l.requests, l.ended
 	defer close(ended)
-	rx, null, err := privateWorld(rx)
+	null := -1
+	err := l.base.take()
+	if err == nil {
+		rx, null, err = privateWorld(rx)
+	}
 	ready <- err
 	if err != nil {
 		return
@@ -257,6 +295,12 @@ func privateWorld(rx int) (newRX, null int, err error) {
 
 // start has the thread start s. The error is as the system gave it, or an *Error.
 func (l *launcher) start(s *Spec, exited func(Status)) (*Process, error) {
+	if s.World != nil {
+		var err error
+		if l, err = l.on(s.World.Base); err != nil {
+			return nil, &Error{Kind: kindOf(err), Op: "confine", Path: s.Path, Err: err}
+		}
+	}
 	r := request{s, exited, make(chan result, 1)}
 	if err := l.queue(r); err != nil {
 		return nil, err

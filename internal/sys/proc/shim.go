@@ -286,7 +286,7 @@ func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func
 	copy(shim.Files, s.Files)
 	shim.Files[n], shim.Files[n+1], shim.Files[n+2] = report, memory, hold
 	if s.World != nil {
-		shim.Files = append(shim.Files, s.World.Files...)
+		shim.Files = append(shim.Files, s.World.files()...)
 	}
 	shim.Args = []string{shimName, mode, strconv.Itoa(n)}
 	p, err := l.start(&shim, exited)

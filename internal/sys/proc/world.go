@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -27,9 +28,40 @@ type World struct {
 	Enter, Drop, Seal []Step
 	// Files are the descriptors that steps mean by File. They stay the caller's.
 	Files []int
+	// Base is what many worlds have in common and come into by birth; nil: nothing.
+	Base *Base
 	// Path is the program as it is found there; Spec.Path tells where this process sees it, for errors. Dir is where the program
 	// begins there; Spec.Dir and Spec.DirFD are not used.
 	Path, Dir string
+}
+
+// A Base is steps that a launching thread of its own takes on once and for all; whoever it makes is born with what came of them. The
+// thread must still be able to make processes and lead them into their worlds. Each Base that is used costs a thread, until
+// the last Launcher is closed.
+type Base struct {
+	Steps []Step
+	Files []int // must stay open until the first start
+}
+
+// take has the calling thread take on b.
+func (b *Base) take() error {
+	if b == nil {
+		return nil
+	}
+	l := &life{}
+	if err := l.add(b.Files, b.Steps...); err != nil {
+		return err
+	}
+	for i, c := range l.calls {
+		if c.results != 0 {
+			return errors.New("results in a base")
+		}
+		if _, _, errno := unix.Syscall6(c.trap, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5]); errno != 0 {
+			return fmt.Errorf("%s %s: %w", l.steps[i].Op, l.steps[i].Path, errno)
+		}
+	}
+	runtime.KeepAlive(l)
+	return nil
 }
 
 // A Step is one system call. Op and Path tell in errors what it was for.
@@ -76,13 +108,26 @@ func Text(s string) Arg { return Pointer(append([]byte(s), 0)) }
 // Filter points to the struct sock_fprog of seccomp(2) for the instructions in b.
 func Filter(b []byte) Arg { return Arg{kind: argFilter, b: b} }
 
-// encode and decodeWorld are the form in which a World goes to a keeper; without Files.
+// files are all descriptors of the world, those of its base last.
+func (w *World) files() []int {
+	if w.Base == nil {
+		return w.Files
+	}
+	return slices.Concat(w.Files, w.Base.Files)
+}
+
+// encode and decodeWorld are the form in which a World goes to a keeper; without Files, and with a base's of the right number only.
 func (w *World) encode() []byte {
 	b := binary.AppendUvarint(nil, uint64(w.Flags))
 	text := func(s []byte) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
 	text([]byte(w.Path))
 	text([]byte(w.Dir))
-	for _, steps := range [][]Step{w.Enter, w.Drop, w.Seal} {
+	base := w.Base
+	if base == nil {
+		base = &Base{}
+	}
+	b = binary.AppendUvarint(b, uint64(len(base.Files)))
+	for _, steps := range [][]Step{base.Steps, w.Enter, w.Drop, w.Seal} {
 		b = binary.AppendUvarint(b, uint64(len(steps)))
 		for _, s := range steps {
 			text([]byte(s.Op))
@@ -119,8 +164,13 @@ func decodeWorld(b []byte) (*World, error) {
 		b = b[n:]
 		return s
 	}
-	w := &World{Flags: uintptr(number()), Path: string(text()), Dir: string(text())}
-	for _, steps := range []*[]Step{&w.Enter, &w.Drop, &w.Seal} {
+	w := &World{Flags: uintptr(number()), Path: string(text()), Dir: string(text()), Base: &Base{}}
+	if n := number(); n > uint64(len(b)) {
+		bad = true
+	} else {
+		w.Base.Files = make([]int, n)
+	}
+	for _, steps := range []*[]Step{&w.Base.Steps, &w.Enter, &w.Drop, &w.Seal} {
 		for n := number(); n > 0 && !bad; n-- {
 			s := Step{Op: string(text()), Path: string(text()), Trap: uintptr(number())}
 			for n := number(); n > 0 && !bad; n-- {

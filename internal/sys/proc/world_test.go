@@ -248,6 +248,28 @@ func TestWorldAndCollector(t *testing.T) {
 	gc.Wait()
 }
 
+// What the thread of a base took on its children have, and no others.
+func TestWorldBase(t *testing.T) {
+	l := open(t)
+	const script = "grep NoNewPrivs /proc/self/status"
+	base := &Base{Steps: []Step{{"set", "it", unix.SYS_PRCTL, []Arg{Int(unix.PR_SET_NO_NEW_PRIVS), Int(1), Int(0), Int(0), Int(0)}}}}
+	for range 3 {
+		s := inWorld(sh(script))
+		s.World.Base = base
+		if out, _ := run(t, l, s); out != "NoNewPrivs:\t1\n" {
+			t.Errorf("with the base: %q", out)
+		}
+		if out, _ := run(t, l, inWorld(sh(script))); out != "NoNewPrivs:\t0\n" {
+			t.Errorf("without: %q", out)
+		}
+	}
+	s := inWorld(sh("exit"))
+	s.World.Base = &Base{Steps: []Step{{"set", "it", unix.SYS_PRCTL, []Arg{Int(-1)}}}}
+	if _, err := l.Start(s, nil); err == nil || !strings.Contains(err.Error(), "set it: invalid argument") {
+		t.Error(err)
+	}
+}
+
 func FuzzWorldCode(f *testing.F) {
 	f.Add((&World{Flags: unix.CLONE_NEWPID, Path: "/a", Dir: "/b", Seal: []Step{{"op", "path", 7, []Arg{Int(-1), File(3), Text("x")}}}}).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
