@@ -6,11 +6,13 @@
 package sv
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,19 +45,21 @@ var defaultDirs = []string{"/etc/service/", "/var/service/", "/service/"}
 
 // A call is one call of sv.
 type call struct {
-	stdout, stderr io.Writer
-	lsb            bool
-	dir            string // SVDIR
-	start          time.Time
-	deadline       time.Time
-	order          order
-	trouble        int // how many services had any
+	stdout   *bufio.Writer // flushed before a wait
+	stderr   io.Writer
+	lsb      bool
+	home     int    // the working directory at the start
+	dir      string // SVDIR
+	start    time.Time
+	deadline time.Time
+	order    order
+	trouble  int // how many services had any
 }
 
 // Main is the program. It changes the working directory of the process, and back.
 func Main(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	name := filepath.Base(args[0])
-	c := &call{stdout: stdout, stderr: stderr, lsb: name != "sv", start: time.Now()}
+	c := &call{stdout: bufio.NewWriter(stdout), stderr: stderr, lsb: name != "sv", start: time.Now()}
 	var ok bool
 	if c.dir, ok = os.LookupEnv("SVDIR"); !ok {
 		c.dir = defaultDir()
@@ -92,12 +96,14 @@ func Main(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	c.order.wait = c.order.wait || verbose
 	c.deadline = c.start.Add(max(again, time.Duration(min(wait, 1<<32))*time.Second)) // runit looks twice at least
 
-	home, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	var err error
+	if c.home, err = unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return c.fatal("unable to open current directory", err)
 	}
-	defer unix.Close(home)
-	return c.run(services, home)
+	defer unix.Close(c.home)
+	defer unix.Fchdir(c.home)
+	defer c.stdout.Flush()
+	return c.run(services)
 }
 
 func defaultDir() string {
@@ -110,7 +116,7 @@ func defaultDir() string {
 }
 
 // run does the order for each service, then waits for all.
-func (c *call) run(services []string, home int) int {
+func (c *call) run(services []string) int {
 	pending := make([]string, 0, len(services))
 	for _, name := range services {
 		if err := c.enter(name); err != nil {
@@ -122,22 +128,18 @@ func (c *call) run(services []string, home int) int {
 		} else if c.send(name, c.order.commands) {
 			pending = append(pending, name)
 		}
-		if err := unix.Fchdir(home); err != nil {
-			return c.fatal("unable to change to original directory", err)
-		}
 	}
 	if c.order.wait && !c.order.status {
-		if err := c.await(pending, home); err != nil {
-			return c.fatal("unable to change to original directory", err)
-		}
+		c.await(pending)
 	}
 	return min(c.trouble, exitMost)
 }
 
 // await waits for the services and prints what became of them, in rounds as runit does: those of a round in their order.
-func (c *call) await(services []string, home int) error {
+func (c *call) await(services []string) {
 	w := newWatcher()
 	defer w.close()
+	c.stdout.Flush()
 	for left := len(services); left > 0; {
 		results := make([]string, len(services))
 		for round := time.Now().Add(again); ; {
@@ -155,9 +157,6 @@ func (c *call) await(services []string, home int) error {
 					services[i] = ""
 					left--
 				}
-				if err := unix.Fchdir(home); err != nil {
-					return err
-				}
 			}
 			most := min(time.Until(round), time.Until(c.deadline))
 			if left == 0 || most <= 0 {
@@ -170,18 +169,25 @@ func (c *call) await(services []string, home int) error {
 				c.say(line)
 			}
 		}
+		c.stdout.Flush()
 	}
-	return nil
 }
 
 // enter changes to the service's directory: below SVDIR, unless its name begins or ends like a path.
 func (c *call) enter(name string) error {
+	path := name
 	if name != "" && name[0] != '/' && name[0] != '.' && !strings.HasSuffix(name, "/") {
-		if err := unix.Chdir(c.dir); err != nil {
+		if c.dir == "" {
+			return unix.ENOENT
+		}
+		path = c.dir + "/" + name
+	}
+	if !filepath.IsAbs(path) {
+		if err := unix.Fchdir(c.home); err != nil {
 			return err
 		}
 	}
-	return unix.Chdir(name)
+	return unix.Chdir(path)
 }
 
 // status prints how the service is whose directory this is, and its log, and returns the code of LSB; -1: that of sv.
@@ -214,21 +220,22 @@ func (c *call) status(name string) int {
 
 // describe is s in words, as what is called shown, for the service whose directory this is.
 func (c *call) describe(name, shown string, s servicedir.Status) string {
-	_, err := os.Stat("down")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	var st unix.Stat_t
+	err := unix.Stat("down", &st)
+	if err != nil && err != unix.ENOENT {
 		fmt.Fprintf(c.stderr, "warning: unable to stat %s/down: %s\n", name, djb.Text(err))
 		return ""
 	}
 	down, alive := err == nil, s.PID != 0
 	var b strings.Builder
 	if s.State <= servicedir.Finish {
-		fmt.Fprintf(&b, "%s: ", s.State)
+		b.WriteString(s.State.String() + ": ")
 	}
 	b.WriteString(shown + ": ")
 	if s.State != servicedir.Down {
-		fmt.Fprintf(&b, "(pid %d) ", s.PID)
+		b.WriteString("(pid " + strconv.FormatUint(uint64(s.PID), 10) + ") ")
 	}
-	fmt.Fprintf(&b, "%ds", max(0, time.Now().Unix()-s.Since.Unix()))
+	b.WriteString(strconv.FormatInt(max(0, time.Now().Unix()-s.Since.Unix()), 10) + "s")
 	for _, note := range []struct {
 		is   bool
 		text string
@@ -291,7 +298,7 @@ func (c *call) absent(name string, err error) string {
 	return word + ": " + name + ": " + err.Error()
 }
 
-func (c *call) say(line string) { fmt.Fprintln(c.stdout, line) }
+func (c *call) say(line string) { c.stdout.WriteString(line + "\n") }
 
 // lost is what is said about a service whose directory cannot be entered.
 func (c *call) lost(name string, err error) string {
