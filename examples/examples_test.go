@@ -30,6 +30,10 @@ func TestExamples(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", cmgr, "../cmd/cmgr").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
+	manifests, _ := filepath.Glob("*/*.cml")
+	if out, err := exec.Command(cmgr, append([]string{"fmt", "--check"}, manifests...)...).CombinedOutput(); err != nil {
+		t.Errorf("cmgr fmt --check: %v\n%s", err, out)
+	}
 	for _, file := range files {
 		t.Run(filepath.Dir(file), func(t *testing.T) {
 			t.Parallel()
