@@ -139,7 +139,7 @@ func (s *Service) halves() []*half {
 }
 
 func (s *Service) half(log bool) *half {
-	h := &half{Service: s, isLog: log, pidfd: -1, m: Machine{Since: time.Now()}}
+	h := &half{Service: s, isLog: log, fifo: -1, pidfd: -1, m: Machine{Since: time.Now()}}
 	if unix.Faccessat(s.dir, h.name("down"), unix.F_OK, 0) == nil {
 		h.m.Want = WantDown
 	}
