@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/manager"
 	front "github.com/cmgr/cmgr/runtime/screen"
@@ -45,6 +46,11 @@ With two arguments: create a component in a collection of the tree that runs, an
 				cfg.Root = args[0]
 			} else if len(cfg.Files) == 0 {
 				return usagef(cmd, "usage: "+cmd.UseLine(), "the root component's manifest is missing")
+			}
+			switch cfg.Job {
+			case "", job.Cgroup2, job.PIDNS, job.Subreaper:
+			default:
+				return usagef(cmd, fmt.Sprintf("there are %s, %s and %s", job.Cgroup2, job.PIDNS, job.Subreaper), "no such backend %q", cfg.Job)
 			}
 			return a.run(cfg, verbose)
 		},

@@ -200,6 +200,8 @@ func failure(info *runners.StartInfo, err error) error {
 		switch {
 		case se.Op == "chdir":
 			e.Err = at(info, "cwd", err)
+		case se.Op == "setrlimit":
+			e.Err = at(info, "limits."+se.Path, err)
 		case se.Op == "exec" && se.Kind == proc.Denied:
 			e.Hint = "only root can start a program as another user"
 		case se.Op == "exec" && se.Kind != proc.Exhausted && se.Kind != proc.Other:

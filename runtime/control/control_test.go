@@ -517,7 +517,7 @@ func TestWait(t *testing.T) {
 		{"never ran", "stopped", nil, nil, "unresolved"},
 		{"stops", "stopped", func(tr *tree) { _ = tr.Start(context.Background(), "/netstack", "") }, func(tr *tree) {
 			_ = tr.Stop(context.Background(), "/netstack")
-		}, "resolved exited code=0 after=3s"},
+		}, "resolved exited code=0 after=3s (asked to stop)"},
 		{"another stops", "stopped", func(tr *tree) { _ = tr.Start(context.Background(), "/netstack", "") }, func(tr *tree) {
 			_ = tr.Start(context.Background(), "/core", "")
 			_ = tr.Stop(context.Background(), "/core")

@@ -211,7 +211,9 @@ func (s *Server) RunInCollection(
 	}
 	i, err := s.create(ctx, m, req.GetUrl())
 	if err == nil && i.State != realm.Destroyed {
-		err = s.start(ctx, m)
+		if err = s.start(ctx, m); err != nil {
+			_ = s.cfg.Tree.Destroy(context.WithoutCancel(ctx), m) // it was made for this run alone
+		}
 	}
 	if err != nil {
 		return nil, failed("run", string(m), err)

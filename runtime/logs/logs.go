@@ -81,7 +81,7 @@ func New(cfg Config) (*Logs, error) {
 		dir:     dir,
 		options: logdir.Options{Size: cmp.Or(cfg.Size, logdir.DefaultSize), Keep: cmp.Or(cfg.Keep, logdir.DefaultKeep)},
 		// The thread's other descriptors: two for each open directory, and what the runtime and the loop have.
-		maxPipes: int64(min(files.Cur, 1<<30)) - 2*maxOpen - 32,
+		maxPipes: max(0, int64(min(files.Cur, 1<<30))-2*maxOpen-32),
 	}
 	removed, err := removals(dir)
 	if err != nil {

@@ -153,6 +153,13 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if b := m.jobs.Backend(); len(b.Missing) > 0 {
+		level := slog.LevelInfo // an ordinary user has mostly no choice
+		if os.Geteuid() == 0 {
+			level = slog.LevelWarn
+		}
+		cfg.Log.Log(context.Background(), level, "components are contained by "+b.Name+": "+b.Guarantee, "why", strings.Join(b.Missing, "; "))
+	}
 	m.logs, err = logs.New(logs.Config{Dir: filepath.Join(cfg.StateDir, "logs"), Size: settings.LogMaxSize, Keep: settings.LogMaxFiles})
 	if err != nil {
 		return nil, fmt.Errorf("logs: %w", err)

@@ -57,7 +57,7 @@ func openCgroups(m *Manager, o Options) (backend, error) {
 	if m.record != nil {
 		if err := m.record.write(c.root); err != nil {
 			os.Remove(c.root)
-			return nil, err
+			return nil, &stateError{err}
 		}
 	}
 	return c, nil

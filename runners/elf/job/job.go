@@ -138,13 +138,21 @@ func Open(o Options) (*Manager, error) {
 			m.about.Name, m.about.Guarantee = b.name, guarantees[b.name]
 			return m, nil
 		}
+		if se, ok := errors.AsType[*stateError](err); ok {
+			return fail(se) // a full disk is no reason to contain less
+		}
 		m.about.Missing = append(m.about.Missing, b.name+": "+err.Error())
 	}
 	if len(m.about.Missing) == 0 {
-		return fail(fmt.Errorf("no such backend %q", o.Backend))
+		return fail(fmt.Errorf("no such backend %q; there are %s, %s and %s", o.Backend, Cgroup2, PIDNS, Subreaper))
 	}
 	return fail(errors.New(strings.Join(m.about.Missing, "; ")))
 }
+
+// A stateError is what keeps a Manager from recording what it makes.
+type stateError struct{ error }
+
+func (e *stateError) Unwrap() error { return e.error }
 
 // Backend says what contains the jobs of m.
 func (m *Manager) Backend() Backend {
