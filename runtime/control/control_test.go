@@ -158,7 +158,7 @@ func TestShow(t *testing.T) {
 		`"started":{"runtime":"ELF","outgoing_capabilities":["tcp"],"start_reason":"again","started_at":"2026-03-01T10:02:11.420Z",` +
 		`"usage":{"cpu_seconds":1.5,"memory_bytes":3145728,"process_ids":[20490,20491]},` +
 		`"details":[{"key":"Job ID","value":"/sys/fs/cgroup/cmgr/net"}]}},` +
-		`"last_exit":{"ok":false,"code":-1,"signal":"SIGKILL","core_dumped":false,"cause":"kill","critical":false,"detail":"",` +
+		`"last_exit":{"ok":true,"code":-1,"signal":"SIGKILL","core_dumped":false,"cause":"kill","critical":false,"detail":"",` +
 		`"started_at":"2026-03-01T10:02:11.420Z","ended_at":"2026-03-01T10:02:14.420Z",` +
 		`"text":"killed by SIGKILL after=3s (killed on demand)"},` +
 		`"last_error":"","restarts":0,"gave_up":false,"log_directory":"/state/logs/core+net","stop_timeout_ms":30000}`
