@@ -15,8 +15,13 @@ func TestIndexLaw(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kinds := rapid.SampledFrom([]manifest.Kind{manifest.KindProtocol, manifest.KindService})
 		names := rapid.SampledFrom([]string{"p", "q", "r"})
-		targets := rapid.SampledFrom([]manifest.Ref{childRef("p"), childRef("q"), {Kind: manifest.RefCollection, Name: "p"},
-			{Kind: manifest.RefSelf, Dictionary: "p"}, parent, {Kind: manifest.RefFramework}})
+		targets := rapid.SampledFrom([]manifest.Ref{
+			childRef("p"), childRef("q"),
+			{Kind: manifest.RefCollection, Name: "p"},
+			{Kind: manifest.RefSelf, Dictionary: "p"},
+			parent,
+			{Kind: manifest.RefFramework},
+		})
 		d := &manifest.Component{}
 		for i := range rapid.IntRange(indexFrom-4, indexFrom+12).Draw(t, "n") {
 			// The source's name tells the entries apart.
@@ -56,7 +61,9 @@ func TestIndexLaw(t *testing.T) {
 		if fmt.Sprint(wantOffers) != fmt.Sprint(gotOffers) || fmt.Sprint(wantExposes) != fmt.Sprint(gotExposes) {
 			t.Fatalf("offers %v, want %v; exposes %v, want %v", gotOffers, wantOffers, gotExposes, wantExposes)
 		}
-		wantTo := positions(d, func(o *manifest.Offer) bool { return o.Kind == k && o.Target.Kind == to.Kind && o.Target.Name == to.Name })
+		wantTo := positions(d, func(o *manifest.Offer) bool {
+			return o.Kind == k && o.Target.Kind == to.Kind && o.Target.Name == to.Name
+		})
 		wantNamed := positions(d, func(o *manifest.Offer) bool { return o.Kind == k && o.TargetName == as })
 		gotTo, gotNamed := offersTo(d, offerTo{to.Kind, k, to.Name}), offersNamed(d, capKey{k, as})
 		if !slices.Equal(wantTo, gotTo) || !slices.Equal(wantNamed, gotNamed) {

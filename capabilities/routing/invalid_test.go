@@ -28,40 +28,67 @@ func TestDeclarationsThatNoManifestCanSay(t *testing.T) {
 		want  string
 	}{
 		{what: "self", use: use(protocol, self), want: "`x` was not declared as a capability by `/a`"},
-		{what: "offer from self", use: use(protocol, parent), above: manifest.Offer{Source: self, SourceName: "y"},
-			want: "cannot offer `y` because was not declared as a capability by `/`"},
-		{what: "expose from self", use: use(protocol, parent), above: manifest.Offer{Source: childRef("a"), SourceName: "y"},
+		{
+			what: "offer from self", use: use(protocol, parent), above: manifest.Offer{Source: self, SourceName: "y"},
+			want: "cannot offer `y` because was not declared as a capability by `/`",
+		},
+		{
+			what: "expose from self", use: use(protocol, parent), above: manifest.Offer{Source: childRef("a"), SourceName: "y"},
 			decl: manifest.Component{Exposes: []manifest.Expose{{Kind: protocol, Source: self, SourceName: "z", TargetName: "y"}}},
-			want: "unable to expose `z` because it was not declared as a capability by `/a`"},
+			want: "unable to expose `z` because it was not declared as a capability by `/a`",
+		},
 		{what: "child", use: use(protocol, childRef("c")), want: "`/a` does not have child `#c`"},
-		{what: "offer from child", use: use(protocol, parent), above: manifest.Offer{Source: childRef("c"), SourceName: "x"},
-			want: "`/` does not have child `#c`"},
-		{what: "collection", use: use(manifest.KindService, ref(manifest.RefCollection, "c")),
-			want: "`/a` does not have collection `#c`"},
-		{what: "storage admin of nothing", use: use(protocol, ref(manifest.RefCapability, "c")),
-			want: "`c` was not declared as a capability by `/a`"},
-		{what: "no admin", use: use(protocol, ref(manifest.RefCapability, "c")),
+		{
+			what: "offer from child", use: use(protocol, parent), above: manifest.Offer{Source: childRef("c"), SourceName: "x"},
+			want: "`/` does not have child `#c`",
+		},
+		{
+			what: "collection", use: use(manifest.KindService, ref(manifest.RefCollection, "c")),
+			want: "`/a` does not have collection `#c`",
+		},
+		{
+			what: "storage admin of nothing", use: use(protocol, ref(manifest.RefCapability, "c")),
+			want: "`c` was not declared as a capability by `/a`",
+		},
+		{
+			what: "no admin", use: use(protocol, ref(manifest.RefCapability, "c")),
 			decl: manifest.Component{Capabilities: []manifest.Capability{{Kind: manifest.KindStorage, Name: "c"}}},
-			want: "`x` is not a framework capability (at component `/a`)"},
-		{what: "no rights", use: use(manifest.KindDirectory, self),
+			want: "`x` is not a framework capability (at component `/a`)",
+		},
+		{
+			what: "no rights", use: use(manifest.KindDirectory, self),
 			decl: manifest.Component{Capabilities: []manifest.Capability{{Kind: manifest.KindDirectory, Name: "x"}}},
-			want: `directory routes must end at source with a rights declaration, it's missing at "/a"`},
-		{what: "storage in a dictionary", use: use(manifest.KindStorage, inDictionary), code: capabilities.Invalid,
-			want: "dictionaries are not yet supported for storage capabilities at component `/a`"},
-		{what: "events in a dictionary", use: use(manifest.KindEventStream, inDictionary), code: capabilities.Invalid,
-			want: "dictionaries are not yet supported for event_stream capabilities at component `/a`"},
-		{what: "a runner from nobody", use: use(manifest.KindRunner, parent),
+			want: `directory routes must end at source with a rights declaration, it's missing at "/a"`,
+		},
+		{
+			what: "storage in a dictionary", use: use(manifest.KindStorage, inDictionary), code: capabilities.Invalid,
+			want: "dictionaries are not yet supported for storage capabilities at component `/a`",
+		},
+		{
+			what: "events in a dictionary", use: use(manifest.KindEventStream, inDictionary), code: capabilities.Invalid,
+			want: "dictionaries are not yet supported for event_stream capabilities at component `/a`",
+		},
+		{
+			what: "a runner from nobody", use: use(manifest.KindRunner, parent),
 			above: manifest.Offer{Source: ref(manifest.RefVoid, ""), SourceName: "x"},
-			want:  "offer uses void source, but target requires the capability at `/`"},
-		{what: "no source", use: use(protocol, manifest.Ref{}), code: capabilities.Invalid,
-			want: "`/a` does not say where `x` comes from"},
-		{what: "no environment", use: use(protocol, ref(manifest.RefDebug, "")), code: capabilities.Internal,
-			want: "could not be routed"},
-		{what: "storage without a declaration of its backing", use: use(manifest.KindStorage, manifest.Ref{}),
+			want:  "offer uses void source, but target requires the capability at `/`",
+		},
+		{
+			what: "no source", use: use(protocol, manifest.Ref{}), code: capabilities.Invalid,
+			want: "`/a` does not say where `x` comes from",
+		},
+		{
+			what: "no environment", use: use(protocol, ref(manifest.RefDebug, "")), code: capabilities.Internal,
+			want: "could not be routed",
+		},
+		{
+			what: "storage without a declaration of its backing", use: use(manifest.KindStorage, manifest.Ref{}),
 			above: manifest.Offer{Source: self, SourceName: "s"},
 			root: manifest.Component{Capabilities: []manifest.Capability{
-				{Kind: manifest.KindStorage, Name: "s", Storage: &manifest.StorageDecl{Source: self, BackingDir: "blocks"}}}},
-			want: "`blocks` was not declared as a capability by `/`"},
+				{Kind: manifest.KindStorage, Name: "s", Storage: &manifest.StorageDecl{Source: self, BackingDir: "blocks"}},
+			}},
+			want: "`blocks` was not declared as a capability by `/`",
+		},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			r := root(&c.root)
@@ -98,13 +125,17 @@ func TestDeclarationsThatNoManifestCanSay(t *testing.T) {
 // In a tree of whatever declarations, every walk ends, and what it ends at is there.
 func TestEveryWalkEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		kinds := rapid.SampledFrom([]manifest.Kind{manifest.KindProtocol, manifest.KindService, manifest.KindDictionary,
-			manifest.KindRunner})
+		kinds := rapid.SampledFrom([]manifest.Kind{
+			manifest.KindProtocol, manifest.KindService, manifest.KindDictionary,
+			manifest.KindRunner,
+		})
 		names := rapid.SampledFrom([]string{"p", "q"})
 		ref := rapid.Custom(func(t *rapid.T) manifest.Ref {
 			r := manifest.Ref{
-				Kind: rapid.SampledFrom([]manifest.RefKind{manifest.RefParent, manifest.RefParent, manifest.RefSelf,
-					manifest.RefChild, manifest.RefChild}).Draw(t, "ref"),
+				Kind: rapid.SampledFrom([]manifest.RefKind{
+					manifest.RefParent, manifest.RefParent, manifest.RefSelf,
+					manifest.RefChild, manifest.RefChild,
+				}).Draw(t, "ref"),
 				Name: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "child"),
 			}
 			if rapid.Bool().Draw(t, "in a dictionary") {
@@ -123,14 +154,18 @@ func TestEveryWalkEnds(t *testing.T) {
 		nodes = append(nodes, nodes[1].child("a", "", &manifest.Component{}))
 		for _, n := range nodes {
 			for range rapid.IntRange(0, 8).Draw(t, "offers") {
-				n.decl.Offers = append(n.decl.Offers, manifest.Offer{Kind: kinds.Draw(t, "kind"), Source: ref.Draw(t, "source"),
+				n.decl.Offers = append(n.decl.Offers, manifest.Offer{
+					Kind: kinds.Draw(t, "kind"), Source: ref.Draw(t, "source"),
 					SourceName: names.Draw(t, "name"),
-					Target:     target.Draw(t, "target"), TargetName: names.Draw(t, "as")})
+					Target:     target.Draw(t, "target"), TargetName: names.Draw(t, "as"),
+				})
 			}
 			for range rapid.IntRange(0, 6).Draw(t, "exposes") {
-				n.decl.Exposes = append(n.decl.Exposes, manifest.Expose{Kind: kinds.Draw(t, "kind"), Source: ref.Draw(t, "source"),
+				n.decl.Exposes = append(n.decl.Exposes, manifest.Expose{
+					Kind: kinds.Draw(t, "kind"), Source: ref.Draw(t, "source"),
 					SourceName: names.Draw(t, "name"),
-					Target:     parent, TargetName: names.Draw(t, "as")})
+					Target:     parent, TargetName: names.Draw(t, "as"),
+				})
 			}
 			for range rapid.IntRange(0, 3).Draw(t, "capabilities") {
 				c := manifest.Capability{Kind: kinds.Draw(t, "kind"), Name: names.Draw(t, "name")}

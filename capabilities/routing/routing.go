@@ -166,8 +166,10 @@ func (e *Engine) runner(ctx context.Context, n Node) (*walk, error) {
 	if d.Program == nil {
 		return nil, nil
 	}
-	s := step{n: n, by: byUse, kind: manifest.KindRunner, src: manifest.Ref{Kind: manifest.RefEnvironment},
-		name: d.Program.Runner, pos: d.Program.RunnerPos}
+	s := step{
+		n: n, by: byUse, kind: manifest.KindRunner, src: manifest.Ref{Kind: manifest.RefEnvironment},
+		name: d.Program.Runner, pos: d.Program.RunnerPos,
+	}
 	decl := "program"
 	if !s.pos.IsValid() {
 		s.pos = d.Program.Pos
@@ -194,8 +196,10 @@ func (e *Engine) runner(ctx context.Context, n Node) (*walk, error) {
 // Resolver answers which resolver resolves n's URL, given the URL's scheme. It does not look at n's declaration.
 func (e *Engine) Resolver(ctx context.Context, n Node, scheme string) (*capabilities.Route, error) {
 	w := e.walk(ctx, n, manifest.KindResolver, scheme)
-	return w.answer(step{n: n, by: byUse, kind: manifest.KindResolver, src: manifest.Ref{Kind: manifest.RefEnvironment},
-		name: scheme})
+	return w.answer(step{
+		n: n, by: byUse, kind: manifest.KindResolver, src: manifest.Ref{Kind: manifest.RefEnvironment},
+		name: scheme,
+	})
 }
 
 // StopTimeout is how long n's program may take to stop: what the nearest environment that says so says.

@@ -35,6 +35,7 @@ func (n *literal) Parent() (Node, bool)            { return n.parent, n.parent !
 func (n *literal) Decl(context.Context) (*manifest.Component, error) {
 	return n.decl, n.err
 }
+
 func (n *literal) Child(_ context.Context, segment string) (Node, bool, error) {
 	c, ok := n.children[segment]
 	return c, ok, n.err
@@ -78,8 +79,10 @@ func runs(runner string) *manifest.Component {
 func line(depth int) *literal {
 	n := root(&manifest.Component{})
 	for i := range depth {
-		n.decl.Offers = []manifest.Offer{{Kind: manifest.KindRunner, Source: parent, SourceName: "elf", Target: childRef("c"),
-			TargetName: "elf"}}
+		n.decl.Offers = []manifest.Offer{{
+			Kind: manifest.KindRunner, Source: parent, SourceName: "elf", Target: childRef("c"),
+			TargetName: "elf",
+		}}
 		d := &manifest.Component{}
 		if i == depth-1 {
 			d.Program = &manifest.Program{}
@@ -98,8 +101,10 @@ func siblings(n int) []*literal {
 		seg := fmt.Sprintf("c%d", i)
 		r.decl.Offers = append(r.decl.Offers,
 			manifest.Offer{Kind: manifest.KindRunner, Source: parent, SourceName: "elf", Target: childRef(seg), TargetName: "run"})
-		all[i] = r.child(seg, "", &manifest.Component{Program: &manifest.Program{},
-			Uses: []manifest.Use{{Kind: manifest.KindRunner, Source: parent, SourceName: "run"}}})
+		all[i] = r.child(seg, "", &manifest.Component{
+			Program: &manifest.Program{},
+			Uses:    []manifest.Use{{Kind: manifest.KindRunner, Source: parent, SourceName: "run"}},
+		})
 	}
 	return all
 }
@@ -135,7 +140,8 @@ func TestRunnerAmongNineThousandOffers(t *testing.T) {
 func TestErrorsFromOutside(t *testing.T) {
 	broken := errors.New("no such file")
 	r := root(&manifest.Component{Offers: []manifest.Offer{
-		{Kind: manifest.KindProtocol, Source: childRef("b"), SourceName: "p", Target: childRef("a"), TargetName: "p"}}})
+		{Kind: manifest.KindProtocol, Source: childRef("b"), SourceName: "p", Target: childRef("a"), TargetName: "p"},
+	}})
 	a := r.child("a", "", runs("elf"))
 	b := r.child("b", "", nil)
 	b.err = broken

@@ -72,21 +72,27 @@ func TestStopOrder(t *testing.T) {
 		{what: "children before self", decl: manifest.Component{Children: children("a", "b")}, want: []string{"#a #b", "self"}},
 		{
 			what: "targets before sources",
-			decl: manifest.Component{Children: children("a", "b", "c"),
+			decl: manifest.Component{
+				Children: children("a", "b", "c"),
 				Offers: []manifest.Offer{strong(childRef("a"), childRef("b")), strong(childRef("b"), childRef("c")), strong(parent,
-					childRef("a"))}},
+					childRef("a"))},
+			},
 			want: []string{"#c", "#b", "#a", "self"},
 		},
 		{
 			what: "weak offers order nothing",
-			decl: manifest.Component{Children: children("a", "b"), Offers: []manifest.Offer{weakly(childRef("a"), childRef("b")),
-				weakly(childRef("b"), childRef("a"))}},
+			decl: manifest.Component{Children: children("a", "b"), Offers: []manifest.Offer{
+				weakly(childRef("a"), childRef("b")),
+				weakly(childRef("b"), childRef("a")),
+			}},
 			want: []string{"#a #b", "self"},
 		},
 		{
 			what: "a child that self uses, and what that relies on, stop after self",
-			decl: manifest.Component{Children: children("a", "b", "c"), Uses: []manifest.Use{useOf(childRef("b"))},
-				Offers: []manifest.Offer{strong(childRef("a"), childRef("b"))}},
+			decl: manifest.Component{
+				Children: children("a", "b", "c"), Uses: []manifest.Use{useOf(childRef("b"))},
+				Offers: []manifest.Offer{strong(childRef("a"), childRef("b"))},
+			},
 			want: []string{"#c", "self", "#b", "#a"},
 		},
 		{
@@ -96,19 +102,29 @@ func TestStopOrder(t *testing.T) {
 		},
 		{
 			what: "storage stands between its users and its backing",
-			decl: manifest.Component{Children: children("disk", "user"),
-				Capabilities: []manifest.Capability{{Kind: manifest.KindStorage, Name: "data",
-					Storage: &manifest.StorageDecl{Source: childRef("disk"), BackingDir: "d"}}},
-				Offers: []manifest.Offer{{Kind: manifest.KindStorage, Source: self, SourceName: "data",
-					Target: childRef("user"), TargetName: "data"}}},
+			decl: manifest.Component{
+				Children: children("disk", "user"),
+				Capabilities: []manifest.Capability{{
+					Kind: manifest.KindStorage, Name: "data",
+					Storage: &manifest.StorageDecl{Source: childRef("disk"), BackingDir: "d"},
+				}},
+				Offers: []manifest.Offer{{
+					Kind: manifest.KindStorage, Source: self, SourceName: "data",
+					Target: childRef("user"), TargetName: "data",
+				}},
+			},
 			want: []string{"#user", "#disk", "self"},
 		},
 		{
 			what: "storage admin",
-			decl: manifest.Component{Children: children("disk", "admin"),
-				Capabilities: []manifest.Capability{{Kind: manifest.KindStorage, Name: "data",
-					Storage: &manifest.StorageDecl{Source: childRef("disk"), BackingDir: "d"}}},
-				Offers: []manifest.Offer{strong(manifest.Ref{Kind: manifest.RefCapability, Name: "data"}, childRef("admin"))}},
+			decl: manifest.Component{
+				Children: children("disk", "admin"),
+				Capabilities: []manifest.Capability{{
+					Kind: manifest.KindStorage, Name: "data",
+					Storage: &manifest.StorageDecl{Source: childRef("disk"), BackingDir: "d"},
+				}},
+				Offers: []manifest.Offer{strong(manifest.Ref{Kind: manifest.RefCapability, Name: "data"}, childRef("admin"))},
+			},
 			want: []string{"#admin", "#disk", "self"},
 		},
 		{
@@ -116,8 +132,10 @@ func TestStopOrder(t *testing.T) {
 			decl: manifest.Component{
 				Children:    []manifest.Child{{Name: "wasm"}, {Name: "a", Environment: "e"}, {Name: "b"}},
 				Collections: []manifest.Collection{{Name: "jobs", Environment: "e"}},
-				Environments: []manifest.Environment{{Name: "e", Runners: []manifest.Registration{{Kind: manifest.KindRunner,
-					Source: childRef("wasm"), Name: "wasm", As: "wasm"}}}},
+				Environments: []manifest.Environment{{Name: "e", Runners: []manifest.Registration{{
+					Kind:   manifest.KindRunner,
+					Source: childRef("wasm"), Name: "wasm", As: "wasm",
+				}}}},
 			},
 			dynamic: []Dynamic{{Segment: "jobs:1"}},
 			want:    []string{"#a #b #jobs:1", "#wasm", "self"},
@@ -127,45 +145,59 @@ func TestStopOrder(t *testing.T) {
 			decl: manifest.Component{
 				Children:     children("log", "a", "b"),
 				Capabilities: []manifest.Capability{{Kind: manifest.KindDictionary, Name: "d"}},
-				Offers: []manifest.Offer{strong(childRef("log"), own("d")), strong(own("d"), childRef("a")),
-					{Kind: manifest.KindDictionary, Source: self, SourceName: "d", Target: childRef("b"), TargetName: "d"}},
+				Offers: []manifest.Offer{
+					strong(childRef("log"), own("d")), strong(own("d"), childRef("a")),
+					{Kind: manifest.KindDictionary, Source: self, SourceName: "d", Target: childRef("b"), TargetName: "d"},
+				},
 				Uses: []manifest.Use{useOf(own("d"))},
 			},
 			want: []string{"#a #b", "self", "#log"},
 		},
 		{
 			what: "what self makes a dictionary of",
-			decl: manifest.Component{Children: children("a"),
+			decl: manifest.Component{
+				Children:     children("a"),
 				Capabilities: []manifest.Capability{{Kind: manifest.KindDictionary, Name: "d", Path: "/d"}},
-				Offers:       []manifest.Offer{strong(own("d"), childRef("a"))}},
+				Offers:       []manifest.Offer{strong(own("d"), childRef("a"))},
+			},
 			want: []string{"#a", "self"},
 		},
 		{
 			what: "collections: offered to, and provided from",
-			decl: manifest.Component{Children: children("a", "z"), Collections: []manifest.Collection{{Name: "jobs"}},
-				Offers: []manifest.Offer{strong(childRef("a"), collection("jobs")), strong(collection("jobs"), childRef("z"))}},
+			decl: manifest.Component{
+				Children: children("a", "z"), Collections: []manifest.Collection{{Name: "jobs"}},
+				Offers: []manifest.Offer{strong(childRef("a"), collection("jobs")), strong(collection("jobs"), childRef("z"))},
+			},
 			dynamic: []Dynamic{{Segment: "jobs:1"}, {Segment: "jobs:2"}},
 			want:    []string{"#z", "#jobs:1 #jobs:2", "#a", "self"},
 		},
 		{
 			what: "dynamic offers between siblings",
 			decl: manifest.Component{Collections: []manifest.Collection{{Name: "jobs"}}},
-			dynamic: []Dynamic{{Segment: "jobs:1", Offers: []manifest.Offer{strong(childRef("jobs:2"), manifest.Ref{})}},
-				{Segment: "jobs:2"}},
+			dynamic: []Dynamic{
+				{Segment: "jobs:1", Offers: []manifest.Offer{strong(childRef("jobs:2"), manifest.Ref{})}},
+				{Segment: "jobs:2"},
+			},
 			want: []string{"#jobs:1", "#jobs:2", "self"},
 		},
 		{
 			what: "a cycle does not keep the rest from its order",
-			decl: manifest.Component{Children: children("a", "b", "c", "d"),
-				Offers: []manifest.Offer{strong(childRef("b"), childRef("a")), strong(childRef("a"), childRef("b")),
-					strong(childRef("a"), childRef("c")), strong(childRef("c"), childRef("d"))}},
+			decl: manifest.Component{
+				Children: children("a", "b", "c", "d"),
+				Offers: []manifest.Offer{
+					strong(childRef("b"), childRef("a")), strong(childRef("a"), childRef("b")),
+					strong(childRef("a"), childRef("c")), strong(childRef("c"), childRef("d")),
+				},
+			},
 			want:  []string{"#b #d", "#c", "#a self"},
 			cycle: "#a -> #b -> #a",
 		},
 		{
 			what: "self and a child rely on each other",
-			decl: manifest.Component{Children: children("a"), Offers: []manifest.Offer{strong(self, childRef("a"))},
-				Uses: []manifest.Use{useOf(childRef("a"))}},
+			decl: manifest.Component{
+				Children: children("a"), Offers: []manifest.Offer{strong(self, childRef("a"))},
+				Uses: []manifest.Use{useOf(childRef("a"))},
+			},
 			want:  []string{"#a self"},
 			cycle: "#a -> self -> #a",
 		},

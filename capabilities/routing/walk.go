@@ -328,8 +328,10 @@ func (w *walk) backing(n Node, c *manifest.Capability) error {
 	b.r.Kind, b.r.Target, b.r.Source = manifest.KindDirectory, n.Moniker(), capabilities.Source{}
 	b.r.Subdir, b.r.Rights, b.asked = c.Storage.Subdir, manifest.RightsRW, manifest.RightsRW
 	b.source = nil
-	err := b.follow(step{n: n, by: byStorage, kind: manifest.KindDirectory, src: c.Storage.Source,
-		name: c.Storage.BackingDir, pos: c.Pos})
+	err := b.follow(step{
+		n: n, by: byStorage, kind: manifest.KindDirectory, src: c.Storage.Source,
+		name: c.Storage.BackingDir, pos: c.Pos,
+	})
 	if err != nil {
 		return w.failed(err)
 	}

@@ -103,10 +103,14 @@ func (shop) Show(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.Sh
 	out.Environment = "core-env"
 	out.NextStart = at(-2 * time.Second)
 	out.Resolved = &controlpb.Resolved{
-		ResolvedUrl: "file:///srv/core.cml", PackageDirectory: "/srv", Runner: "elf", IncomingCapabilities: []string{"/data",
-			"/svc/log"},
-		ExposedCapabilities: []string{"core"}, Collections: []string{"jobs"}, ManifestSources: []string{"/srv/core.cml",
-			"/srv/shared.cml"},
+		ResolvedUrl: "file:///srv/core.cml", PackageDirectory: "/srv", Runner: "elf", IncomingCapabilities: []string{
+			"/data",
+			"/svc/log",
+		},
+		ExposedCapabilities: []string{"core"}, Collections: []string{"jobs"}, ManifestSources: []string{
+			"/srv/core.cml",
+			"/srv/shared.cml",
+		},
 	}
 	if i.GetState() == "started" {
 		out.Resolved.Started = &controlpb.Started{
@@ -146,8 +150,10 @@ func (shop) Destroy(_ context.Context, r *controlpb.InstanceRequest) (*controlpb
 }
 
 func (shop) Create(_ context.Context, r *controlpb.CreateRequest) (*controlpb.InstanceResponse, error) {
-	return &controlpb.InstanceResponse{Instance: &controlpb.Instance{Moniker: r.GetMoniker(), Url: r.GetUrl(),
-		State: "unresolved"}}, nil
+	return &controlpb.InstanceResponse{Instance: &controlpb.Instance{
+		Moniker: r.GetMoniker(), Url: r.GetUrl(),
+		State: "unresolved",
+	}}, nil
 }
 
 func (shop) RunInCollection(_ context.Context, r *controlpb.RunInCollectionRequest) (*controlpb.InstanceResponse, error) {
@@ -216,8 +222,10 @@ func (shop) Events(_ context.Context, r *controlpb.EventsRequest, out *connect.S
 	events := []*controlpb.Event{
 		{Seq: 7, Time: at(5 * time.Minute), Kind: "started", Moniker: "/core/net", Text: "eager"},
 		{Seq: 8, Time: at(4 * time.Minute), Kind: "stopped", Moniker: "/core/net", Exit: crashed},
-		{Seq: 9, Time: at(4 * time.Minute), Kind: "restarting", Moniker: "/core/net", DelaySeconds: new(2.0),
-			Text: "3 of 5 within 1m0s"},
+		{
+			Seq: 9, Time: at(4 * time.Minute), Kind: "restarting", Moniker: "/core/net", DelaySeconds: new(2.0),
+			Text: "3 of 5 within 1m0s",
+		},
 		{Seq: 10, Time: at(3 * time.Minute), Kind: "failed", Moniker: "/core/net", Error: "start /core/net: no memory"},
 		{Seq: 11, Time: at(3 * time.Minute), Kind: "gave_up", Moniker: "/core/net"},
 	}
@@ -386,8 +394,10 @@ func (slow) Events(_ context.Context, r *controlpb.EventsRequest, out *connect.S
 	if !r.GetNewOnly() || !r.GetFollow() {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("old events are of no use here"))
 	}
-	return out.Send(&controlpb.Event{Kind: "waiting", Moniker: "/core", Time: at(0),
-		Text: "asked to stop 2s ago, will be killed after 5s"})
+	return out.Send(&controlpb.Event{
+		Kind: "waiting", Moniker: "/core", Time: at(0),
+		Text: "asked to stop 2s ago, will be killed after 5s",
+	})
 }
 
 func (s slow) Shutdown(ctx context.Context, _ *controlpb.ShutdownRequest) (*controlpb.ShutdownResponse, error) {
@@ -487,8 +497,10 @@ func TestWordsForPeople(t *testing.T) {
 			t.Errorf("span(%s) = %s, want %s", d, got, want)
 		}
 	}
-	for n, want := range map[float64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 5 << 30: "5.0 GiB", 1 << 60: "1.0 EiB",
-		1 << 70: "1024.0 EiB"} {
+	for n, want := range map[float64]string{
+		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 5 << 30: "5.0 GiB", 1 << 60: "1.0 EiB",
+		1 << 70: "1024.0 EiB",
+	} {
 		if got := byteWords(n); got != want {
 			t.Errorf("byteWords(%v) = %s, want %s", n, got, want)
 		}

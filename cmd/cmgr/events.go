@@ -98,7 +98,7 @@ func (s screen) event(e *controlpb.Event) string {
 		color = s.yellow
 	}
 	if e.DelaySeconds != nil {
-		kind += " in " + (time.Duration(e.GetDelaySeconds() * float64(time.Second))).Round(time.Millisecond).String()
+		kind += " in " + time.Duration(e.GetDelaySeconds()*float64(time.Second)).Round(time.Millisecond).String()
 	}
 	if x := e.GetExit(); x != nil {
 		more = append(more, x.GetText())

@@ -95,7 +95,12 @@ func row(s screen, i *controlpb.Instance, now time.Time) []cell {
 	}
 	return []cell{
 		{stateWord(i.GetState(), i.GetStarting()), s.stateColor(i.GetState(), i.GetStarting())},
-		{text: i.GetMoniker()}, {text: since(i.GetStartedAt(), now)}, {text: restarts}, {text: memory}, {text: cpu}, end,
+		{text: i.GetMoniker()},
+		{text: since(i.GetStartedAt(), now)},
+		{text: restarts},
+		{text: memory},
+		{text: cpu},
+		end,
 		{text: i.GetUrl()},
 	}
 }

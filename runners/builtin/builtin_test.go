@@ -102,21 +102,35 @@ func TestEnds(t *testing.T) {
 	}{
 		{"nil", func(context.Context, *builtin.Env) error { return nil }, nil, 0, runners.BySelf, ""},
 		{"error", func(context.Context, *builtin.Env) error { return own }, nil, 1, runners.BySelf, "disk full"},
-		{"code", func(context.Context, *builtin.Env) error { return fmt.Errorf("x: %w", code(9)) }, nil, 9, runners.BySelf,
-			"x: code 9"},
+		{
+			"code", func(context.Context, *builtin.Env) error { return fmt.Errorf("x: %w", code(9)) }, nil, 9, runners.BySelf,
+			"x: code 9",
+		},
 		{"panic", func(context.Context, *builtin.Env) error { panic("boom") }, nil, 2, runners.BySelf, "panic: boom"},
-		{"panic of the runtime", func(context.Context, *builtin.Env) error { var p *int; *p = 1; return nil }, nil, 2, runners.BySelf,
-			"panic: runtime error: invalid memory address or nil pointer dereference"},
-		{"goexit", func(context.Context, *builtin.Env) error { runtime.Goexit(); return nil }, nil, 1, runners.BySelf,
-			"its function called runtime.Goexit"},
-		{"own context's error", func(context.Context, *builtin.Env) error { return context.Canceled }, nil, 1, runners.BySelf,
-			"context canceled"},
-		{"stopped, context's error", func(ctx context.Context, _ *builtin.Env) error { <-ctx.Done(); return ctx.Err() }, stop, 0,
-			runners.ByStop, ""},
-		{"stopped, cause", func(ctx context.Context, _ *builtin.Env) error { <-ctx.Done(); return context.Cause(ctx) }, stop, 0,
-			runners.ByStop, ""},
-		{"stopped, own error", func(ctx context.Context, _ *builtin.Env) error { <-ctx.Done(); return own }, stop, 1, runners.ByStop,
-			"disk full"},
+		{
+			"panic of the runtime", func(context.Context, *builtin.Env) error { var p *int; *p = 1; return nil }, nil, 2, runners.BySelf,
+			"panic: runtime error: invalid memory address or nil pointer dereference",
+		},
+		{
+			"goexit", func(context.Context, *builtin.Env) error { runtime.Goexit(); return nil }, nil, 1, runners.BySelf,
+			"its function called runtime.Goexit",
+		},
+		{
+			"own context's error", func(context.Context, *builtin.Env) error { return context.Canceled }, nil, 1, runners.BySelf,
+			"context canceled",
+		},
+		{
+			"stopped, context's error", func(ctx context.Context, _ *builtin.Env) error { <-ctx.Done(); return ctx.Err() }, stop, 0,
+			runners.ByStop, "",
+		},
+		{
+			"stopped, cause", func(ctx context.Context, _ *builtin.Env) error { <-ctx.Done(); return context.Cause(ctx) }, stop, 0,
+			runners.ByStop, "",
+		},
+		{
+			"stopped, own error", func(ctx context.Context, _ *builtin.Env) error { <-ctx.Done(); return own }, stop, 1, runners.ByStop,
+			"disk full",
+		},
 		{"killed", func(_ context.Context, e *builtin.Env) error { <-e.Killed; return nil }, kill, -1, runners.ByKill, ""},
 		{"killed, cause", func(ctx context.Context, _ *builtin.Env) error {
 			<-ctx.Done()

@@ -30,15 +30,23 @@ func TestDifferences(t *testing.T) {
 }
 
 func TestParseOffer(t *testing.T) {
-	want := manifest.Offer{Kind: manifest.KindProtocol, Source: manifest.Ref{Kind: manifest.RefChild, Name: "jobs:db",
-		Dictionary: "d/e"}, SourceName: "db",
-		TargetName: "store", Dependency: manifest.Weak, Availability: manifest.Optional}
+	want := manifest.Offer{
+		Kind: manifest.KindProtocol, Source: manifest.Ref{
+			Kind: manifest.RefChild, Name: "jobs:db",
+			Dictionary: "d/e",
+		}, SourceName: "db",
+		TargetName: "store", Dependency: manifest.Weak, Availability: manifest.Optional,
+	}
 	got, err := parseOffer([]string{"protocol", "db", "from", "#jobs:db/d/e", "as", "store", "weak", "optional"})
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Error(d, err)
 	}
-	for _, bad := range [][]string{{"protocol"}, {"protocl", "x", "from", "self"}, {"protocol", "x", "from", "self", "as"},
-		{"protocol", "x", "from", "self", "soft"}} {
+	for _, bad := range [][]string{
+		{"protocol"},
+		{"protocl", "x", "from", "self"},
+		{"protocol", "x", "from", "self", "as"},
+		{"protocol", "x", "from", "self", "soft"},
+	} {
 		if _, err := parseOffer(bad); err == nil {
 			t.Errorf("%q is an offer", bad)
 		}

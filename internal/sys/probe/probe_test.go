@@ -16,8 +16,10 @@ func TestCgroupDir(t *testing.T) {
 		"31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n" +
 		"32 30 0:28 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n"
 	for _, c := range []struct{ name, mountinfo, cgroup, want string }{
-		{"unified", "30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
-			"0::/user.slice/user-1000.slice\n", "/sys/fs/cgroup/user.slice/user-1000.slice"},
+		{
+			"unified", "30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
+			"0::/user.slice/user-1000.slice\n", "/sys/fs/cgroup/user.slice/user-1000.slice",
+		},
 		{"hybrid", hybrid, "9:memory:/a\n0::/b\n", "/sys/fs/cgroup/unified/b"},
 		{"hybrid root", hybrid, "9:memory:/a\n0::/\n", "/sys/fs/cgroup/unified"},
 		{"v1 alone", "31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n", "9:memory:/a\n", ""},
