@@ -25,7 +25,7 @@ func allComments(t *testing.T, src []byte) []string {
 		t.Fatalf("%q: %v", src, err)
 	}
 	var out []string
-	tree.Root.Range(func(v *hujson.Value) bool {
+	for v := range tree.Root.All() {
 		extras := []hujson.Extra{v.BeforeExtra, v.AfterExtra}
 		switch x := v.Value.(type) {
 		case *hujson.Object:
@@ -39,8 +39,7 @@ func allComments(t *testing.T, src []byte) []string {
 				out = append(out, strings.Join(strings.Fields(c.text), " "))
 			}
 		}
-		return true
-	})
+	}
 	slices.Sort(out)
 	return out
 }
@@ -59,7 +58,7 @@ func commentRunes(t *testing.T, src []byte) map[rune]int {
 			}
 		}
 	}
-	tree.Root.Range(func(v *hujson.Value) bool {
+	for v := range tree.Root.All() {
 		add(v.BeforeExtra)
 		add(v.AfterExtra)
 		switch x := v.Value.(type) {
@@ -68,8 +67,7 @@ func commentRunes(t *testing.T, src []byte) map[rune]int {
 		case *hujson.Array:
 			add(x.AfterExtra)
 		}
-		return true
-	})
+	}
 	return n
 }
 

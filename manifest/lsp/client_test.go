@@ -143,15 +143,3 @@ func (c *client) published(uri string, version int) []diagnostic {
 		}
 	}
 }
-
-// finish waits for the end of Serve.
-func (c *client) finish() error {
-	c.t.Helper()
-	select {
-	case err := <-c.ended:
-		return err
-	case <-time.After(30 * time.Second):
-		c.t.Fatal("the server does not end")
-	}
-	return nil
-}

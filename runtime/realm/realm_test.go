@@ -519,7 +519,7 @@ func TestAStopEndsARestartThatIsDue(t *testing.T) {
 		w.settle()
 		w.fake.Exit("/a", runners.Exit{})
 		w.settle()
-		if i, _ := w.Instance("/a"); i.NextStart.Sub(time.Now()) != time.Second {
+		if i, _ := w.Instance("/a"); time.Until(i.NextStart) != time.Second {
 			t.Errorf("next start at %s", i.NextStart)
 		}
 		w.must(w.Stop(t.Context(), "/a"))

@@ -199,7 +199,8 @@ func (r *reaper) reap(pid int) {
 	exited, st, ok := r.take(pid, false)
 	if !ok {
 		r.launching.Lock()
-		r.launching.Unlock() //nolint:staticcheck // waits for launches under way, no more
+		//lint:ignore SA2001 it waits for launches under way, no more
+		r.launching.Unlock() //nolint:staticcheck // the same
 		exited, st, _ = r.take(pid, true)
 	}
 	if exited != nil {
