@@ -190,7 +190,7 @@ func keep(role string, stderr io.Writer) int {
 	var (
 		mu       sync.Mutex
 		services = map[string]*supervise.Service{} // by number; nil: told to end before it was open
-		opening  = make(chan struct{}, 64)
+		opening  = make(chan struct{}, 4)
 		wg       sync.WaitGroup // of services
 	)
 	over := func(id string) {

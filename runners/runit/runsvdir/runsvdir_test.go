@@ -1,0 +1,245 @@
+package runsvdir
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/internal/needs"
+	"github.com/cmgr/cmgr/runners/runit/runittest"
+)
+
+func TestMain(m *testing.M) {
+	programs := map[string]runittest.Program{"runsvdir": Main, "runsv": Runsv}
+	os.Exit(runittest.Main(programs, func() int { return leak.Run(m) }))
+}
+
+var groups = []string{"runsvdir", "ext/*runsvdir*", "better/*runsvdir*"}
+
+// TestSuite has one process supervise all: the suite's runsv is a script that runs this binary.
+func TestSuite(t *testing.T) {
+	t.Parallel()
+	runittest.Suite(t, []string{"RUNSVDIR=" + runittest.Link(t, "runsvdir"), "RUNSV=" + runittest.Link(t, "runsv")}, groups...)
+}
+
+// TestSuiteOverDebian has Debian's runsv for each service.
+func TestSuiteOverDebian(t *testing.T) {
+	t.Parallel()
+	runittest.Suite(t, []string{"RUNSVDIR=" + runittest.Link(t, "runsvdir"), "RUNSV=" + needs.Tool(t, "runsv")}, groups...)
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// until waits for something that is about to happen.
+func until(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !happened(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+func TestLeadsHere(t *testing.T) {
+	ours := runittest.Link(t, "runsv")
+	for script, want := range map[string]bool{
+		"exec %s \"$@\"":                          true,
+		"echo; exec %s \"$@\"":                    false,
+		"FOO=bar; export FOO; exec %s \"$@\"":     false,
+		"ulimit -n 50; exec %s \"$@\"":            false,
+		"umask 027; exec %s \"$@\"":               false,
+		"cd /; exec %s \"$@\"":                    false,
+		"exec true %s":                            false,
+		"echo 'usage: runsv dir' >&2; exit 1; %s": false,
+	} {
+		path := filepath.Join(t.TempDir(), "runsv")
+		write(t, path, "#!/bin/sh\n"+fmt.Sprintf(script, ours)+"\n")
+		// This process is the test binary too, and so stands for runsvdir.
+		if got := isUs(path); got != want {
+			t.Errorf("%q: %v", script, got)
+		}
+	}
+	if !isUs(ours) || isUs("/bin/sh") || isUs("/nonexistent") {
+		t.Error("programs")
+	}
+}
+
+// running starts a runsvdir over dir with our own runsv in PATH, and ends it and what it supervises at the end of the test.
+func running(t *testing.T, dir string, args ...string) *exec.Cmd {
+	t.Helper()
+	c := exec.Command(runittest.Link(t, "runsvdir"), append(args, dir)...)
+	c.Env = append(os.Environ(), "PATH="+filepath.Dir(runittest.Link(t, "runsv"))+":"+os.Getenv("PATH"))
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		keepers := children(c.Process.Pid)
+		_ = c.Process.Signal(unix.SIGHUP)
+		_ = c.Wait()
+		if c.ProcessState.ExitCode() != exitHup {
+			t.Errorf("exit %d after HUP", c.ProcessState.ExitCode())
+		}
+		for _, pid := range keepers {
+			until(t, "the end of the keeper", func() bool { return unix.Kill(pid, 0) != nil || dead(pid) })
+		}
+	})
+	return c
+}
+
+func children(pid int) (pids []int) {
+
+	all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, f := range all {
+		b, _ := os.ReadFile(f)
+		for p := range strings.FieldsSeq(string(b)) {
+			n, _ := strconv.Atoi(p)
+			pids = append(pids, n)
+		}
+	}
+	return pids
+}
+
+// dead tells of a process that nobody has reaped: whose parent is no longer ours.
+func dead(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(b), ") Z ")
+}
+
+func pidOf(service string) int {
+	b, _ := os.ReadFile(filepath.Join(service, "supervise/pid"))
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return n
+}
+
+const sleeper = "#!/bin/sh\nexec sleep 100000\n"
+
+// TestKilledKeeper shows that a keeper that was killed is replaced, and the service goes on under the new one.
+func TestKilledKeeper(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sv")
+	write(t, filepath.Join(dir, "a/run"), sleeper)
+	c := running(t, dir)
+	a := filepath.Join(dir, "a")
+	until(t, "a", func() bool { return pidOf(a) > 0 })
+	keepers := children(c.Process.Pid)
+	if len(keepers) != 1 {
+		t.Fatalf("%d children", len(keepers))
+	}
+	_ = unix.Kill(keepers[0], unix.SIGKILL)
+	until(t, "another keeper", func() bool {
+		now := children(c.Process.Pid)
+		return len(now) == 1 && now[0] != keepers[0]
+	})
+	until(t, "supervision", func() bool {
+		fd, err := unix.Open(filepath.Join(a, "supervise/ok"), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err == nil && pidOf(a) > 0
+	})
+}
+
+func TestSessions(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sv")
+	write(t, filepath.Join(dir, "a/run"), sleeper)
+	running(t, dir, "-P")
+	until(t, "a", func() bool { return pidOf(filepath.Join(dir, "a")) > 0 })
+	pid := pidOf(filepath.Join(dir, "a"))
+	if sid, err := unix.Getsid(pid); err != nil || sid != pid {
+		t.Errorf("session %d of process %d, %v", sid, pid, err)
+	}
+}
+
+// TestWatch shows which changes on and near the path are told, and as what.
+func TestWatch(t *testing.T) {
+	for _, c := range []struct {
+		what, path string
+		do         func(dir string) error
+		want       change
+	}{
+		{"link in the directory", "real/sv", func(d string) error { return os.Symlink("x", d+"/real/sv/new") }, within},
+		{"removal", "real/sv", func(d string) error { return os.Remove(d + "/real/sv/old") }, within},
+		{"directory made", "real/sv", func(d string) error { return os.Mkdir(d+"/real/sv/new", 0o755) }, growing},
+		{"through links", "via/current", func(d string) error { return os.Symlink("x", d+"/real/sv/new") }, within},
+		{"link replaced", "via/current", func(d string) error {
+			_ = os.Symlink("../real/other", d+"/via/next")
+			return os.Rename(d+"/via/next", d+"/via/current")
+		}, moved},
+		{"link in the link replaced", "first", func(d string) error {
+			_ = os.Symlink("../real/other", d+"/via/next")
+			return os.Rename(d+"/via/next", d+"/via/current")
+		}, moved},
+		{"renamed", "real/sv", func(d string) error { return os.Rename(d+"/real/sv", d+"/real/gone") }, moved},
+		{"parent renamed", "real/sv", func(d string) error { return os.Rename(d+"/real", d+"/gone") }, moved},
+		{"made", "real/missing/sv", func(d string) error { return os.Mkdir(d+"/real/missing", 0o755) }, moved},
+		{"dangling link gets its target", "dangling", func(d string) error { return os.Mkdir(d+"/nothing", 0o755) }, moved},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			d := t.TempDir()
+			for _, dir := range []string{"real/sv/old", "real/other", "via"} {
+				if err := os.MkdirAll(filepath.Join(d, dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for link, to := range map[string]string{"via/current": "../real/sv", "first": d + "/via/current", "dangling": "nothing"} {
+				if err := os.Symlink(to, filepath.Join(d, link)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			events := make(chan change)
+			w, err := newWatch(filepath.Join(d, c.path), events)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.close()
+			// What concerns nobody comes first: were it told, it would be the first event.
+			for _, noise := range []string{"noise", "real/noise", "via/noise", "real/sv/.noise"} {
+				write(t, filepath.Join(d, noise), "")
+			}
+			if err := c.do(d); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case got := <-events:
+				if got != c.want {
+					t.Errorf("%v, want %v", got, c.want)
+				}
+			case <-time.After(time.Minute):
+				t.Error("nothing")
+			}
+		})
+	}
+}
+
+func FuzzTitle(f *testing.F) {
+	f.Add("log: ..", []byte("runsv a: fatal\n"))
+	f.Add("log: ..........", []byte{0, 'x', 0})
+	// The end of what was there and came is there, without NULs, and as long as before.
+	f.Fuzz(func(t *testing.T, arg string, b []byte) {
+		if len(arg) < keepBytes+2 {
+			t.Skip("too short")
+		}
+		title := &title{text: memory(arg)[keepBytes:]}
+		title.add(b)
+		all := arg[keepBytes:] + string(bytes.ReplaceAll(b, []byte{0}, nil))
+		if want := all[len(all)-(len(arg)-keepBytes):]; string(title.text) != want {
+			t.Fatalf("%q, want %q", title.text, want)
+		}
+	})
+}
