@@ -14,7 +14,16 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+func TestMain(m *testing.M) {
+	if os.Args[0] == "/pkg/component" || os.Args[0] == "/opt-bin/setuid" {
+		component(os.Args)
+	}
+	// As an ordinary user these are the tests of what an ordinary user gets.
+	reenterErr = Reenter()
+	os.Exit(leak.Run(m))
+}
+
+var reenterErr error
 
 const bound = 30 * time.Second
 
@@ -26,8 +35,9 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		needs.Root(t)
+	if reenterErr != nil {
+		needs.Userns(t)
+		t.Fatal(reenterErr)
 	}
 	c, err := Open(Options{})
 	if err != nil {
@@ -59,7 +69,11 @@ func (r *rig) try(t testing.TB, in Contents, spec *proc.Spec) (string, proc.Stat
 		t.Fatal(err)
 	}
 	defer f.Close()
-	w, release, err := r.World(in, spec.Path, spec.Dir)
+	file := spec.Path
+	if strings.HasPrefix(spec.Args[0], "/pkg/") {
+		file = spec.Args[0]
+	}
+	w, release, err := r.World(in, file, spec.Dir)
 	if err != nil {
 		return "", proc.Status{}, err
 	}

@@ -1,10 +1,69 @@
 package confine
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/internal/sys/probe"
 )
+
+// Reenter makes the manager of an ordinary user one that can confine: it executes this program anew, as the same process with the
+// same arguments, environment and descriptors, as root of a user namespace and in a mount namespace of its own. It is to be called
+// before anything else, does nothing for root (thus also the second time), and returns only if it need not or cannot.
+//
+// In the namespace the only user is this one, as 0, and its group the same: what is made is still theirs. All other users look
+// like nobody, so no program can be run as one of them, supplementary groups can't be changed, and the machine itself gives this
+// root nothing. A multi-threaded program can't enter a user namespace (unshare(2)), and Go's are from the start: so it executes a
+// tiny one in between, which does and executes this one.
+func Reenter() error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	fail := func(err error) error { return fmt.Errorf("enter a user namespace: %w", err) }
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		return fail(fmt.Errorf("not implemented for %s", runtime.GOARCH))
+	}
+	for _, f := range probe.Features() {
+		// The tiny program has no words for what it meets.
+		if f.Name == "user namespace" {
+			if _, err := f.Try(); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fail(err)
+	}
+	if _, err := os.Stat(exe); err != nil {
+		return fail(err)
+	}
+	fd, err := unix.MemfdCreate("cmgr", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) {
+		fd, err = unix.MemfdCreate("cmgr", unix.MFD_CLOEXEC) // before Linux 6.3
+	}
+	if err != nil {
+		return fail(err)
+	}
+	f := os.NewFile(uintptr(fd), "reentry")
+	defer f.Close()
+	program := reentryProgram([3][2]string{
+		{"/proc/self/setgroups", "deny"}, // else the next could not be written (user_namespaces(7))
+		{"/proc/self/gid_map", fmt.Sprintf("0 %d 1\n", os.Getegid())},
+		{"/proc/self/uid_map", fmt.Sprintf("0 %d 1\n", os.Geteuid())},
+	}, exe)
+	if _, err := f.Write(program); err != nil {
+		return fail(err)
+	}
+	return fail(syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", fd), os.Args, os.Environ()))
+}
 
 // inUserNamespace says whether this process is in a user namespace that is not the machine's own: there not all users exist
 // (user_namespaces(7)).
