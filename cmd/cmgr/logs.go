@@ -77,7 +77,7 @@ func (s screen) logLine(l *controlpb.LogLine, moniker, times bool) string {
 		text = printable(text)
 	}
 	if l.GetStream() == "manager" {
-		text = s.dim(text)
+		text = s.dim("cmgr: " + text)
 	}
 	if m := l.GetMoniker(); moniker && m != "" {
 		bar := "|"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/manager"
@@ -46,6 +48,9 @@ With two arguments: create a component in a collection of the tree that runs, an
 				cfg.Root = args[0]
 			} else if len(cfg.Files) == 0 {
 				return usagef(cmd, "usage: "+cmd.UseLine(), "the root component's manifest is missing")
+			}
+			if err := name.Check(a.name); err != nil {
+				return usagef(cmd, "usage: "+cmd.UseLine(), "--name: %v", err)
 			}
 			switch cfg.Job {
 			case "", job.Cgroup2, job.PIDNS, job.Subreaper:
@@ -122,5 +127,5 @@ func (a *app) run(cfg manager.Config, verbose bool) error {
 	if out, ok := errors.AsType[*manager.Outcome](err); ok {
 		return &control.Error{Problem: &control.Problem{Kind: capabilities.Unavailable.String(), Message: out.Error()}}
 	}
-	return err
+	return cmp.Or(err, cfg.Screen.Err())
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -221,4 +222,31 @@ func cgroups(t *testing.T, pid int) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// TestNothingStarted: who forgot that children are lazy is told.
+func TestNothingStarted(t *testing.T) {
+	r := run(t, write(t, map[string]string{
+		"root.cml": `{ children: [ { name: "a", url: "a.cml" } ], ` + elf + ` }`,
+		"a.cml":    `{ use: [ { runner: "elf" } ], program: { binary: "/bin/true" } }`,
+	}))
+	if code := r.wait(); code != 0 || !strings.Contains(r.err(), `nothing was started: /a waits to be used`) {
+		t.Errorf("exit code %d: %s", code, r.err())
+	}
+}
+
+// TestOutputThatCannotBeWritten is a failure.
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	dir := write(t, map[string]string{"root.cml": `{ program: { runner: "elf", binary: "/bin/echo", args: [ "lost" ] } }`})
+	r := prepare(t, dir)
+	c := exec.Command(binary, "run", filepath.Join(dir, "root.cml"), "--socket", r.sock, "--state", r.state)
+	c.Stdout = full
+	if _ = c.Run(); c.ProcessState.ExitCode() == 0 {
+		t.Error("its output is lost, and it says that all is well")
+	}
 }

@@ -7,12 +7,15 @@ package screen
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -42,6 +45,7 @@ type Screen struct {
 	mu       sync.Mutex
 	out, err *bufio.Writer
 	width    int // of the widest moniker so far, for columns on a terminal
+	failed   error
 }
 
 // maxWidth bounds the column of monikers; longer ones stick out.
@@ -56,8 +60,19 @@ func New(out, err io.Writer, o Options) *Screen {
 func (s *Screen) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.out.Flush()
-	_ = s.err.Flush()
+	if err := cmp.Or(s.out.Flush(), s.err.Flush()); err != nil && s.failed == nil {
+		s.failed = err
+	}
+}
+
+// Err is why something could not be written, nil if all was. A reader that has gone (EPIPE) is no failure.
+func (s *Screen) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.failed, syscall.EPIPE) {
+		return nil
+	}
+	return s.failed
 }
 
 // json writes one line {key: value}. A message has the fields that the management interface gives it (control.proto).
