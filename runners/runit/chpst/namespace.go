@@ -14,9 +14,9 @@ const (
 	stageProg = "prog" // its child, to become the program
 )
 
-// newNamespace runs the program where all that it starts, double-forked daemons too, ends with it: in a PID namespace with a small
-// process no. 1, or with asInit as that. Because the program is to be a child of the namespace's first process, chpst starts
-// itself again there, and the original remains, passing on signals (SIGQUIT as SIGKILL) and, at the end, the exit code.
+// newNamespace runs the program where all that it starts, double-forked daemons too, ends with it: in a PID namespace with a
+// small process no. 1, or with asInit as that. Because the program is to be a child of the namespace's first process, chpst
+// starts itself again there, and the original remains, passing on signals (SIGQUIT as SIGKILL) and, at the end, the exit code.
 func (c *change) newNamespace(args []string, at string, asInit bool) error {
 	switch at {
 	case "":

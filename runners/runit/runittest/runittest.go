@@ -1,5 +1,5 @@
-// Package runittest runs runit's programs as programs in tests: each package's test binary is the program that it tests when it is
-// called by that name, and the black-box suite beside the checkout is run against it.
+// Package runittest runs runit's programs as programs in tests: each package's test binary is the program that it tests when it
+// is called by that name, and the black-box suite beside the checkout is run against it.
 package runittest
 
 import (
@@ -16,8 +16,8 @@ import (
 // A Program is one that the test binary can be. It returns the exit code.
 type Program func(args []string, stdin io.Reader, stdout, stderr io.Writer) int
 
-// Main is for TestMain: the program that this process was called as (the test binary through a link, see Link), or run, which runs
-// the tests. It returns the exit code.
+// Main is for TestMain: the program that this process was called as (the test binary through a link, see Link), or run, which
+// runs the tests. It returns the exit code.
 func Main(programs map[string]Program, run func() int) int {
 	if p, ok := programs[filepath.Base(os.Args[0])]; ok {
 		return p(os.Args, os.Stdin, os.Stdout, os.Stderr)

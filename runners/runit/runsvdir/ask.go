@@ -53,7 +53,8 @@ func state() string {
 	umask := unix.Umask(0)
 	unix.Umask(umask)
 	sid, _ := unix.Getsid(0)
-	fmt.Fprintln(&b, st.Dev, st.Ino, err, cwd, os.Getuid(), os.Geteuid(), os.Getgid(), os.Getegid(), groups, nice, umask, sid, unix.Getpgrp())
+	fmt.Fprintln(&b, st.Dev, st.Ino, err, cwd, nice, umask, sid, unix.Getpgrp())
+	fmt.Fprintln(&b, os.Getuid(), os.Geteuid(), os.Getgid(), os.Getegid(), groups)
 	for resource := range 16 {
 		var r unix.Rlimit
 		_ = unix.Getrlimit(resource, &r)

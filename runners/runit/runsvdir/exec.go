@@ -11,12 +11,12 @@ import (
 )
 
 // supervisor chooses what supervises the services.
-func (r *runsvdir) supervisor() (supervisor, error) {
+func (r *runsvdir) supervisor() supervisor {
 	path, err := lookPath("runsv")
 	if err != nil || isUs(path) {
 		return newKeeper(r.name, r.sessions)
 	}
-	return &execs{path: path, sessions: r.sessions, wd: r.wd, pids: map[int]int{}}, nil
+	return &execs{path: path, sessions: r.sessions, wd: r.wd, pids: map[int]int{}}
 }
 
 // lookPath is where a program is found, as an absolute path.

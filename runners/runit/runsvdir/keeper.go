@@ -42,8 +42,7 @@ type keeper struct {
 	path string // of the directory that is being scanned, absolute and without links
 	wake chan struct{}
 
-	sock *os.File
-	pid  int
+	sock *os.File      // nil: there is none
 	done chan struct{} // closed when read has ended
 
 	mu      sync.Mutex
@@ -51,12 +50,12 @@ type keeper struct {
 	running []int
 }
 
-func newKeeper(dir string, sessions bool) (*keeper, error) {
+func newKeeper(dir string, sessions bool) *keeper {
 	k := &keeper{dir: dir, role: keeperInside, wake: make(chan struct{}, 1)}
 	if sessions {
 		k.role = keeperSessions
 	}
-	return k, nil
+	return k
 }
 
 // run starts the process if there is none: at the beginning, and when somebody has killed it. The new one takes over what runs.
@@ -79,7 +78,7 @@ func (k *keeper) run() error {
 	if k.role == keeperSessions {
 		name += " -P"
 	}
-	k.pid, err = syscall.ForkExec("/proc/self/exe", append(strings.Fields(name), k.dir), &syscall.ProcAttr{
+	_, err = syscall.ForkExec("/proc/self/exe", append(strings.Fields(name), k.dir), &syscall.ProcAttr{
 		Env: append(os.Environ(), roleEnv+"="+k.role), Files: []uintptr{0, 1, 2, uintptr(p[1])},
 	})
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package runsvdir is runsvdir(8): it has each subdirectory of a services directory supervised.
 //
-// What supervises them depends on the runsv in PATH. Another program, such as runit's own, is started for each. If it is this very
-// binary, or there is none, one process supervises them all (keeper.go), a child of runsvdir, so that runsvdir can end and leave
-// them running as runit's does.
+// What supervises them depends on the runsv in PATH. Another program, such as runit's own, is started for each. If it is this
+// very binary, or there is none, one process supervises them all (keeper.go), a child of runsvdir, so that runsvdir can end and
+// leave them running as runit's does.
 //
 // One goroutine owns the services. What it hears of (signals, changes of directories, ends, the log pipe) comes to it through
 // channels; it sleeps while there is nothing, and polls only where inotify(7) is not to be had.
@@ -138,9 +138,7 @@ func (r *runsvdir) run() (code int, err error) {
 	children := make(chan os.Signal, 1) // one that waits stands for all
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)
-	if r.via, err = r.supervisor(); err != nil {
-		return 0, err
-	}
+	r.via = r.supervisor()
 	defer r.via.close()
 	changes := make(chan change)
 	defer func() { r.watch.close() }()

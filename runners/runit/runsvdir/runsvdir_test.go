@@ -104,7 +104,6 @@ func running(t *testing.T, dir string, args ...string) *exec.Cmd {
 }
 
 func children(pid int) (pids []int) {
-
 	all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, f := range all {
 		b, _ := os.ReadFile(f)

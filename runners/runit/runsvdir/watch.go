@@ -20,8 +20,8 @@ const (
 )
 
 // A watch sees, by inotify(7), what changes in the directory that a path means, and when the path comes to mean another: because
-// a link on the way, or a link in that link, is replaced, a directory is renamed, or what did not exist is made. Other things that
-// happen near the path wake nobody, except where a link or a gap makes it necessary to watch the directory that it is in.
+// a link on the way, or a link in that link, is replaced, a directory is renamed, or what did not exist is made. Other things
+// that happen near the path wake nobody, except where a link or a gap makes it necessary to watch the directory that it is in.
 type watch struct {
 	file   *os.File
 	fd     int

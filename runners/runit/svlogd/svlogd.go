@@ -493,8 +493,8 @@ func (s *server) fatal(text string) int {
 	return exitFatal
 }
 
-// must does what cannot be done without: after an error it says so, and does it again each three seconds, for as long as it takes.
-// Meanwhile nothing is read, so that nothing is lost.
+// must does what cannot be done without: after an error it says so, and does it again each three seconds, for as long as it
+// takes. Meanwhile nothing is read, so that nothing is lost.
 func (s *server) must(what string, d *dir, f func() error) {
 	for {
 		err := f()

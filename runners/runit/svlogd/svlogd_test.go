@@ -115,7 +115,8 @@ func TestAgainstDebian(t *testing.T) {
 		a, b := logDir(t, config.String()), logDir(t, config.String())
 		saidA, saidB := once(t, theirs, input.String(), append(args, a)...), once(t, ours, input.String(), append(args, b)...)
 		if filesA, filesB := files(t, a), files(t, b); !slices.Equal(filesA, filesB) || saidA != saidB {
-			t.Errorf("seed %d: config %q, args %q:\ntheirs %q, said %q\nours   %q, said %q", seed, config.String(), args, filesA, saidA, filesB, saidB)
+			t.Errorf("seed %d: config %q, args %q:\ntheirs %q, said %q\nours   %q, said %q",
+				seed, config.String(), args, filesA, saidA, filesB, saidB)
 		}
 	}
 }
