@@ -223,14 +223,14 @@ func TestLiars(t *testing.T) {
 		}},
 		{"flood of events", "more than 20000 packets", func(l *liar) {
 			b := packet(l.t, event(&rpcpb.Event{Name: "e"}))
-			for range MaxUnasked + 1 {
+			for range 2 * MaxUnasked {
 				if !l.send(b, f) {
 					break
 				}
 			}
 		}},
 		{"flood of nothing", "more than 20000 packets", func(l *liar) {
-			for range MaxUnasked + 1 {
+			for range 2 * MaxUnasked {
 				if !l.send([]byte{0x7a, 0x01, 0x00}) {
 					break
 				}
@@ -238,7 +238,7 @@ func TestLiars(t *testing.T) {
 		}},
 		{"flood of cancellations", "more than 20000 packets", func(l *liar) {
 			b := packet(l.t, &rpcpb.Packet{Kind: &rpcpb.Packet_Cancel{Cancel: &rpcpb.Cancel{Id: 1}}})
-			for range MaxUnasked + 1 {
+			for range 2 * MaxUnasked {
 				if !l.send(b) {
 					break
 				}

@@ -37,8 +37,10 @@ const (
 	MaxFDs = sock.MaxFDs - 1
 	// MaxPending is how many requests of one end may be without an answer; further ones wait to be sent.
 	MaxPending = 1024
-	// Who sends more than MaxUnasked packets within UnaskedWindow that are neither requests nor answers is dropped.
+	// Who sends more than MaxUnasked packets within UnaskedWindow that are neither requests nor answers is dropped. Each request
+	// of either end in that time, as it has its events and cancellations, allows UnaskedEach more.
 	MaxUnasked    = 20_000
+	UnaskedEach   = 4
 	UnaskedWindow = 10 * time.Second
 )
 
@@ -182,16 +184,13 @@ func (c *Conn) Close() {
 }
 
 // Drop ends the connection for what the peer did: why says it, and is told to it. It does not wait.
-func (c *Conn) Drop(why error) { c.drop(why) }
+func (c *Conn) Drop(why error) { c.end(why, true) }
 
-// drop tells the peer why, if it listens, and fails.
-func (c *Conn) drop(why error) {
-	_ = c.refuse(why.Error())
-	c.fail(why)
-}
+// fail ends the connection without a word.
+func (c *Conn) fail(why error) { c.end(why, false) }
 
-// fail ends the connection; the first reason stays.
-func (c *Conn) fail(why error) {
+// end ends the connection; the first reason stays, and what the peer does when it is told comes after it.
+func (c *Conn) end(why error, tell bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -200,6 +199,9 @@ func (c *Conn) fail(why error) {
 	c.err = why
 	close(c.ended)
 	c.cancel(why)
+	if tell {
+		_ = c.refuse(why.Error())
+	}
 	c.conn.Close() // does not block: the descriptor is in the poller
 }
 
@@ -240,7 +242,7 @@ func (c *Conn) Call(ctx context.Context, method string, m Message) (Message, err
 // await tells the peer that the request is cancelled and waits until there is an answer in ch or the connection has ended.
 func (c *Conn) await(id uint64, ch chan answer) {
 	late := time.AfterFunc(c.cfg.Patience, func() {
-		c.drop(fmt.Errorf("does not answer: a cancelled request is %v old", c.cfg.Patience))
+		c.Drop(fmt.Errorf("does not answer: a cancelled request is %v old", c.cfg.Patience))
 	})
 	defer late.Stop()
 	if c.lock(context.Background()) == nil {
@@ -493,7 +495,7 @@ func unpack(m bodied, files []*os.File) (Message, error) {
 func (c *Conn) read(buf []byte) {
 	defer close(c.done)
 	if err := c.take(buf); errors.As(err, new(*violation)) {
-		c.drop(err)
+		c.Drop(err)
 	} else {
 		c.fail(err)
 	}
@@ -505,8 +507,15 @@ func (c *Conn) read(buf []byte) {
 
 func (c *Conn) take(buf []byte) error {
 	var theirs uint64 // the last id
-	var unasked int
+	// Of the window: how many packets, how many may be, since when.
+	var unasked, may uint64
 	var since time.Time
+	requests := func() uint64 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.lastID
+	}
+	ours := requests()
 	for {
 		p, files, err := c.receive(buf)
 		if err != nil {
@@ -519,6 +528,7 @@ func (c *Conn) take(buf []byte) error {
 				break
 			}
 			theirs = k.Request.Id
+			may += UnaskedEach
 			err = c.accept(k.Request, files)
 			files = nil
 		case *rpcpb.Packet_Answer:
@@ -530,9 +540,9 @@ func (c *Conn) take(buf []byte) error {
 			err = errors.New("greets a second time")
 		default:
 			if now := time.Now(); now.Sub(since) > UnaskedWindow {
-				since, unasked = now, 0
+				since, unasked, may, ours = now, 0, MaxUnasked, requests()
 			}
-			if unasked++; unasked > MaxUnasked {
+			if unasked++; unasked > may && unasked > may+UnaskedEach*(requests()-ours) {
 				err = fmt.Errorf("sends more than %d packets within %v that nobody asked for", MaxUnasked, UnaskedWindow)
 				break
 			}

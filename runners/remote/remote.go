@@ -2,9 +2,9 @@
 // connection to one, Serve is the other end, for runners written in Go. PROTOCOL.md has it byte by byte, for those written in
 // another language.
 //
-// The runner on the other end is not trusted with more than its own components. When it goes away they end with runners.ByRunner;
-// when it does not answer in time, or lies, it is dropped, which is the same for them; and it cannot claim that an end was critical
-// or when it came.
+// The runner on the other end is not trusted with more than its own components. When it goes away they end with
+// runners.ByRunner; when it does not answer in time, or lies, it is dropped, which is the same for them; and it cannot claim that
+// an end was critical, or when it came.
 package remote
 
 import (
@@ -71,8 +71,8 @@ func Dial(ctx context.Context, path string, cfg Config) (*Runner, error) {
 	return New(ctx, conn.(*net.UnixConn), cfg)
 }
 
-// New makes a Runner of a connection to one, once it has said that it speaks the protocol; ctx bounds that. The Runner owns conn; on
-// an error it is closed.
+// New makes a Runner of a connection to one, once it has said that it speaks the protocol; ctx bounds that. The Runner owns conn;
+// on an error it is closed.
 func New(ctx context.Context, conn *net.UnixConn, cfg Config) (*Runner, error) {
 	if cfg.Patience == 0 {
 		cfg.Patience = rpc.DefaultPatience
@@ -325,13 +325,8 @@ func (p *program) order(ctx context.Context, method string, cause runners.Cause)
 	if err == nil {
 		return nil
 	}
-	// The end may have crossed the order, and the end of the runner is the program's.
-	select {
-	case <-p.runner.conn.Done():
-		return nil
-	default:
-	}
-	if _, ended := p.Ended(); ended {
+	// The end may have crossed the order; and the end of the runner is, or will be at once, the program's.
+	if _, ended := p.Ended(); ended || p.runner.conn.Err() != nil {
 		return nil
 	}
 	return p.fail(strings.ToLower(method), err, capabilities.Unavailable)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -343,11 +344,12 @@ func TestEverythingArrives(t *testing.T) {
 		}},
 		Package: runners.Package{Dir: pkg},
 		Namespace: []runners.NamespaceEntry{
-			{Path: "/data", File: file(t, "data"), Rights: manifest.RightsRW}, {Path: "/svc/x", File: file(t, "x"), Rights: manifest.RightConnect},
+			{Path: "/data", File: file(t, "data"), Rights: manifest.RightsRW},
+			{Path: "/svc/x", File: file(t, "x"), Rights: manifest.RightConnect},
 		},
 		Outgoing: file(t, "outgoing"),
 		Handles:  []runners.Handle{{Number: 0, File: file(t, "zero")}, {Number: 255, File: file(t, "last")}},
-		Config:   bytes.Repeat([]byte{1, 0, 2}, 500_000),
+		Config:   bytes.Repeat([]byte{1, 0, 2}, 100_000),
 		Stdout:   file(t, "stdout"), Stderr: file(t, "stderr"),
 	}
 	// show is info with its files' texts.
@@ -357,7 +359,8 @@ func TestEverythingArrives(t *testing.T) {
 			n, _ := f.ReadAt(b, 0)
 			return string(b[:n])
 		}
-		out := []any{info.Moniker, info.URL, info.Program, info.Package, info.Config, text(info.Outgoing), text(info.Stdout), text(info.Stderr)}
+		out := []any{info.Moniker, info.URL, info.Program, info.Package, string(info.Config),
+			text(info.Outgoing), text(info.Stdout), text(info.Stderr)}
 		for _, e := range info.Namespace {
 			out = append(out, e.Path, e.Rights, text(e.File))
 		}
@@ -367,24 +370,25 @@ func TestEverythingArrives(t *testing.T) {
 		return out
 	}
 	want := show(info)
-	var got any
-	r := over(t, catcher{func(info runners.StartInfo) { got = show(info) }, errors.New("seen")})
+	seen := make(chan any, 1)
+	r := over(t, catcher{func(info runners.StartInfo) { seen <- show(info) }, errors.New("seen")})
 	_, err := r.Start(t.Context(), info)
 	if err == nil || err.Error() != "start /core/net:1: seen" {
 		t.Error(err)
 	}
 	// An empty array and nil are the same in a manifest.
-	if d := cmp.Diff(want, got, cmp.Transformer("len", func(s manifest.Strings) []string { return append([]string{}, s...) })); d != "" {
+	same := cmp.Comparer(func(a, b manifest.Strings) bool { return slices.Equal(a, b) })
+	if d := cmp.Diff(want, <-seen, same); d != "" {
 		t.Error(d)
 	}
 }
 
 func TestNothingArrivesAsNothing(t *testing.T) {
-	var got runners.StartInfo
-	r := over(t, catcher{func(info runners.StartInfo) { got = info }, errors.New("seen")})
+	seen := make(chan runners.StartInfo, 1)
+	r := over(t, catcher{func(info runners.StartInfo) { seen <- info }, errors.New("seen")})
 	for _, config := range [][]byte{nil, {}} {
 		_, _ = r.Start(t.Context(), runners.StartInfo{Moniker: "/", Config: config})
-		if d := cmp.Diff(runners.StartInfo{Moniker: "/", Config: config}, got); d != "" {
+		if d := cmp.Diff(runners.StartInfo{Moniker: "/", Config: config}, <-seen); d != "" {
 			t.Error(d)
 		}
 	}

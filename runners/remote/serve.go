@@ -15,9 +15,9 @@ import (
 	"github.com/cmgr/cmgr/runners"
 )
 
-// Serve speaks the runner protocol over conn, a SOCK_SEQPACKET connection that a manager has made, and has r run what it is given. It
-// returns when the manager has closed the connection (nil), when ctx is done (its cause) or when the manager breaks the protocol;
-// then no program of the connection is left. The conn is closed.
+// Serve speaks the runner protocol over conn, a SOCK_SEQPACKET connection that a manager has made, and has r run what it is
+// given. It returns when the manager has closed the connection (nil), when ctx is done (its cause) or when the manager breaks the
+// protocol; then no program of the connection is left. The conn is closed.
 //
 // Programs that are runners.Describers are described once, when they have started.
 func Serve(ctx context.Context, conn *net.UnixConn, r runners.Runner) error {
@@ -155,7 +155,8 @@ func (s *server) watch(id uint64, p runners.Program) {
 		x = runners.Exit{Code: -1, Cause: runners.ByRunner, Detail: err.Error()}
 	}
 	tell("Exit", &runnerpb.Exit{
-		Program: id, Code: int32(x.Code), Signal: uint32(x.Signal), CoreDumped: x.CoreDumped, Cause: causes[x.Cause], Detail: line(x.Detail),
+		Program: id, Code: int32(x.Code), Signal: uint32(x.Signal), CoreDumped: x.CoreDumped,
+		Cause: causes[x.Cause], Detail: line(x.Detail),
 	})
 	// Not before: an order that finds no program must find its end told.
 	s.mu.Lock()
