@@ -16,11 +16,14 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/internal/sys/poll"
 	"github.com/cmgr/cmgr/internal/sys/proc"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/elf/lifecycle"
 )
@@ -38,6 +41,10 @@ type Config struct {
 	Loop *poll.Loop
 	// Policy says whether the manager's configuration allows m what a policy (MainProcessCritical, …) guards; nil allows nothing.
 	Policy func(policy string, m name.Moniker) bool
+	// Confine makes the worlds that programs run in; it stays the caller's. nil: they run in the manager's own. Grants says what
+	// a program may have beyond the rule, its freedom included; nil: nothing.
+	Confine *confine.Confiner
+	Grants  func(m name.Moniker) confine.Grants
 	// Log is told of what no caller can be told; nil for nobody.
 	Log *slog.Logger
 	// KillBound is how long the end of a killed job is waited for before the program's end is reported with what remains in
@@ -67,8 +74,9 @@ func New(cfg Config) *Runner {
 // Close waits until the ends that are under way have been reported. It ends no program.
 func (r *Runner) Close() { r.wg.Wait() }
 
-// Start runs info's program in a job of its own. With `ready: "lifecycle"` it returns when the program is ready. Namespace and
-// outgoing directory mean nothing to a process that shares the manager's file system; they are closed.
+// Start runs info's program in a job of its own. With `ready: "lifecycle"` it returns when the program is ready. A confined program
+// finds its package at /pkg and what Namespace says at the paths there; to one that shares the manager's file system they mean
+// nothing. The outgoing directory is closed.
 func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Program, error) {
 	defer info.Close() // the program has duplicates
 	p, err := r.start(ctx, &info)
@@ -110,16 +118,22 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (_ *program
 	if ctx.Err() != nil {
 		return nil, &unavailable{context.Cause(ctx)}
 	}
+	release, err := r.confine(&s, info, spec)
+	if err != nil {
+		return nil, err
+	}
 	p := &program{
 		runner: r, moniker: info.Moniker, stop: s.stop, stopSignal: s.stopSignal, critical: s.critical, channel: channel{fd: -1},
 	}
-	if !s.ready {
-		return p, p.launch(spec, s.stop == stopByNotify)
+	var ready chan struct{}
+	if s.ready {
+		ready = make(chan struct{})
+		p.ready = ready
 	}
-	ready := make(chan struct{})
-	p.ready = ready
-	if err := p.launch(spec, true); err != nil {
-		return nil, err
+	err = p.launch(spec, s.ready || s.stop == stopByNotify)
+	release()
+	if err != nil || !s.ready {
+		return p, err
 	}
 	if info.Launched != nil {
 		info.Launched()
@@ -202,6 +216,10 @@ func failure(info *runners.StartInfo, err error) error {
 			e.Err = at(info, "cwd", err)
 		case se.Op == "setrlimit":
 			e.Err = at(info, "limits."+se.Path, err)
+		case se.Op == "exec" && se.Kind == proc.NotFound && strings.HasSuffix(se.Reason, unix.ENOENT.Error()):
+			e.Err = at(info, "binary", err)
+			e.Hint = "it is there for the manager, but not in the component's world: put it into its package, route its directory to it, " +
+				"or have it added to the platform"
 		case se.Op == "exec" && se.Kind == proc.Denied:
 			e.Hint = "only root can start a program as another user"
 		case se.Op == "exec" && se.Kind != proc.Exhausted && se.Kind != proc.Other:

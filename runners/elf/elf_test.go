@@ -22,13 +22,18 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/internal/leak"
 	"github.com/cmgr/cmgr/internal/needs"
 	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/elf/lifecycle"
 	"github.com/cmgr/cmgr/runners/runnertest"
@@ -39,8 +44,12 @@ func TestMain(m *testing.M) {
 		programs[what]()
 		os.Exit(0)
 	}
+	reenterErr = confine.Reenter()
 	os.Exit(leak.Run(m))
 }
+
+// reenterErr says why an ordinary user's tests can't confine.
+var reenterErr error
 
 // bound is how long a thing that must happen may take on a busy machine.
 const bound = 30 * time.Second
@@ -141,6 +150,13 @@ var programs = map[string]func(){
 			}
 		}
 	},
+	// It makes a mistake, and catches nothing.
+	"fault": func() {
+		var dfl [4]uintptr
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGSEGV), uintptr(unsafe.Pointer(&dfl)), 0, 8, 0, 0)
+		var p *int
+		*p = 1
+	},
 	// It closes all that it has been given.
 	"close-all": func() {
 		fmt.Println("serving")
@@ -195,8 +211,10 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-func newRig(t *testing.T, backend string) *rig {
+// newRig makes the rig for a backend, "" for the strongest; "BACKEND confined" for one that confines.
+func newRig(t testing.TB, backend string) *rig {
 	t.Helper()
+	backend, confined := strings.CutSuffix(backend, " confined")
 	switch backend {
 	case job.Cgroup2:
 		needs.Cgroup2(t)
@@ -218,7 +236,18 @@ func newRig(t *testing.T, backend string) *rig {
 		}
 	})
 	r := &rig{log: &lockedBuffer{}, info: runners.StartInfo{Moniker: "/test", URL: "file:///test.cml"}}
-	r.Runner = New(Config{Jobs: jobs, Loop: loop, Log: slog.New(slog.NewTextHandler(r.log, nil)), KillBound: bound})
+	cfg := Config{Jobs: jobs, Loop: loop, Log: slog.New(slog.NewTextHandler(r.log, nil)), KillBound: bound}
+	if confined {
+		if reenterErr != nil {
+			needs.Userns(t)
+			t.Fatal(reenterErr)
+		}
+		if cfg.Confine, err = confine.Open(confine.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cfg.Confine.Close() })
+	}
+	r.Runner = New(cfg)
 	t.Cleanup(r.Close)
 	return r
 }
@@ -261,6 +290,23 @@ func (r *rig) start(t *testing.T, b runners.Block) *run {
 	return &run{p, t, out}
 }
 
+// entries are what a start's namespace begins with: where this program lies, so that it can be a component too.
+func (r *rig) entries(t testing.TB) []runners.NamespaceEntry {
+	t.Helper()
+	if r.Confine == nil {
+		return nil
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Dir(exe), unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []runners.NamespaceEntry{{Path: filepath.Dir(exe), File: f, Rights: manifest.RightsRX}}
+}
+
 func (r *rig) try(t *testing.T, ctx context.Context, b runners.Block) (runners.Program, *bufio.Reader, error) {
 	t.Helper()
 	in, out, err := os.Pipe()
@@ -271,6 +317,7 @@ func (r *rig) try(t *testing.T, ctx context.Context, b runners.Block) (runners.P
 	in.SetReadDeadline(time.Now().Add(bound))
 	info := r.info
 	info.Program, info.Stdout = b, out
+	info.Namespace = append(r.entries(t), info.Namespace...)
 	p, err := r.Start(ctx, info)
 	return p, bufio.NewReader(in), err
 }
@@ -314,7 +361,9 @@ func (r *run) ends(code int, sig syscall.Signal, cause runners.Cause) runners.Ex
 
 func eachBackend(t *testing.T, f func(t *testing.T, r *rig)) {
 	for _, b := range []string{job.Cgroup2, job.PIDNS, job.Subreaper} {
-		t.Run(b, func(t *testing.T) { f(t, newRig(t, b)) })
+		for _, b := range []string{b, b + " confined"} {
+			t.Run(b, func(t *testing.T) { f(t, newRig(t, b)) })
+		}
 	}
 }
 
@@ -340,7 +389,7 @@ func TestContract(t *testing.T) {
 					Info: func(t *testing.T, b runnertest.Behaviour) (runners.StartInfo, bool) {
 						p := blocks[b]
 						p.Info = append(slices.Clone(p.Info), block("lifecycle.stop_event", event).Info...)
-						return runners.StartInfo{Program: p}, true
+						return runners.StartInfo{Program: p, Namespace: r.entries(t)}, true
 					},
 				})
 			})
@@ -350,7 +399,12 @@ func TestContract(t *testing.T) {
 
 // TestStopTable is the table of reference/component-runtime.md §7.4, with what Linux adds.
 func TestStopTable(t *testing.T) {
-	r := strongest(t)
+	for _, backend := range []string{"", " confined"} {
+		t.Run(strings.TrimSpace("strongest"+backend), func(t *testing.T) { testStopTable(t, newRig(t, backend)) })
+	}
+}
+
+func testStopTable(t *testing.T, r *rig) {
 	r.Policy = func(p string, m name.Moniker) bool { return p == MainProcessCritical && m == "/test" }
 	const kill = syscall.SIGKILL
 	stubborn := "trap '' TERM; echo serving; sleep 1000"
@@ -799,7 +853,10 @@ func TestDescribe(t *testing.T) {
 // TestCoreAndSignals: the whole truth of an end.
 func TestSignalledEnd(t *testing.T) {
 	eachBackend(t, func(t *testing.T, r *rig) {
-		r.start(t, sh("kill -SEGV $$", "limits.core", "0")).ends(-1, syscall.SIGSEGV, runners.BySelf)
+		r.start(t, self(t, "fault", "limits.core", "0")).ends(-1, syscall.SIGSEGV, runners.BySelf)
+		if r.Confine == nil { // there it is no. 1 of its PID namespace, which cannot signal itself
+			r.start(t, sh("kill -SEGV $$", "limits.core", "0")).ends(-1, syscall.SIGSEGV, runners.BySelf)
+		}
 		r.start(t, sh("exit 255")).ends(255, 0, runners.BySelf)
 	})
 }

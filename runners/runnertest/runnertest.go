@@ -138,8 +138,11 @@ func info(t *testing.T, k Kit, b Behaviour) (runners.StartInfo, *started) {
 	in.Stderr = open(t, os.DevNull)
 	in.Outgoing = open(t, t.TempDir())
 	in.Handles = []runners.Handle{{Number: 9, File: open(t, os.DevNull)}}
-	in.Namespace = []runners.NamespaceEntry{{Path: "/data", File: open(t, t.TempDir())}}
-	s.files = []*os.File{in.Stdout, in.Stderr, in.Outgoing, in.Handles[0].File, in.Namespace[0].File}
+	in.Namespace = append(in.Namespace, runners.NamespaceEntry{Path: "/data", File: open(t, t.TempDir())})
+	s.files = []*os.File{in.Stdout, in.Stderr, in.Outgoing, in.Handles[0].File}
+	for _, e := range in.Namespace {
+		s.files = append(s.files, e.File)
+	}
 	go s.read()
 	t.Cleanup(func() {
 		within(t, s.eof, "the end of the program's output")

@@ -41,15 +41,14 @@ func withheld(r manifest.Rights) uint64 {
 	return 0
 }
 
-// Loose says which rights of a directory are not given and yet not withheld where r is: Linux has no means to. abi is
-// Landlock's, 0 for none.
-func Loose(r manifest.Rights, abi int) manifest.Rights {
+// Loose says which rights of a directory are not given and yet not withheld where r is: there are no means to.
+func (c *Confiner) Loose(r manifest.Rights) manifest.Rights {
 	// Whoever has a directory can traverse it and see attributes; and no mount can be written or listed but not read.
 	loose := manifest.RightsR &^ r
 	if r&writing != 0 {
 		loose |= manifest.RightUpdateAttributes &^ r
-		if withheld(r) != 0 && abi < 2 {
-			loose |= writing &^ r // without REFER nothing could be renamed
+		if withheld(r) != 0 && c.landlock < landlockRefer {
+			loose |= writing &^ r
 		}
 	}
 	return loose

@@ -1,0 +1,110 @@
+package elf
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/sys/mnt"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
+	"github.com/cmgr/cmgr/runners/elf/job"
+)
+
+// grants are what m may have beyond the rule; Unconfined where nothing is confined at all.
+func (r *Runner) grants(m name.Moniker) confine.Grants {
+	switch {
+	case r.Confine == nil:
+		return confine.Grants{Unconfined: true}
+	case r.Grants == nil:
+		return confine.Grants{}
+	}
+	return r.Grants(m)
+}
+
+// confine gives spec its world, unless it is to have none, with what info routes to it. After the start, release is to be called.
+func (r *Runner) confine(s *settings, info *runners.StartInfo, spec *job.Spec) (release func(), err error) {
+	in := confine.Contents{Package: -1, Grants: r.grants(info.Moniker)}
+	if in.Grants.Unconfined {
+		return func() {}, nil
+	}
+	var opened []int
+	closeAll := func() {
+		for _, fd := range opened {
+			unix.Close(fd)
+		}
+	}
+	defer func() {
+		if err != nil {
+			closeAll()
+		}
+	}()
+	file, dir := spec.Path, s.cwd
+	if info.Package.Dir != "" {
+		if in.Package, err = unix.Open(info.Package.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return nil, &unavailable{fmt.Errorf("package %s: %w", info.Package.Dir, err)}
+		}
+		opened = append(opened, in.Package)
+		if !filepath.IsAbs(s.binary) {
+			file = filepath.Join("/pkg", s.binary)
+			spec.Args[0] = file
+		}
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join("/pkg", dir)
+		}
+	}
+	for _, e := range info.Namespace {
+		in.Items = append(in.Items, confine.Item{Path: e.Path, FD: int(e.File.Fd()), Rights: e.Rights})
+	}
+	for i, fd := range spec.Files[min(3, len(spec.Files)):] {
+		root, err := alone(fd)
+		if err != nil {
+			return nil, &unavailable{fmt.Errorf("descriptor %d: %w", i+3, err)}
+		}
+		if root >= 0 {
+			spec.Files[i+3] = root
+			opened = append(opened, root)
+		}
+	}
+	world, done, err := r.Confine.World(in, file, dir)
+	if err != nil {
+		return nil, &worldError{err}
+	}
+	spec.World = world
+	return func() {
+		done()
+		closeAll()
+	}, nil
+}
+
+// alone returns for the descriptor of a directory another one, of the same directory without anything above it: ".." of the one
+// given leads through all of the manager's files. For any other descriptor it returns -1.
+func alone(fd int) (int, error) {
+	var st unix.Stat_t
+	if fd < 0 || unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return -1, nil
+	}
+	tree, err := mnt.Tree(fd, "", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(tree) // the mount stays as long as somebody has it open
+	return unix.Openat(tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// worldError says why there is no world for a program.
+type worldError struct{ error }
+
+func (e *worldError) Unwrap() error { return e.error }
+
+// Code is Invalid where nothing can be mounted at a path, else Unavailable.
+func (e *worldError) Code() capabilities.Code {
+	if _, ok := errors.AsType[*confine.PointError](e.error); ok {
+		return capabilities.Invalid
+	}
+	return capabilities.Unavailable
+}
