@@ -15,6 +15,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -41,11 +42,12 @@ type Options struct {
 type Screen struct {
 	o Options
 
-	// mu guards everything below.
+	failed atomic.Pointer[error] // the first that could not be written
+
+	// mu guards everything below. It is held while a reader is slow, or for ever if it doesn't read.
 	mu       sync.Mutex
 	out, err *bufio.Writer
 	width    int // of the widest moniker so far, for columns on a terminal
-	failed   error
 }
 
 // maxWidth bounds the column of monikers; longer ones stick out.
@@ -60,19 +62,17 @@ func New(out, err io.Writer, o Options) *Screen {
 func (s *Screen) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := cmp.Or(s.out.Flush(), s.err.Flush()); err != nil && s.failed == nil {
-		s.failed = err
+	if err := cmp.Or(s.out.Flush(), s.err.Flush()); err != nil {
+		s.failed.CompareAndSwap(nil, &err)
 	}
 }
 
-// Err is why something could not be written, nil if all was. A reader that has gone (EPIPE) is no failure.
+// Err is why something could not be written, nil if all was as far as is known; it does not wait. A reader that has gone (EPIPE) is no failure.
 func (s *Screen) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if errors.Is(s.failed, syscall.EPIPE) {
-		return nil
+	if err := s.failed.Load(); err != nil && !errors.Is(*err, syscall.EPIPE) {
+		return *err
 	}
-	return s.failed
+	return nil
 }
 
 // json writes one line {key: value}. A message has the fields that the management interface gives it (control.proto).
