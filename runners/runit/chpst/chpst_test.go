@@ -32,6 +32,8 @@ func TestSuite(t *testing.T) {
 func run(t *testing.T, name string, args ...string) (string, int) {
 	t.Helper()
 	c := exec.Command(runittest.Link(t, name), args...)
+	// One that the user may not look into would make "file does not exist" "access denied", as execvp(3) has it.
+	c.Env = append(os.Environ(), "PATH=/usr/bin:/bin")
 	out, err := c.CombinedOutput()
 	if c.ProcessState == nil {
 		t.Fatal(err)
