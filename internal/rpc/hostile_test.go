@@ -365,8 +365,10 @@ func TestLyingWelcome(t *testing.T) {
 		name, want string
 		b          []byte
 	}{
-		{"version", "welcomes with version 9; this end speaks [1]",
-			packet(t, &rpcpb.Packet{Kind: &rpcpb.Packet_Welcome{Welcome: &rpcpb.Welcome{Version: 9}}})},
+		{
+			"version", "welcomes with version 9; this end speaks [1]",
+			packet(t, &rpcpb.Packet{Kind: &rpcpb.Packet_Welcome{Welcome: &rpcpb.Welcome{Version: 9}}}),
+		},
 		{"event first", "something before its welcome", packet(t, event(&rpcpb.Event{Name: "e"}))},
 		{"no message", "what is no message", []byte("ssh-2.0")},
 		{"refusal", "go away", packet(t, &rpcpb.Packet{Kind: &rpcpb.Packet_Refusal{Refusal: &rpcpb.Error{Message: "go away"}}})},

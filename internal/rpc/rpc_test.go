@@ -299,10 +299,18 @@ func TestHandshakeRefuses(t *testing.T) {
 		client, server Config
 		want           string
 	}{
-		{"protocol", Config{Protocol: "a", Versions: []uint32{1}}, Config{Protocol: "b", Versions: []uint32{1}},
-			`asks for protocol "a"; this is b`},
-		{"version", Config{Protocol: "a", Versions: []uint32{2, 3}}, Config{Protocol: "a", Versions: []uint32{1}},
-			"no version of a in common: this end speaks [1]"},
+		{
+			"protocol",
+			Config{Protocol: "a", Versions: []uint32{1}},
+			Config{Protocol: "b", Versions: []uint32{1}},
+			`asks for protocol "a"; this is b`,
+		},
+		{
+			"version",
+			Config{Protocol: "a", Versions: []uint32{2, 3}},
+			Config{Protocol: "a", Versions: []uint32{1}},
+			"no version of a in common: this end speaks [1]",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, b := sockets(t)

@@ -175,11 +175,15 @@ func TestExits(t *testing.T) {
 		{nil, &runnerpb.Exit{Code: 3, Signal: 11, CoreDumped: true}, runners.Exit{Code: -1, Signal: 11, CoreDumped: true}},
 		{nil, &runnerpb.Exit{CoreDumped: true}, runners.Exit{}},
 		{func(p runners.Program) { p.Stop(context.Background()) }, &runnerpb.Exit{}, runners.Exit{Cause: runners.ByStop}},
-		{func(p runners.Program) { p.Stop(context.Background()); p.Kill(context.Background()) }, &runnerpb.Exit{Code: -1},
-			runners.Exit{Code: -1, Cause: runners.ByKill}},
+		{
+			func(p runners.Program) { p.Stop(context.Background()); p.Kill(context.Background()) }, &runnerpb.Exit{Code: -1},
+			runners.Exit{Code: -1, Cause: runners.ByKill},
+		},
 		{func(p runners.Program) { p.Kill(context.Background()) }, &runnerpb.Exit{Cause: runnerpb.Cause_CAUSE_SELF}, runners.Exit{}},
-		{nil, &runnerpb.Exit{Cause: runnerpb.Cause_CAUSE_TIMEOUT, Signal: 9},
-			runners.Exit{Code: -1, Signal: 9, Cause: runners.ByTimeout}},
+		{
+			nil, &runnerpb.Exit{Cause: runnerpb.Cause_CAUSE_TIMEOUT, Signal: 9},
+			runners.Exit{Code: -1, Signal: 9, Cause: runners.ByTimeout},
+		},
 		{nil, &runnerpb.Exit{Detail: strings.Repeat("ü", 1000)}, runners.Exit{Detail: strings.Repeat("ü", maxText/2)}},
 	} {
 		r, l := against(t, bound, accepts)
@@ -204,7 +208,9 @@ func TestDiagnosticsAreBounded(t *testing.T) {
 	r, l := against(t, bound, accepts)
 	p := start(t, r)
 	d := &runnerpb.Diagnostics{Program: 1, Details: []*runnerpb.Detail{
-		{Key: "Interpreter\x00", Value: "3.11\n"}, {Key: "", Value: "no key"}, {Key: "no value"},
+		{Key: "Interpreter\x00", Value: "3.11\n"},
+		{Key: "", Value: "no key"},
+		{Key: "no value"},
 		{Key: "long", Value: strings.Repeat("x", 5000)},
 	}}
 	for range 100 {
@@ -350,16 +356,28 @@ func TestServeRefuses(t *testing.T) {
 		{"descriptor 2 is nothing", &runnerpb.StartInfo{Program: 1, Stdout: 1}, []*os.File{null, null}},
 		{"stdout is descriptor 2 of 1", &runnerpb.StartInfo{Program: 1, Stdout: 2}, []*os.File{null}},
 		{"stdout is descriptor 4294967295 of 1", &runnerpb.StartInfo{Program: 1, Stdout: 1<<32 - 1}, []*os.File{null}},
-		{"stderr is descriptor 1, which is something else too",
-			&runnerpb.StartInfo{Program: 1, Stdout: 1, Stderr: 1}, []*os.File{null}},
+		{
+			"stderr is descriptor 1, which is something else too",
+			&runnerpb.StartInfo{Program: 1, Stdout: 1, Stderr: 1},
+			[]*os.File{null},
+		},
 		{"/data is descriptor 0 of 0", &runnerpb.StartInfo{Program: 1, Namespace: []*runnerpb.NamespaceEntry{{Path: "/data"}}}, nil},
 		{"handle 7 is descriptor 0 of 0", &runnerpb.StartInfo{Program: 1, Handles: []*runnerpb.Handle{{Number: 7}}}, nil},
-		{"handle 256; 255 is the highest",
-			&runnerpb.StartInfo{Program: 1, Handles: []*runnerpb.Handle{{Number: 256, File: 1}}}, []*os.File{null}},
-		{`key "a" of the program block without a value`,
-			&runnerpb.StartInfo{Program: 1, Block: []*runnerpb.Entry{{Key: "a"}}}, []*os.File{null}},
-		{"package / is not to be seen",
-			&runnerpb.StartInfo{Program: 1, Package: &runnerpb.Package{Path: "/", Dir: 1}}, []*os.File{dir}},
+		{
+			"handle 256; 255 is the highest",
+			&runnerpb.StartInfo{Program: 1, Handles: []*runnerpb.Handle{{Number: 256, File: 1}}},
+			[]*os.File{null},
+		},
+		{
+			`key "a" of the program block without a value`,
+			&runnerpb.StartInfo{Program: 1, Block: []*runnerpb.Entry{{Key: "a"}}},
+			[]*os.File{null},
+		},
+		{
+			"package / is not to be seen",
+			&runnerpb.StartInfo{Program: 1, Package: &runnerpb.Package{Path: "/", Dir: 1}},
+			[]*os.File{dir},
+		},
 		{"package is descriptor 0 of 0", &runnerpb.StartInfo{Program: 1, Package: &runnerpb.Package{Path: "/"}}, nil},
 		{"it came through", &runnerpb.StartInfo{Program: 1, Package: &runnerpb.Package{Path: dir.Name(), Dir: 1}}, []*os.File{dir}},
 	} {

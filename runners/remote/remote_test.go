@@ -359,8 +359,10 @@ func TestEverythingArrives(t *testing.T) {
 			n, _ := f.ReadAt(b, 0)
 			return string(b[:n])
 		}
-		out := []any{info.Moniker, info.URL, info.Program, info.Package, string(info.Config),
-			text(info.Outgoing), text(info.Stdout), text(info.Stderr)}
+		out := []any{
+			info.Moniker, info.URL, info.Program, info.Package, string(info.Config),
+			text(info.Outgoing), text(info.Stdout), text(info.Stderr),
+		}
 		for _, e := range info.Namespace {
 			out = append(out, e.Path, e.Rights, text(e.File))
 		}
@@ -403,8 +405,10 @@ func TestStartErrors(t *testing.T) {
 	}{
 		{errors.New("boom"), capabilities.Internal, "start /x: boom"},
 		{why, capabilities.Invalid, "start /x: a.cml:2:3: program.size: is too large"},
-		{&runners.Error{Op: "start", At: "/elsewhere", Why: capabilities.NotFound, Err: why, Hint: "less"}, capabilities.NotFound,
-			"start /x: a.cml:2:3: program.size: is too large\n  hint: less"},
+		{
+			&runners.Error{Op: "start", At: "/elsewhere", Why: capabilities.NotFound, Err: why, Hint: "less"}, capabilities.NotFound,
+			"start /x: a.cml:2:3: program.size: is too large\n  hint: less",
+		},
 		{context.DeadlineExceeded, capabilities.Internal, "start /x: context deadline exceeded"},
 	} {
 		r := over(t, catcher{err: test.err})
