@@ -584,9 +584,14 @@ func TestCleanState(t *testing.T) {
 }
 
 func TestUserAndGroup(t *testing.T) {
-	r := strongest(t)
+	for _, backend := range []string{"", " confined"} {
+		t.Run(strings.TrimSpace("strongest"+backend), func(t *testing.T) { testUserAndGroup(t, newRig(t, backend)) })
+	}
+}
+
+func testUserAndGroup(t *testing.T, r *rig) {
 	b := sh(`echo $(id -u) $(id -g) $(id -G)`, "user", "4711", "group", "4712")
-	if os.Getuid() != 0 {
+	if !confine.Root() {
 		_, _, err := r.try(t, t.Context(), b)
 		want := "may not become user 4711, group 4712\n  hint: only root"
 		if capabilities.CodeOf(err) != capabilities.Denied || !strings.Contains(err.Error(), want) {

@@ -356,8 +356,15 @@ func (l *life) fork(flags uintptr, cgroup int) (pid int, err error) {
 		return 0, err
 	}
 	s := l.steps[l.done]
-	return 0, &Error{Kind: kindOf(err), Op: s.Op, Path: s.Path, Err: err}
+	e := &Error{Kind: kindOf(err), Op: s.Op, Path: s.Path, Err: err}
+	if s.Op == opBecome {
+		*e = Error{Kind: Denied, Op: "exec", Reason: "may not become " + s.Path, Err: unix.EPERM} // or EINVAL, in a user namespace
+	}
+	return 0, e
 }
+
+// opBecome is the steps that change user and group.
+const opBecome = "become"
 
 func cloneReason(err error, cgroup bool) string {
 	switch {
@@ -424,10 +431,10 @@ func (s *Spec) enter(files, world []int, cgroup int) (pid int, err error) {
 			for _, g := range c.Groups {
 				b = binary.NativeEndian.AppendUint32(b, g)
 			}
-			steps = append(steps, step("become", name, unix.SYS_SETGROUPS, Int(len(c.Groups)), Pointer(b)))
+			steps = append(steps, step(opBecome, name, unix.SYS_SETGROUPS, Int(len(c.Groups)), Pointer(b)))
 		}
-		return append(steps, step("become", name, unix.SYS_SETRESGID, Int(c.Gid), Int(c.Gid), Int(c.Gid)),
-			step("become", name, unix.SYS_SETRESUID, Int(c.Uid), Int(c.Uid), Int(c.Uid)))
+		return append(steps, step(opBecome, name, unix.SYS_SETRESGID, Int(c.Gid), Int(c.Gid), Int(c.Gid)),
+			step(opBecome, name, unix.SYS_SETRESUID, Int(c.Uid), Int(c.Uid), Int(c.Uid)))
 	}()
 	mask := Pointer(make([]byte, 8)) // no signal
 	last := append(descriptors(files), step("unblock signals", "", unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), mask, Int(0), Int(8)))

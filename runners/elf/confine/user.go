@@ -65,8 +65,11 @@ func Reenter() error {
 	return fail(syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", fd), os.Args, os.Environ()))
 }
 
-// inUserNamespace says whether this process is in a user namespace that is not the machine's own: there not all users exist
-// (user_namespaces(7)).
+// Root says whether this process is root of the machine itself. In a user namespace the number 0 doesn't say so: what is root's
+// alone, such as paths in /run and other users, is not to be had there (user_namespaces(7)).
+func Root() bool { return os.Geteuid() == 0 && !inUserNamespace() }
+
+// inUserNamespace says whether this process is in a user namespace that is not the machine's own.
 var inUserNamespace = sync.OnceValue(func() bool {
 	b, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
