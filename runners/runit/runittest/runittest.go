@@ -54,6 +54,9 @@ func Link(t testing.TB, name string) string {
 // real ones. A case that fails is an error of t with the suite's own words.
 func Suite(t *testing.T, env []string, what ...string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("the suite takes a while")
+	}
 	needs.Tool(t, "python3")
 	dir := filepath.Join(needs.Shared(t), "conformance", "runit")
 	c := exec.Command(filepath.Join(dir, "conformance.sh"), what...)
