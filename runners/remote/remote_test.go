@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,8 +34,8 @@ import (
 
 func TestMain(m *testing.M) {
 	switch os.Getenv("REMOTE_TEST") {
-	case "serve elf":
-		if err := serveELF(); err != nil {
+	case "elf", "builtin":
+		if err := serve(os.Getenv("REMOTE_TEST")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -51,13 +50,16 @@ func TestMain(m *testing.M) {
 // bound is how long a thing that must happen may take on a busy machine.
 const bound = 30 * time.Second
 
-// serveELF is a process that serves the ELF runner on descriptor 3.
-func serveELF() error {
+// serve is a process that serves a runner on descriptor 3.
+func serve(what string) error {
 	f := os.NewFile(3, "connection")
 	conn, err := net.FileConn(f)
 	f.Close()
 	if err != nil {
 		return err
+	}
+	if what == "builtin" {
+		return Serve(context.Background(), conn.(*net.UnixConn), builtin.New(builtin.Config{Funcs: funcs}))
 	}
 	loop, err := poll.New()
 	if err != nil {
@@ -185,8 +187,8 @@ func TestContractFake(t *testing.T) {
 	})
 }
 
-// elfProcess is the ELF runner in a process of its own.
-func elfProcess(t *testing.T) (*Runner, *exec.Cmd) {
+// process is a runner in a process of its own.
+func process(t *testing.T, what string) (*Runner, *exec.Cmd) {
 	t.Helper()
 	a, b := sockets(t)
 	f, err := b.File()
@@ -198,7 +200,7 @@ func elfProcess(t *testing.T) (*Runner, *exec.Cmd) {
 		t.Fatal(err)
 	}
 	c := exec.Command(exe)
-	c.Env = append(os.Environ(), "REMOTE_TEST=serve elf")
+	c.Env = append(os.Environ(), "REMOTE_TEST="+what)
 	c.ExtraFiles = []*os.File{f}
 	c.Stderr = os.Stderr
 	err = c.Start()
@@ -221,7 +223,7 @@ func sh(script string, kv ...any) runners.Block {
 }
 
 func TestContractELFInAnotherProcess(t *testing.T) {
-	r, c := elfProcess(t)
+	r, c := process(t, "elf")
 	t.Cleanup(func() {
 		r.Close()
 		if err := c.Wait(); err != nil {
@@ -251,32 +253,11 @@ func TestContractELFInAnotherProcess(t *testing.T) {
 
 // TestRunnerIsKilled: the programs of a runner that dies have died, as far as the manager knows.
 func TestRunnerIsKilled(t *testing.T) {
-	r, c := elfProcess(t)
+	r, c := process(t, "builtin")
 	defer r.Close()
-	p, err := r.Start(t.Context(), runners.StartInfo{Moniker: "/a", Program: sh("exec sleep 1000")})
+	p, err := r.Start(t.Context(), runners.StartInfo{Moniker: "/a", Program: block("function", manifest.String(runnertest.UntilStopped))})
 	if err != nil {
 		t.Fatal(err)
-	}
-	// The event comes after the answer: look until it has.
-	for end := time.Now().Add(bound); len(p.(runners.Describer).Describe()) == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("no diagnostics")
-		}
-	}
-	// What a runner leaves is for the job that it runs in itself; here it is for this test.
-	for _, d := range p.(runners.Describer).Describe() {
-		if d.Key == "Process ID" {
-			pid, err := strconv.Atoi(d.Value)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if proc, err := os.FindProcess(pid); err == nil {
-					proc.Kill()
-					proc.Release()
-				}
-			}()
-		}
 	}
 	c.Process.Kill()
 	c.Wait()
