@@ -25,6 +25,13 @@ type Config struct {
 	Umask    uint32
 	// Inside has the processes stay in this process's session and process group, as runsv does.
 	Inside bool
+	// Cgroup is the directory of the cgroup v2 that all processes start in; "": this process's own.
+	Cgroup string
+	// Files are the descriptors 0, 1 and 2 of programs, but for the pipe to the log, as in proc.Spec; nil: this process's.
+	Files []int
+	// Changed, if not nil, is called after each change of a service (not of its log) as report is: its status, and how its ./run
+	// last ended.
+	Changed func(now servicedir.Status, last proc.Status)
 }
 
 // A Service is a service directory under supervision, with its log service if it has one.
@@ -58,8 +65,7 @@ type half struct {
 	left   bool
 }
 
-// Open takes the service directory path under supervision and begins, unless somebody else supervises it. Programs find this
-// process's descriptors 0, 1 and 2, but for the pipe to the log. report is given what a user should know, beginning with
+// Open takes the service directory path under supervision and begins, unless somebody else supervises it. report is given what a user should know, beginning with
 // "warning: " or, where a program could not be started, "fatal: "; done is called once supervision has ended: nothing of the
 // service is left then but what has left it. Both are called on the loop, report also before Open returns. The error is a
 // *servicedir.Error.
@@ -168,6 +174,20 @@ func (s *Service) Exit() {
 	s.cfg.Loop.Do(func() { s.main.take(Event{Kind: TERM}) })
 }
 
+// Abandon ends supervision at once and leaves the processes to the caller, who kills them. It is called on the loop, and calls done.
+// Where supervision has ended it does nothing.
+func (s *Service) Abandon() {
+	if s.main.left {
+		return
+	}
+	for _, h := range s.halves() {
+		h.process, h.m = nil, Machine{Phase: Gone, Want: WantExit, Since: time.Now()}
+		h.publish()
+	}
+	s.close()
+	s.done()
+}
+
 // close ends supervision.
 func (s *Service) close() {
 	if s.main != nil {
@@ -256,10 +276,14 @@ func (h *half) publish() {
 	if h.process != nil {
 		pid = h.process.PID()
 	}
-	if err := h.held.Write(h.m.Status(pid)); err != nil {
+	status, exit := h.m.Status(pid)
+	if err := h.held.Write(status, exit); err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			h.report("warning: " + line)
 		}
+	}
+	if h.cfg.Changed != nil && !h.isLog {
+		h.cfg.Changed(status, h.status)
 	}
 }
 
@@ -327,6 +351,9 @@ func (h *half) start(end Kind, path string, args ...string) {
 }
 
 func (h *half) ended(end Kind, st proc.Status) {
+	if h.left {
+		return // abandoned meanwhile
+	}
 	e := Event{Kind: end}
 	if end == RunEnd {
 		h.status = st
@@ -345,6 +372,10 @@ func (h *half) launch(path string, args []string, ended func(proc.Status)) (*pro
 	s := &proc.Spec{
 		Path: path, Args: append([]string{path}, args...), Env: h.cfg.Env,
 		DirFD: h.dir, Inside: h.cfg.Inside, Umask: &h.cfg.Umask, Files: []int{0, 1, 2},
+		Cgroup: h.cfg.Cgroup,
+	}
+	if h.cfg.Files != nil {
+		copy(s.Files, h.cfg.Files)
 	}
 	switch {
 	case h.isLog:
