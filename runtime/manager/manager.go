@@ -39,6 +39,7 @@ import (
 	"github.com/cmgr/cmgr/runners/builtin"
 	"github.com/cmgr/cmgr/runners/elf"
 	"github.com/cmgr/cmgr/runners/elf/job"
+	"github.com/cmgr/cmgr/runners/runit"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/logs"
 	"github.com/cmgr/cmgr/runtime/realm"
@@ -58,7 +59,7 @@ type Config struct {
 	Socket string
 	// Files are configuration files (see Settings).
 	Files []string
-	// Runners are runners beside "elf", by the name under which the root environment has them.
+	// Runners are runners beside "elf" and "runit", by the name under which the root environment has them.
 	Runners map[string]runners.Runner
 	// Functions are Go functions for the runner "builtin".
 	Functions map[string]builtin.Func
@@ -82,6 +83,7 @@ type Manager struct {
 	jobs    *job.Manager
 	logs    *logs.Logs
 	elf     *elf.Runner
+	runit   *runit.Runner
 	realm   *realm.Realm
 	control *control.Server
 	socket  net.Listener
@@ -130,7 +132,7 @@ func New(cfg Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	for n := range cfg.Runners {
-		if err := name.Check(n); err != nil || n == runnerELF || n == "builtin" {
+		if err := name.Check(n); err != nil || n == runnerELF || n == runnerRunit || n == "builtin" {
 			return nil, fmt.Errorf("runner %q: not a name that a runner of one's own can have", n)
 		}
 	}
@@ -166,11 +168,15 @@ func New(cfg Config) (_ *Manager, err error) {
 	}
 	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.allows, Log: cfg.Log})
 
+	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Log: cfg.Log}); err != nil {
+		return nil, err
+	}
+
 	all := maps.Clone(cfg.Runners)
 	if all == nil {
 		all = map[string]runners.Runner{}
 	}
-	all[runnerELF] = m.elf
+	all[runnerELF], all[runnerRunit] = m.elf, m.runit
 	if cfg.Functions != nil {
 		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
 	}
@@ -350,6 +356,9 @@ func (m *Manager) close() {
 	if m.elf != nil {
 		m.elf.Close()
 	}
+	if m.runit != nil {
+		m.runit.Close()
+	}
 	if m.jobs != nil {
 		if err := m.jobs.Close(); err != nil {
 			m.cfg.Log.Error("jobs", "error", err)
@@ -361,7 +370,7 @@ func (m *Manager) close() {
 	if m.loop != nil {
 		_ = m.loop.Close()
 	}
-	m.socket, m.realm, m.elf, m.jobs, m.logs, m.loop = nil, nil, nil, nil, nil, nil
+	m.socket, m.realm, m.elf, m.runit, m.jobs, m.logs, m.loop = nil, nil, nil, nil, nil, nil, nil
 }
 
 // reboot is called when one component's end must take the tree down.
@@ -436,8 +445,11 @@ func (m *Manager) show() func() {
 	}
 }
 
-// runnerELF is the runner that every manager has.
-const runnerELF = "elf"
+// The runners that every manager has.
+const (
+	runnerELF   = "elf"
+	runnerRunit = "runit"
+)
 
 // diskResolvers are the resolvers that every manager has; they compile with o.
 func diskResolvers(o cml.Options) map[string]resolver.Resolver {
@@ -448,7 +460,7 @@ func diskResolvers(o cml.Options) map[string]resolver.Resolver {
 // among them by name, which compile with o.
 func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
 	resolvers := diskResolvers(o)
-	return builtins{[]string{runnerELF}, slices.Collect(maps.Keys(resolvers))}, resolvers
+	return builtins{[]string{runnerELF, runnerRunit}, slices.Collect(maps.Keys(resolvers))}, resolvers
 }
 
 // builtins is what stands above the root, by name.
