@@ -12,7 +12,9 @@
 //   - Files: the mount namespace; mounts are read-only unless writing is granted, and noexec unless executing is; all are nosuid
 //     and nodev. Landlock where a right is finer than that.
 //   - Processes: a PID namespace, in which the program is no. 1, with a /proc of its own that shows nothing but processes
-//     (subset=pid); an IPC namespace. Landlock's scopes (ABI 6) keep to the component what has no namespace.
+//     (subset=pid). As no. 1 it is told of the ends of orphans, and cannot end itself by a signal (pid_namespaces(7)); the manager
+//     can, by any. Queues and memory with names or keys (mq_overview(7), sysvipc(7)) go with a /dev/shm of one's own, in
+//     an IPC namespace. Landlock's scopes (ABI 6) keep to the component what has no namespace.
 //   - Network: a network namespace without an interface that is up, the same for all who were granted none, and a filter that
 //     refuses sockets other than unix ones.
 //   - Privileges: no capability, not in the bounding set either, none by being root (SECBIT_NOROOT), no_new_privs.
@@ -66,8 +68,8 @@ type Confiner struct {
 	closed bool
 	empty  int           // the network namespace of those without one; -1: not made yet
 	base   [2]*proc.Base // what worlds without and with the network begin with
-	scope  [2]int        // Landlock's rulesets for them
-	filter [2][]byte     // and their system calls
+	scope  [2]int        // Landlock's rulesets for them; -1: not made yet
+	filter [kinds][]byte
 	seeds  map[string]*seed
 	clock  int // counts uses of seeds
 	things []thing
@@ -83,8 +85,8 @@ func Open(o Options) (*Confiner, error) {
 	}
 	c.landlock, _ = probe.Landlock()
 	c.memfd = unix.Access(memfdNoexec, unix.W_OK) == nil
-	for i := range c.filter {
-		c.filter[i] = filter(i == 1)
+	for k := range kinds {
+		c.filter[k] = filter(k)
 	}
 	// The seed without anything of a component's own tries most of what can fail.
 	if _, release, err := c.seed(nil); err != nil {
@@ -108,16 +110,18 @@ func explain(err error) error {
 func (c *Confiner) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
 	c.closed = true
 	for _, s := range c.seeds {
 		unix.Close(s.fd)
 	}
 	clear(c.seeds)
-	for _, fd := range []*int{&c.empty, &c.scope[0], &c.scope[1]} {
-		if *fd >= 0 {
-			unix.Close(*fd)
+	for _, fd := range append(c.scope[:], c.empty) {
+		if fd >= 0 {
+			unix.Close(fd)
 		}
-		*fd = -1
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func (c *Confiner) ruleset(fs uint64, network bool) (attr []byte) {
 }
 
 // restrict adds Landlock's part; with c.mu held.
-func (c *Confiner) restrict(b *builder, in Contents, kind int) error {
+func (c *Confiner) restrict(b *builder, in Contents, k kind) error {
 	handled := uint64(0)
 	for _, it := range in.Items {
 		handled |= withheld(it.Rights)
@@ -56,16 +56,16 @@ func (c *Confiner) restrict(b *builder, in Contents, kind int) error {
 		return nil
 	}
 	// What concerns no file is the same for all.
-	if c.scope[kind] < 0 {
+	if c.scope[k&withNetwork] < 0 {
 		attr := c.ruleset(0, in.Grants.Network)
 		fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr[0])), uintptr(len(attr)), 0)
 		if errno != 0 {
 			return fmt.Errorf("make a Landlock ruleset: %w", errno)
 		}
 		unix.CloseOnExec(int(fd))
-		c.scope[kind] = int(fd)
+		c.scope[k&withNetwork] = int(fd)
 	}
-	b.drop("restrict by Landlock", "", unix.SYS_LANDLOCK_RESTRICT_SELF, b.file(c.scope[kind]), proc.Int(0))
+	b.drop("restrict by Landlock", "", unix.SYS_LANDLOCK_RESTRICT_SELF, b.file(c.scope[k&withNetwork]), proc.Int(0))
 	return nil
 }
 

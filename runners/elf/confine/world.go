@@ -19,10 +19,29 @@ type Grants struct {
 	Unconfined bool
 	// Network leaves it in the host's network, with internet sockets.
 	Network bool
-	// Tmp gives it a /tmp and a /dev/shm of its own, in memory, which end with it.
+	// Tmp gives it a /tmp, a /dev/shm and an IPC namespace of its own, in memory, which end with it.
 	Tmp bool
 	// Capabilities are those of Linux that it keeps ("CAP_NET_BIND_SERVICE"; capabilities(7)).
 	Capabilities []string
+}
+
+// A kind is those of the grants that many programs have alike: what follows from it is made once.
+type kind uint8
+
+const (
+	withNetwork kind = 1 << iota
+	withTmp
+	kinds
+)
+
+func (g Grants) kind() (k kind) {
+	if g.Network {
+		k |= withNetwork
+	}
+	if g.Tmp {
+		k |= withTmp
+	}
+	return k
 }
 
 // An Item is a directory or a file of the host that a component finds.
@@ -72,7 +91,11 @@ func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release 
 			release()
 		}
 	}()
-	b := builder{w: &proc.World{Flags: unix.CLONE_NEWPID | unix.CLONE_NEWIPC, Path: file, Dir: dir}}
+	k := in.Grants.kind()
+	b := builder{w: &proc.World{Flags: unix.CLONE_NEWPID, Path: file, Dir: dir}}
+	if k&withTmp != 0 {
+		b.w.Flags |= unix.CLONE_NEWIPC
+	}
 	b.memfd(c.memfd)
 	// All that is to be seen of the manager's mounts is taken while it is there.
 	type mounted struct {
@@ -106,20 +129,16 @@ func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release 
 		b.enter("mount", m.path, unix.SYS_MOVE_MOUNT, m.tree, proc.Text(""), proc.Int(unix.AT_FDCWD), proc.Text(m.path),
 			proc.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	}
-	kind := 0
-	if in.Grants.Network {
-		kind = 1
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.privileges(&b, kind, keep); err != nil {
+	if err := c.privileges(&b, k, keep); err != nil {
 		return nil, nil, err
 	}
-	if err := c.restrict(&b, in, kind); err != nil {
+	if err := c.restrict(&b, in, k); err != nil {
 		return nil, nil, err
 	}
 	b.w.Seal = []proc.Step{{Op: "filter system calls", Trap: unix.SYS_SECCOMP,
-		Args: []proc.Arg{proc.Int(unix.SECCOMP_SET_MODE_FILTER), proc.Int(0), proc.Filter(c.filter[kind])}}}
+		Args: []proc.Arg{proc.Int(unix.SECCOMP_SET_MODE_FILTER), proc.Int(0), proc.Filter(c.filter[k])}}}
 	return b.w, release, nil
 }
 
@@ -179,8 +198,8 @@ func (b *builder) memfd(can bool) {
 	}
 }
 
-// privileges takes the network, unless kind is 1, and all capabilities but keep, with the means to get any; with c.mu held.
-func (c *Confiner) privileges(b *builder, kind int, keep uint64) error {
+// privileges takes the network, unless k has it, and all capabilities but keep, with the means to get any; with c.mu held.
+func (c *Confiner) privileges(b *builder, k kind, keep uint64) error {
 	var away []proc.Step
 	add := func(op, path string, trap uintptr, args ...proc.Arg) {
 		away = append(away, proc.Step{Op: op, Path: path, Trap: trap, Args: args})
@@ -188,7 +207,7 @@ func (c *Confiner) privileges(b *builder, kind int, keep uint64) error {
 	zero := proc.Int(0)
 	const op = "give up capabilities"
 	const noRoot, locked = 1 << 0, 1 << 1 // SECBIT_NOROOT, SECBIT_NOROOT_LOCKED
-	if keep != 0 || c.base[kind] == nil {
+	if keep != 0 || c.base[k&withNetwork] == nil {
 		for i := range c.lastCap + 1 {
 			if keep&(1<<i) == 0 {
 				add(op, "", unix.SYS_PRCTL, proc.Int(unix.PR_CAPBSET_DROP), proc.Int(i), zero, zero, zero)
@@ -200,7 +219,7 @@ func (c *Confiner) privileges(b *builder, kind int, keep uint64) error {
 	case keep != 0:
 		// Over a change of user, to be passed on below; the exec clears it.
 		add(op, "", unix.SYS_PRCTL, proc.Int(unix.PR_SET_KEEPCAPS), proc.Int(1), zero, zero, zero)
-		if kind == 0 {
+		if k&withNetwork == 0 {
 			net, err := c.network()
 			if err != nil {
 				return err
@@ -208,10 +227,10 @@ func (c *Confiner) privileges(b *builder, kind int, keep uint64) error {
 			add("enter network namespace", "", unix.SYS_SETNS, b.file(net), proc.Int(unix.CLONE_NEWNET))
 		}
 		b.w.Enter = append(b.w.Enter, away...)
-	case c.base[kind] == nil:
+	case c.base[k&withNetwork] == nil:
 		// Who keeps nothing has all of this from birth.
 		base := &proc.Base{}
-		if kind == 0 {
+		if k&withNetwork == 0 {
 			net, err := c.network()
 			if err != nil {
 				return err
@@ -220,10 +239,10 @@ func (c *Confiner) privileges(b *builder, kind int, keep uint64) error {
 			base.Files = []int{net}
 		}
 		base.Steps = away
-		c.base[kind] = base
+		c.base[k&withNetwork] = base
 	}
 	if keep == 0 {
-		b.w.Base = c.base[kind]
+		b.w.Base = c.base[k&withNetwork]
 	}
 	lo, hi := keep&0xffffffff, keep>>32
 	// A header with pid 0; then effective, permitted and inheritable, of 32 bits each, twice (capset(2)).
