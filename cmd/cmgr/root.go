@@ -125,6 +125,7 @@ var subcommands = []func(*app) *cobra.Command{
 	newList, newShow, newGraph, newRoute, newLogs, newEvents, newWait, newDoctor,
 	newStart, newStop, newRestart, newKill, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
+	newScript, newSystools,
 	newSchema, newLSP, newCompletion, newVersion,
 }
 
