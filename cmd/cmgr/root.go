@@ -124,7 +124,7 @@ var subcommands = []func(*app) *cobra.Command{
 	newRun, newCompile, newVerify,
 	newList, newShow, newGraph, newRoute, newLogs, newEvents, newWait, newDoctor,
 	newStart, newStop, newRestart, newKill, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
-	newInit, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
+	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
 	newScript, newSystools,
 	newSchema, newLSP, newCompletion, newVersion,
 }
