@@ -168,8 +168,10 @@ func (v *validator) index() {
 	for _, k := range []struct {
 		kind Kind
 		list string
-	}{{KindStorage, "storage"}, {KindRunner, "runners"}, {KindResolver, "resolvers"}, {0, "environments"}, {KindDictionary,
-		"dictionaries"}} {
+	}{{KindStorage, "storage"}, {KindRunner, "runners"}, {KindResolver, "resolvers"}, {0, "environments"}, {
+		KindDictionary,
+		"dictionaries",
+	}} {
 		if k.kind == 0 {
 			for i := range c.Environments {
 				v.environments_[c.Environments[i].Name] = i

@@ -17,80 +17,176 @@ func TestValidateStoredForm(t *testing.T) {
 		want []string // what the messages hold, in no order; nil for a valid declaration
 	}{
 		{"empty", Component{}, nil},
-		{"runner twice, the same and from the environment", Component{Program: &Program{Runner: "elf"},
-			Uses: []Use{{Kind: KindRunner, SourceName: "elf", Source: Ref{Kind: RefEnvironment}}}}, nil},
-		{"runner twice, another", Component{Program: &Program{Runner: "elf"},
-			Uses: []Use{{Kind: KindRunner, SourceName: "wasm", Source: Ref{Kind: RefEnvironment}}}}, []string{"conflicting runners"}},
+		{"runner twice, the same and from the environment", Component{
+			Program: &Program{Runner: "elf"},
+			Uses:    []Use{{Kind: KindRunner, SourceName: "elf", Source: Ref{Kind: RefEnvironment}}},
+		}, nil},
+		{"runner twice, another", Component{
+			Program: &Program{Runner: "elf"},
+			Uses:    []Use{{Kind: KindRunner, SourceName: "wasm", Source: Ref{Kind: RefEnvironment}}},
+		}, []string{"conflicting runners"}},
 		{"no runner", Component{Program: &Program{}}, []string{"doesn't specify a `runner`"}},
 		{"bad runner name", Component{Program: &Program{Runner: "a/b"}}, []string{`"a/b"`}},
 		{"nameless child", Component{Children: []Child{{URL: "#a"}}}, []string{"invalid length 0"}},
 		{"bad url", Component{Children: []Child{{Name: "a", URL: "a"}}}, []string{"a valid URL"}},
-		{"restart without its rule", Component{Children: []Child{{Name: "a", URL: "#a", OnTerminate: OnTerminateRestart}}},
-			[]string{"belong together"}},
-		{"unknown environments", Component{Children: []Child{{Name: "a", URL: "#a", Environment: "e"}},
-			Collections: []Collection{{Name: "b", Environment: "f"}}},
-			[]string{`"#e"`, `"#f"`}},
+		{
+			"restart without its rule",
+			Component{Children: []Child{{Name: "a", URL: "#a", OnTerminate: OnTerminateRestart}}},
+			[]string{"belong together"},
+		},
+		{
+			"unknown environments",
+			Component{
+				Children:    []Child{{Name: "a", URL: "#a", Environment: "e"}},
+				Collections: []Collection{{Name: "b", Environment: "f"}},
+			},
+			[]string{`"#e"`, `"#f"`},
+		},
 		{"environment that nothing bounds", Component{Environments: []Environment{{Name: "e"}}}, []string{"__stop_timeout_ms"}},
-		{"environment", Component{Environments: []Environment{{Name: "e", StopTimeoutMS: &ms,
-			Runners: []Registration{{Kind: KindRunner, Name: "r", As: "r", Source: Ref{Kind: RefSelf}}, {Kind: KindRunner, Name: "s",
-				As: "r", Source: Ref{Kind: RefFramework}}},
-			Debug: []Registration{{Kind: KindProtocol, Name: "p", As: "p", Source: Ref{Kind: RefVoid}}, {Kind: KindProtocol, Name: "q",
-				As: "p", Source: Ref{Kind: RefParent}}}}}},
-			[]string{`Runner "r" registered`, "Duplicate runners", `source "framework"`, "cannot come from void", "duplicate debug"}},
-		{"capabilities that lack what they need", Component{Capabilities: []Capability{{Kind: KindDirectory, Name: "d"},
-			{Kind: KindProtocol, Name: "p"},
-			{Kind: KindStorage, Name: "s"}, {Kind: KindRunner, Name: "r", Path: "svc"}, {Kind: KindEventStream, Name: "e"}}},
-			[]string{`"path" should be present with "directory"`, `"rights" should`, `"path" should be present with "protocol"`,
-				`"backing_dir" should`, "leading `/`", "manager's own"}},
-		{"config value", Component{Capabilities: []Capability{{Kind: KindConfig, Name: "c",
-			Config: &ConfigValue{Type: ConfigType{Kind: ConfigInt8}, Value: int64(200)}}}},
-			[]string{"out of range"}},
-		{"a directory and a dictionary of one name", Component{Capabilities: []Capability{{Kind: KindDirectory, Name: "d", Path: "/d",
-			Rights: RightsR}, {Kind: KindDictionary, Name: "d"}}}, nil},
-		{"a protocol and a service of one name", Component{Capabilities: []Capability{{Kind: KindProtocol, Name: "d", Path: "/d"},
-			{Kind: KindService, Name: "d", Path: "/e"}}},
-			[]string{`duplicate "capability"`}},
-		{"storage and an event stream of one name", Component{Capabilities: []Capability{
-			{Kind: KindStorage, Name: "d", Storage: &StorageDecl{BackingDir: "x", Source: Ref{Kind: RefParent}}}, {Kind: KindEventStream,
-				Name: "d"}}},
-			[]string{`duplicate "capability"`, "manager's own"}},
-		{"uses", Component{Uses: []Use{
-			{Kind: KindResolver, SourceName: "r", Source: Ref{Kind: RefParent}},
-			{Kind: KindProtocol, SourceName: "p", Source: Ref{Kind: RefVoid}},
-			{Kind: KindDirectory, SourceName: "d", Source: Ref{Kind: RefParent}},
-			{Kind: KindProtocol, SourceName: "q", Source: Ref{Kind: RefParent}, TargetPath: "x"}}},
-			[]string{"resolver cannot be used", `cannot come from "void"`, "either a path or", `"path" should be present for`,
-				"requires a `rights`", `"x"`}},
-		{"offer to nobody", Component{Offers: []Offer{{Kind: KindProtocol, SourceName: "p", TargetName: "p",
-			Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefParent}}}},
-			[]string{`cannot go to "parent"`}},
-		{"expose of storage", Component{Exposes: []Expose{{Kind: KindStorage, SourceName: "p", TargetName: "p",
-			Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefParent}}}},
-			[]string{"storage cannot be exposed"}},
-		{"storage from nowhere good", Component{Children: []Child{{Name: "a", URL: "#a"}}, Offers: []Offer{
-			{Kind: KindStorage, SourceName: "p", TargetName: "p", Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefChild,
-				Name: "a"}}}},
-			[]string{`storage cannot come from "framework"`}},
-		{"aggregate of two names", Component{Children: []Child{{Name: "a", URL: "#a"}}, Offers: []Offer{
-			{Kind: KindService, SourceName: "p", TargetName: "s", Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefChild, Name: "a"}},
-			{Kind: KindService, SourceName: "p", TargetName: "s", Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefChild, Name: "a"}},
-			{Kind: KindService, SourceName: "q", TargetName: "s", Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefChild, Name: "a"}}}},
-			[]string{"Invalid aggregate"}},
-		{"config of no type", Component{Uses: []Use{{Kind: KindConfig, SourceName: "c", Source: Ref{Kind: RefParent}}},
-			Capabilities: []Capability{{Kind: KindConfig, Name: "c"}}}, []string{"neither key nor type", "no value"}},
-		{"config types", Component{Config: &Config{Fields: []ConfigField{{Key: "a", Type: ConfigType{Kind: ConfigString}}, {Key: "b",
-			Type: ConfigType{Kind: ConfigVector, MaxCount: 1}},
-			{Key: "c", Type: ConfigType{Kind: ConfigVector, MaxCount: 1, Element: &ConfigType{Kind: ConfigVector}}}, {Key: "d",
-				Type: ConfigType{Kind: 99}}}}},
-			[]string{"needs a max_size", "needs a max_count", "cannot hold vectors", "unknown config type"}},
-		{"optional config without a value to fall back on", Component{Uses: []Use{{Kind: KindConfig, SourceName: "c",
+		{
+			"environment",
+			Component{Environments: []Environment{{
+				Name: "e", StopTimeoutMS: &ms,
+				Runners: []Registration{{Kind: KindRunner, Name: "r", As: "r", Source: Ref{Kind: RefSelf}}, {
+					Kind: KindRunner, Name: "s",
+					As: "r", Source: Ref{Kind: RefFramework},
+				}},
+				Debug: []Registration{{Kind: KindProtocol, Name: "p", As: "p", Source: Ref{Kind: RefVoid}}, {
+					Kind: KindProtocol, Name: "q",
+					As: "p", Source: Ref{Kind: RefParent},
+				}},
+			}}},
+			[]string{`Runner "r" registered`, "Duplicate runners", `source "framework"`, "cannot come from void", "duplicate debug"},
+		},
+		{
+			"capabilities that lack what they need",
+			Component{Capabilities: []Capability{
+				{Kind: KindDirectory, Name: "d"},
+				{Kind: KindProtocol, Name: "p"},
+				{Kind: KindStorage, Name: "s"},
+				{Kind: KindRunner, Name: "r", Path: "svc"},
+				{Kind: KindEventStream, Name: "e"},
+			}},
+			[]string{
+				`"path" should be present with "directory"`, `"rights" should`, `"path" should be present with "protocol"`,
+				`"backing_dir" should`, "leading `/`", "manager's own",
+			},
+		},
+		{
+			"config value",
+			Component{Capabilities: []Capability{{
+				Kind: KindConfig, Name: "c",
+				Config: &ConfigValue{Type: ConfigType{Kind: ConfigInt8}, Value: int64(200)},
+			}}},
+			[]string{"out of range"},
+		},
+		{"a directory and a dictionary of one name", Component{Capabilities: []Capability{{
+			Kind: KindDirectory, Name: "d", Path: "/d",
+			Rights: RightsR,
+		}, {Kind: KindDictionary, Name: "d"}}}, nil},
+		{
+			"a protocol and a service of one name",
+			Component{Capabilities: []Capability{
+				{Kind: KindProtocol, Name: "d", Path: "/d"},
+				{Kind: KindService, Name: "d", Path: "/e"},
+			}},
+			[]string{`duplicate "capability"`},
+		},
+		{
+			"storage and an event stream of one name",
+			Component{Capabilities: []Capability{
+				{Kind: KindStorage, Name: "d", Storage: &StorageDecl{BackingDir: "x", Source: Ref{Kind: RefParent}}}, {
+					Kind: KindEventStream,
+					Name: "d",
+				},
+			}},
+			[]string{`duplicate "capability"`, "manager's own"},
+		},
+		{
+			"uses",
+			Component{Uses: []Use{
+				{Kind: KindResolver, SourceName: "r", Source: Ref{Kind: RefParent}},
+				{Kind: KindProtocol, SourceName: "p", Source: Ref{Kind: RefVoid}},
+				{Kind: KindDirectory, SourceName: "d", Source: Ref{Kind: RefParent}},
+				{Kind: KindProtocol, SourceName: "q", Source: Ref{Kind: RefParent}, TargetPath: "x"},
+			}},
+			[]string{
+				"resolver cannot be used", `cannot come from "void"`, "either a path or", `"path" should be present for`,
+				"requires a `rights`", `"x"`,
+			},
+		},
+		{
+			"offer to nobody",
+			Component{Offers: []Offer{{
+				Kind: KindProtocol, SourceName: "p", TargetName: "p",
+				Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefParent},
+			}}},
+			[]string{`cannot go to "parent"`},
+		},
+		{
+			"expose of storage",
+			Component{Exposes: []Expose{{
+				Kind: KindStorage, SourceName: "p", TargetName: "p",
+				Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefParent},
+			}}},
+			[]string{"storage cannot be exposed"},
+		},
+		{
+			"storage from nowhere good",
+			Component{Children: []Child{{Name: "a", URL: "#a"}}, Offers: []Offer{
+				{Kind: KindStorage, SourceName: "p", TargetName: "p", Source: Ref{Kind: RefFramework}, Target: Ref{
+					Kind: RefChild,
+					Name: "a",
+				}},
+			}},
+			[]string{`storage cannot come from "framework"`},
+		},
+		{
+			"aggregate of two names",
+			Component{Children: []Child{{Name: "a", URL: "#a"}}, Offers: []Offer{
+				{Kind: KindService, SourceName: "p", TargetName: "s", Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefChild, Name: "a"}},
+				{Kind: KindService, SourceName: "p", TargetName: "s", Source: Ref{Kind: RefFramework}, Target: Ref{Kind: RefChild, Name: "a"}},
+				{Kind: KindService, SourceName: "q", TargetName: "s", Source: Ref{Kind: RefParent}, Target: Ref{Kind: RefChild, Name: "a"}},
+			}},
+			[]string{"Invalid aggregate"},
+		},
+		{"config of no type", Component{
+			Uses:         []Use{{Kind: KindConfig, SourceName: "c", Source: Ref{Kind: RefParent}}},
+			Capabilities: []Capability{{Kind: KindConfig, Name: "c"}},
+		}, []string{"neither key nor type", "no value"}},
+		{
+			"config types",
+			Component{Config: &Config{Fields: []ConfigField{
+				{Key: "a", Type: ConfigType{Kind: ConfigString}},
+				{
+					Key:  "b",
+					Type: ConfigType{Kind: ConfigVector, MaxCount: 1},
+				},
+				{Key: "c", Type: ConfigType{Kind: ConfigVector, MaxCount: 1, Element: &ConfigType{Kind: ConfigVector}}},
+				{
+					Key:  "d",
+					Type: ConfigType{Kind: 99},
+				},
+			}}},
+			[]string{"needs a max_size", "needs a max_count", "cannot hold vectors", "unknown config type"},
+		},
+		{"optional config without a value to fall back on", Component{Uses: []Use{{
+			Kind: KindConfig, SourceName: "c",
 			Source:       Ref{Kind: RefParent},
-			Availability: Optional, Config: &UseConfig{Key: "k"}}}}, []string{"requires a matching 'config' section"}},
-		{"event stream from the framework", Component{Uses: []Use{{Kind: KindEventStream, SourceName: "e", TargetPath: "/svc/e",
-			Source: Ref{Kind: RefFramework}}}},
-			[]string{"only be used from parent or a child"}},
-		{"config keys", Component{Config: &Config{Fields: []ConfigField{{Key: "a"}, {Key: "a"}, {Key: "B"}}}}, []string{"defined twice",
-			`"B"`}},
+			Availability: Optional, Config: &UseConfig{Key: "k"},
+		}}}, []string{"requires a matching 'config' section"}},
+		{
+			"event stream from the framework",
+			Component{Uses: []Use{{
+				Kind: KindEventStream, SourceName: "e", TargetPath: "/svc/e",
+				Source: Ref{Kind: RefFramework},
+			}}},
+			[]string{"only be used from parent or a child"},
+		},
+		{"config keys", Component{Config: &Config{Fields: []ConfigField{{Key: "a"}, {Key: "a"}, {Key: "B"}}}}, []string{
+			"defined twice",
+			`"B"`,
+		}},
 	} {
 		v, ds := Validate(&c.c, ValidateOptions{})
 		if v.IsZero() == (c.want == nil) || v.IsZero() == (len(ds.Errors()) == 0) {
@@ -129,10 +225,14 @@ func TestUsedPaths(t *testing.T) {
 		{[]Use{use(KindDirectory, "/a/b"), use(KindProtocol, "/a/b/c/d")}, "path-overlap"},
 		{[]Use{use(KindProtocol, "/a/b/c"), use(KindDirectory, "/a/b")}, "path-overlap"},
 		{[]Use{use(KindDirectory, "/a"), use(KindDirectory, "/a.b"), use(KindDirectory, "/a/b")}, "path-overlap"},
-		{[]Use{use(KindDirectory, "/a"), use(KindStorage, "/a/b"), use(KindStorage, "/a/b/c")},
-			"path-overlap path-overlap path-overlap"},
-		{[]Use{use(KindDictionary, "/svc"), use(KindProtocol, "/svc/a"), use(KindDictionary, "/svc/d"), use(KindProtocol, "/svc/e")},
-			""},
+		{
+			[]Use{use(KindDirectory, "/a"), use(KindStorage, "/a/b"), use(KindStorage, "/a/b/c")},
+			"path-overlap path-overlap path-overlap",
+		},
+		{
+			[]Use{use(KindDictionary, "/svc"), use(KindProtocol, "/svc/a"), use(KindDictionary, "/svc/d"), use(KindProtocol, "/svc/e")},
+			"",
+		},
 		{[]Use{use(KindDictionary, "/svc"), use(KindDictionary, "/svc")}, ""},
 		{[]Use{use(KindDirectory, "/svc"), use(KindDictionary, "/svc/d")}, "path-overlap"},
 		{[]Use{use(KindProtocol, "/svc/a"), use(KindDictionary, "/svc/a/d")}, "path-overlap"},
@@ -156,8 +256,10 @@ func TestUsedPaths(t *testing.T) {
 
 // offer is an offer of a protocol from one child to another.
 func offer(from, to string) Offer {
-	return Offer{Kind: KindProtocol, SourceName: from, TargetName: from, Source: Ref{Kind: RefChild, Name: from},
-		Target: Ref{Kind: RefChild, Name: to}}
+	return Offer{
+		Kind: KindProtocol, SourceName: from, TargetName: from, Source: Ref{Kind: RefChild, Name: from},
+		Target: Ref{Kind: RefChild, Name: to},
+	}
 }
 
 func children(n int) []Child {
@@ -182,15 +284,21 @@ func TestCycles(t *testing.T) {
 	ms := uint32(1)
 	c = &Component{
 		Children: []Child{{Name: "a", URL: "#a", Environment: "env"}},
-		Environments: []Environment{{Name: "env", StopTimeoutMS: &ms, Runners: []Registration{{Kind: KindRunner, Name: "r", As: "r",
-			Source: Ref{Kind: RefChild, Name: "a"}}}}},
+		Environments: []Environment{{Name: "env", StopTimeoutMS: &ms, Runners: []Registration{{
+			Kind: KindRunner, Name: "r", As: "r",
+			Source: Ref{Kind: RefChild, Name: "a"},
+		}}}},
 		Capabilities: []Capability{
 			{Kind: KindDictionary, Name: "d", Path: "/d"},
-			{Kind: KindStorage, Name: "s", Storage: &StorageDecl{Source: Ref{Kind: RefChild, Name: "a"}, BackingDir: "b"}}},
+			{Kind: KindStorage, Name: "s", Storage: &StorageDecl{Source: Ref{Kind: RefChild, Name: "a"}, BackingDir: "b"}},
+		},
 		Offers: []Offer{
 			{Kind: KindDictionary, SourceName: "d", TargetName: "d", Source: Ref{Kind: RefSelf}, Target: Ref{Kind: RefChild, Name: "a"}},
-			{Kind: KindProtocol, SourceName: "p", TargetName: "p", Source: Ref{Kind: RefCapability, Name: "s"}, Target: Ref{Kind: RefChild,
-				Name: "a"}}},
+			{Kind: KindProtocol, SourceName: "p", TargetName: "p", Source: Ref{Kind: RefCapability, Name: "s"}, Target: Ref{
+				Kind: RefChild,
+				Name: "a",
+			}},
+		},
 		Uses: []Use{{Kind: KindProtocol, SourceName: "q", Source: Ref{Kind: RefChild, Name: "a"}, TargetPath: "/svc/q"}},
 	}
 	_, ds = Validate(c, ValidateOptions{})
@@ -235,8 +343,10 @@ func TestManyErrors(t *testing.T) {
 	c := &Component{Children: children(n)}
 	for i := range n {
 		c.Offers = append(c.Offers, offer(fmt.Sprintf("d%05d", i), fmt.Sprintf("e%05d", i)))
-		c.Uses = append(c.Uses, Use{Kind: KindProtocol, SourceName: "x", Source: Ref{Kind: RefParent},
-			TargetPath: fmt.Sprintf("/svc/%d", i)},
+		c.Uses = append(c.Uses, Use{
+			Kind: KindProtocol, SourceName: "x", Source: Ref{Kind: RefParent},
+			TargetPath: fmt.Sprintf("/svc/%d", i),
+		},
 			Use{Kind: KindDirectory, SourceName: "x", Source: Ref{Kind: RefParent}, Rights: RightsR, TargetPath: "/svc" +
 				strings.Repeat("/x", i%1000)})
 	}
@@ -284,8 +394,10 @@ func TestConfigTypeCheck(t *testing.T) {
 }
 
 func TestIsBackoff(t *testing.T) {
-	for s, want := range map[string]bool{"1": true, "1.5": true, "100.25": true, "0.5": false, "": false, "1.": false, ".5": false,
-		"-1": false, "1e3": false, "01": true, "1234567890": false} {
+	for s, want := range map[string]bool{
+		"1": true, "1.5": true, "100.25": true, "0.5": false, "": false, "1.": false, ".5": false,
+		"-1": false, "1e3": false, "01": true, "1234567890": false,
+	} {
 		if IsBackoff(s) != want {
 			t.Errorf("%q", s)
 		}

@@ -501,8 +501,10 @@ func (k *compiler) applies(s *shape[Clause], c *Clause) {
 		}
 		if pos := keyPos(s, c, key.name); pos.IsValid() && k.warnings < maxWarnings {
 			k.warnings++
-			k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: pos, Rule: "no-effect", Warning: true,
-				Message: fmt.Sprintf("`%s` has no effect on `%s`", key.name, c.Kind)})
+			k.diagnostics = append(k.diagnostics, manifest.Diagnostic{
+				Pos: pos, Rule: "no-effect", Warning: true,
+				Message: fmt.Sprintf("`%s` has no effect on `%s`", key.name, c.Kind),
+			})
 		}
 	}
 }
@@ -560,8 +562,10 @@ func (k *compiler) capability(c *Clause) {
 			out.Path = cmp.Or(out.Path, "/svc/"+n.Value)
 		case manifest.KindStorage:
 			out.Path = ""
-			out.Storage = &manifest.StorageDecl{Source: k.source(c.From), BackingDir: c.BackingDir.Value, Subdir: c.Subdir.Value,
-				StaticIDOnly: c.StorageID.Value == "static_instance_id"}
+			out.Storage = &manifest.StorageDecl{
+				Source: k.source(c.From), BackingDir: c.BackingDir.Value, Subdir: c.Subdir.Value,
+				StaticIDOnly: c.StorageID.Value == "static_instance_id",
+			}
 		}
 		k.out.Capabilities = append(k.out.Capabilities, out)
 		k.capabilities = append(k.capabilities, c)
@@ -724,8 +728,10 @@ func (k *compiler) offer(c *Clause) {
 			"dependency can only be provided for protocol, directory, and service capabilities")
 	}
 	targets := k.targets(c)
-	out := manifest.Offer{Kind: c.Kind, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope),
-		Dependency: dependency(c.Dependency)}
+	out := manifest.Offer{
+		Kind: c.Kind, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope),
+		Dependency: dependency(c.Dependency),
+	}
 	n := min(len(c.From.Items)*len(c.Names.Items)*len(targets), 1<<10)
 	k.out.Offers, k.offers = slices.Grow(k.out.Offers, n), slices.Grow(k.offers, n)
 	for _, from := range c.From.Items {
@@ -926,8 +932,10 @@ func (k *compiler) configType(t *ConfigType, at At, name string) (manifest.Confi
 		name string
 		at   At
 		ok   bool
-	}{{"max_size", t.MaxSize.At, out.Kind == manifest.ConfigString}, {"max_count", t.MaxCount.At,
-		out.Kind == manifest.ConfigVector}} {
+	}{{"max_size", t.MaxSize.At, out.Kind == manifest.ConfigString}, {
+		"max_count", t.MaxCount.At,
+		out.Kind == manifest.ConfigVector,
+	}} {
 		if x.at.IsSet() && !x.ok {
 			k.report(x.at, "extra-key", "", "type `%s` has no `%s`", t.Type.Value, x.name)
 		}
@@ -1061,8 +1069,10 @@ func (k *compiler) config() {
 		if !ok {
 			continue
 		}
-		out.Fields = append(out.Fields, manifest.ConfigField{Pos: f.Key.At.Pos(), Key: f.Key.Value, Type: t,
-			MutableByParent: slices.Contains(values(f.Type.Mutability), "parent")})
+		out.Fields = append(out.Fields, manifest.ConfigField{
+			Pos: f.Key.At.Pos(), Key: f.Key.Value, Type: t,
+			MutableByParent: slices.Contains(values(f.Type.Mutability), "parent"),
+		})
 	}
 	byKey := make(map[string]int, len(out.Fields))
 	for i := range out.Fields {

@@ -133,11 +133,15 @@ func add[T any](d *decompiler, l *List[T], item T) {
 }
 
 func (d *decompiler) child(c *manifest.Child) Child {
-	out := Child{At: d.at, Name: d.text(c.Name), URL: d.text(c.URL), Startup: word(d, c.Startup),
-		OnTerminate: word(d, c.OnTerminate), Environment: d.text(reference(c.Environment))}
+	out := Child{
+		At: d.at, Name: d.text(c.Name), URL: d.text(c.URL), Startup: word(d, c.Startup),
+		OnTerminate: word(d, c.OnTerminate), Environment: d.text(reference(c.Environment)),
+	}
 	if r := c.Restart; r != nil {
-		out.Restart = Restart{When: word(d, r.When), Delay: Uint{d.at, uint64(r.DelayMS)}, MaxDelay: d.uint(uint64(r.MaxDelayMS)),
-			Backoff: d.text(r.Backoff), Limit: d.uint(uint64(r.Limit))}
+		out.Restart = Restart{
+			When: word(d, r.When), Delay: Uint{d.at, uint64(r.DelayMS)}, MaxDelay: d.uint(uint64(r.MaxDelayMS)),
+			Backoff: d.text(r.Backoff), Limit: d.uint(uint64(r.Limit)),
+		}
 		if r.FromStart {
 			out.Restart.Delay = Uint{} // as if nothing were written
 		}
@@ -152,9 +156,11 @@ func (d *decompiler) child(c *manifest.Child) Child {
 }
 
 func (d *decompiler) collection(c *manifest.Collection) Collection {
-	out := Collection{At: d.at, Name: d.text(c.Name), Durability: d.text(c.Durability.String()),
+	out := Collection{
+		At: d.at, Name: d.text(c.Name), Durability: d.text(c.Durability.String()),
 		Environment: d.text(reference(c.Environment)), AllowLongNames: d.flag(c.AllowLongNames),
-		PersistentStorage: d.flag(c.PersistentStorage)}
+		PersistentStorage: d.flag(c.PersistentStorage),
+	}
 	if c.DynamicOffers {
 		out.AllowedOffers = d.text("static_and_dynamic")
 	}
@@ -162,8 +168,10 @@ func (d *decompiler) collection(c *manifest.Collection) Collection {
 }
 
 func (d *decompiler) environment(e *manifest.Environment) Environment {
-	out := Environment{At: d.at, Name: d.text(e.Name), Extends: d.text("none"), Runners: d.registrations(e.Runners),
-		Resolvers: d.registrations(e.Resolvers), Debug: d.registrations(e.Debug)}
+	out := Environment{
+		At: d.at, Name: d.text(e.Name), Extends: d.text("none"), Runners: d.registrations(e.Runners),
+		Resolvers: d.registrations(e.Resolvers), Debug: d.registrations(e.Debug),
+	}
 	if e.ExtendsRealm {
 		out.Extends.Value = "realm"
 	}
@@ -206,8 +214,10 @@ func (d *decompiler) clause(l *List[Clause], s *shape[Clause], c Clause) {
 }
 
 func (d *decompiler) capability(c *manifest.Capability) Clause {
-	out := Clause{At: d.at, Kind: c.Kind, Names: d.texts(false, c.Name), Rights: d.rights(c.Rights),
-		Delivery: word(d, c.Delivery), Activation: word(d, c.Activate)}
+	out := Clause{
+		At: d.at, Kind: c.Kind, Names: d.texts(false, c.Name), Rights: d.rights(c.Rights),
+		Delivery: word(d, c.Delivery), Activation: word(d, c.Activate),
+	}
 	if !(c.Path == "/svc/"+c.Name && (c.Kind == manifest.KindProtocol || c.Kind == manifest.KindService)) {
 		out.Path = d.text(c.Path)
 	}
@@ -225,8 +235,10 @@ func (d *decompiler) capability(c *manifest.Capability) Clause {
 }
 
 func (d *decompiler) use(u *manifest.Use) Clause {
-	out := Clause{At: d.at, Kind: u.Kind, Names: d.texts(false, u.SourceName), Rights: d.rights(u.Rights), Subdir: d.text(u.Subdir),
-		Scope: d.scope(u.Scope), Dependency: word(d, u.Dependency), Availability: word(d, u.Availability)}
+	out := Clause{
+		At: d.at, Kind: u.Kind, Names: d.texts(false, u.SourceName), Rights: d.rights(u.Rights), Subdir: d.text(u.Subdir),
+		Scope: d.scope(u.Scope), Dependency: word(d, u.Dependency), Availability: word(d, u.Availability),
+	}
 	if u.Source.Kind != manifest.RefParent || u.Source.Dictionary != "" {
 		out.From = d.texts(false, u.Source.String())
 	}
@@ -287,9 +299,11 @@ func (d *decompiler) offers(doc *Document, offers []manifest.Offer) {
 			names = append(names, row[0].SourceName)
 		}
 		offers = offers[n:]
-		c := Clause{At: d.at, Kind: first.Kind, Names: d.texts(false, names...), From: d.texts(false, first.Source.String()),
+		c := Clause{
+			At: d.at, Kind: first.Kind, Names: d.texts(false, names...), From: d.texts(false, first.Source.String()),
 			To: d.texts(false, to...), Rights: d.rights(first.Rights), Subdir: d.text(first.Subdir), Scope: d.scope(first.Scope),
-			Dependency: word(d, first.Dependency), Availability: word(d, first.Availability)}
+			Dependency: word(d, first.Dependency), Availability: word(d, first.Availability),
+		}
 		if first.TargetName != first.SourceName {
 			c.As = d.text(first.TargetName)
 		}
@@ -298,8 +312,10 @@ func (d *decompiler) offers(doc *Document, offers []manifest.Offer) {
 }
 
 func (d *decompiler) expose(e *manifest.Expose) Clause {
-	out := Clause{At: d.at, Kind: e.Kind, Names: d.texts(false, e.SourceName), From: d.texts(false, e.Source.String()),
-		Rights: d.rights(e.Rights), Subdir: d.text(e.Subdir), Scope: d.scope(e.Scope), Availability: word(d, e.Availability)}
+	out := Clause{
+		At: d.at, Kind: e.Kind, Names: d.texts(false, e.SourceName), From: d.texts(false, e.Source.String()),
+		Rights: d.rights(e.Rights), Subdir: d.text(e.Subdir), Scope: d.scope(e.Scope), Availability: word(d, e.Availability),
+	}
 	if e.Target.Kind != manifest.RefParent {
 		out.To = d.texts(false, e.Target.String())
 	}
@@ -328,8 +344,10 @@ func (d *decompiler) rights(r manifest.Rights) Texts {
 }
 
 func (d *decompiler) configType(t manifest.ConfigType) ConfigType {
-	out := ConfigType{At: d.at, Type: d.text(t.Kind.String()), MaxSize: d.uint(uint64(t.MaxSize)),
-		MaxCount: d.uint(uint64(t.MaxCount))}
+	out := ConfigType{
+		At: d.at, Type: d.text(t.Kind.String()), MaxSize: d.uint(uint64(t.MaxSize)),
+		MaxCount: d.uint(uint64(t.MaxCount)),
+	}
 	if t.Element != nil {
 		element := d.configType(*t.Element)
 		out.Element = &element

@@ -53,14 +53,16 @@ func TestDecompile(t *testing.T) {
 		}
 		for _, root := range []string{"includeroot-newest", "includeroot-2023"} {
 			root := filepath.Join(dir, root)
-			check(f.File, src, Options{Includes: &Includes{Root: root, Paths: []string{filepath.Join(root, "sdk/lib")},
+			check(f.File, src, Options{Includes: &Includes{
+				Root: root, Paths: []string{filepath.Join(root, "sdk/lib")},
 				Open: func(file string) ([]byte, error) {
 					b, err := os.ReadFile(file)
 					if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(file) {
 						b, err = os.ReadFile(filepath.Join(dir, file))
 					}
 					return b, err
-				}}})
+				},
+			}})
 		}
 	}
 	if n < 200 {

@@ -58,17 +58,23 @@ func syntax(s *Source, err error) manifest.Diagnostics {
 
 // The orders of keys; what is not named keeps its order behind them.
 var (
-	documentOrder = []string{"include", "program", "children", "collections", "capabilities", "use", "offer", "expose",
-		"environments", "facets"}
+	documentOrder = []string{
+		"include", "program", "children", "collections", "capabilities", "use", "offer", "expose",
+		"environments", "facets",
+	}
 	programOrder = []string{"runner", "binary", "args"}
-	entryOrder   = []string{"name", "url", "startup", "environment", "config", "dictionary", "durability", "service", "protocol",
+	entryOrder   = []string{
+		"name", "url", "startup", "environment", "config", "dictionary", "durability", "service", "protocol",
 		"directory", "storage", "runner", "resolver", "event", "event_stream", "from", "as", "to", "rights", "path", "subdir",
-		"filter", "dependency", "extends", "runners", "resolvers", "debug"}
+		"filter", "dependency", "extends", "runners", "resolvers", "debug",
+	}
 )
 
 // sets are the keys whose arrays mean the same in any order.
-var sets = []string{"service", "protocol", "directory", "storage", "runner", "resolver", "event_stream", "dictionary", "config",
-	"from", "to", "rights", "scope"}
+var sets = []string{
+	"service", "protocol", "directory", "storage", "runner", "resolver", "event_stream", "dictionary", "config",
+	"from", "to", "rights", "scope",
+}
 
 type formatter struct {
 	out      []byte

@@ -44,8 +44,10 @@ type expander struct {
 }
 
 func (e *expander) report(at At, hint, format string, args ...any) {
-	e.diagnostics = append(e.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: "include", Hint: hint,
-		Message: fmt.Sprintf(format, args...)})
+	e.diagnostics = append(e.diagnostics, manifest.Diagnostic{
+		Pos: at.Pos(), Rule: "include", Hint: hint,
+		Message: fmt.Sprintf(format, args...),
+	})
 }
 
 // expand merges doc's includes into doc. stack is the files under way, doc's own last.

@@ -106,8 +106,10 @@ func describeShape[T any](l *language, s *shape[T]) *Object {
 		case m.text != "":
 			doc = m.text
 		}
-		o.Keys = append(o.Keys, Key{Name: k.name, Doc: doc, Required: k.required, Kind: k.kind, Of: k.of,
-			Needs: needed[s.section][k.kind], Value: k.form.describe(l)})
+		o.Keys = append(o.Keys, Key{
+			Name: k.name, Doc: doc, Required: k.required, Kind: k.kind, Of: k.of,
+			Needs: needed[s.section][k.kind], Value: k.form.describe(l),
+		})
 	}
 	return o
 }
@@ -130,8 +132,10 @@ var needed = map[string]map[manifest.Kind][]string{
 
 // program is the free object `program` with the keys that the runner elf knows.
 func (l *language) program() *Object {
-	o := &Object{Name: "`program`", Free: true, Keys: []Key{{Name: "runner", Doc: l.manual[topic{"PROGRAM", "runner"}].text,
-		Value: aName.describe(l)}}}
+	o := &Object{Name: "`program`", Free: true, Keys: []Key{{
+		Name: "runner", Doc: l.manual[topic{"PROGRAM", "runner"}].text,
+		Value: aName.describe(l),
+	}}}
 	for _, name := range manualKeys(manualPage, headings[o.Name]) {
 		into := o
 		outer, inner, nested := strings.Cut(name, ".")

@@ -204,73 +204,113 @@ func TestMalformed(t *testing.T) {
 		{"{\n  chidren: []\n}", "m.cml:2:3: unknown key `chidren`, did you mean `children`?"},
 		{`{ children: [{ name: "a", url: "a" }] }`, "m.cml:1:32: invalid value: string \"a\", expected a valid URL\n" +
 			"  hint: a relative URL has a fragment (\"#meta/x.cm\") or is the path of a manifest (\"x.cml\")"},
-		{`{ children: [{ name: "a", url: "#meta/a.cml" }] }`,
+		{
+			`{ children: [{ name: "a", url: "#meta/a.cml" }] }`,
 			"m.cml:1:32: child URL ends in .cml instead of .cm, which is almost certainly a mistake: #meta/a.cml\n" +
-				"  hint: did you mean \"#meta/a.cm\"?"},
-		{`{ children: [{ name: "a", url: "a.cml" }, { name: "a", url: "b.cml" }] }`,
+				"  hint: did you mean \"#meta/a.cm\"?",
+		},
+		{
+			`{ children: [{ name: "a", url: "a.cml" }, { name: "a", url: "b.cml" }] }`,
 			"m.cml:1:51: identifier \"a\" is defined twice, once in \"children\" and once in \"children\"\n  hint: the first one is at " +
-				"m.cml:1:22"},
-		{`{ program: { runner: "elf", main_process_critical: true } }`,
+				"m.cml:1:22",
+		},
+		{
+			`{ program: { runner: "elf", main_process_critical: true } }`,
 			"m.cml:1:52: value must be string, list of strings, or list of objects: true\n" +
-				"  hint: write it as the string \"true\""},
-		{`{ program: { binary: "bin/x" } }`,
+				"  hint: write it as the string \"true\"",
+		},
+		{
+			`{ program: { binary: "bin/x" } }`,
 			"m.cml:1:12: Component has a `program` block defined, but doesn't specify a `runner`. Components need to use a runner to " +
-				"actually execute code.\n  hint: add runner: \"elf\" to the program"},
-		{`{ program: { runner: "elf" }, use: [{ runner: "elf" }] }`,
+				"actually execute code.\n  hint: add runner: \"elf\" to the program",
+		},
+		{
+			`{ program: { runner: "elf" }, use: [{ runner: "elf" }] }`,
 			"m.cml:1:47: Component has conflicting runners in `program` block and `use` block.\n" +
-				"  hint: remove one of them; `program.runner` is at m.cml:1:22"},
-		{`{ use: [{ runner: "elf" }, { runner: "wasm" }] }`,
-			"m.cml:1:38: `use runner` should occur at most once.\n  hint: the first one is at m.cml:1:19"},
+				"  hint: remove one of them; `program.runner` is at m.cml:1:22",
+		},
+		{
+			`{ use: [{ runner: "elf" }, { runner: "wasm" }] }`,
+			"m.cml:1:38: `use runner` should occur at most once.\n  hint: the first one is at m.cml:1:19",
+		},
 		{`{ runner: "elf" }`, "m.cml:1:3: unknown field `runner`, expected one of `include`, `program`, `children`, `collections`, " +
 			"`environments`, " +
 			"`capabilities`, `use`, `offer`, `expose`, `facets`, `config`\n  hint: write the runner within \"program\": program: { " +
 			"runner: \"elf\" }"},
-		{`{ offer: [{ protocol: "x", from: "parent", to: "child" }], children: [{ name: "child", url: "c.cml" }] }`,
+		{
+			`{ offer: [{ protocol: "x", from: "parent", to: "child" }], children: [{ name: "child", url: "c.cml" }] }`,
 			"m.cml:1:48: invalid value: string \"child\", expected \"#<child-name>\", \"#<collection-name>\", or \"self/<dictionary>\"\n" +
-				"  hint: a reference starts with #: did you mean \"#child\"?"},
-		{`{ offer: [{ protocol: "x", from: "#childd", to: "#child" }], children: [{ name: "child", url: "c.cml" }] }`,
+				"  hint: a reference starts with #: did you mean \"#child\"?",
+		},
+		{
+			`{ offer: [{ protocol: "x", from: "#childd", to: "#child" }], children: [{ name: "child", url: "c.cml" }] }`,
 			"m.cml:1:34: \"offer\" source \"#childd\" does not appear in \"children\" or \"capabilities\"\n  hint: did you mean " +
-				"\"#child\"?"},
-		{`{ offer: [{ runner: "x", from: "self", to: "#c" }], capabilities: [{ protocol: "x" }], children: [{ name: "c", ` +
-			`url: "c.cml" }] }`,
+				"\"#child\"?",
+		},
+		{
+			`{ offer: [{ runner: "x", from: "self", to: "#c" }], capabilities: [{ protocol: "x" }], children: [{ name: "c", ` +
+				`url: "c.cml" }] }`,
 			"m.cml:1:32: runner \"x\" is offered from self, so it must be declared as a \"runner\" in \"capabilities\"\n  hint: it is " +
-				"declared as a \"protocol\""},
-		{`{ children: [{ name: "a", url: "a.cml", environment: "#evn" }], environments: [{ name: "env", extends: "realm" }] }`,
-			"m.cml:1:54: environment \"#evn\" does not appear in \"environments\"\n  hint: did you mean \"#env\"?"},
-		{`{ children: [{ name: "a", url: "a.cml", restart: { limit: 1 } }] }`,
-			"m.cml:1:50: `restart` needs on_terminate: \"restart\"\n  hint: write on_terminate: \"restart\""},
-		{`{ children: [{ name: "a", url: "a.cml", on_terminate: "restart", restart: { delay_ms: 9, max_delay_ms: 8 } }] }`,
-			"m.cml:1:75: restart: max_delay_ms (8) is less than delay_ms (9)"},
-		{`{ children: [{ name: "a", url: "a.cml", on_terminate: "restart", restart: { backoff: 0.5 } }] }`,
-			"m.cml:1:86: invalid value: number `0.5`, expected a decimal of at least 1, such as 2 or \"1.5\""},
-		{`{ use: [{ protocol: "a", path: "/svc/x" }, { protocol: "b", path: "/svc/x" }] }`,
+				"declared as a \"protocol\"",
+		},
+		{
+			`{ children: [{ name: "a", url: "a.cml", environment: "#evn" }], environments: [{ name: "env", extends: "realm" }] }`,
+			"m.cml:1:54: environment \"#evn\" does not appear in \"environments\"\n  hint: did you mean \"#env\"?",
+		},
+		{
+			`{ children: [{ name: "a", url: "a.cml", restart: { limit: 1 } }] }`,
+			"m.cml:1:50: `restart` needs on_terminate: \"restart\"\n  hint: write on_terminate: \"restart\"",
+		},
+		{
+			`{ children: [{ name: "a", url: "a.cml", on_terminate: "restart", restart: { delay_ms: 9, max_delay_ms: 8 } }] }`,
+			"m.cml:1:75: restart: max_delay_ms (8) is less than delay_ms (9)",
+		},
+		{
+			`{ children: [{ name: "a", url: "a.cml", on_terminate: "restart", restart: { backoff: 0.5 } }] }`,
+			"m.cml:1:86: invalid value: number `0.5`, expected a decimal of at least 1, such as 2 or \"1.5\"",
+		},
+		{
+			`{ use: [{ protocol: "a", path: "/svc/x" }, { protocol: "b", path: "/svc/x" }] }`,
 			"m.cml:1:67: \"/svc/x\" is a duplicate \"use\" target protocol\n" +
-				"  hint: the first one is at m.cml:1:21"},
-		{`{ use: [{ protocol: "a", path: "svc/x" }] }`,
+				"  hint: the first one is at m.cml:1:21",
+		},
+		{
+			`{ use: [{ protocol: "a", path: "svc/x" }] }`,
 			"m.cml:1:32: invalid value: string \"svc/x\", expected a path with leading `/` and non-empty segments, where each " +
 				"segment is no more than fuchsia.io/MAX_NAME_LENGTH bytes in length, cannot be . or .., and cannot contain embedded NULs\n " +
-				" hint: did you mean \"/svc/x\"?"},
-		{"{ children: [{ name: 'a', url: 'a.cml' }, { name: 'b', url: 'b.cml' }],\n  offer: [\n    { protocol: 'x', from: '#a', to: " +
-			"'#b' },\n" +
-			"    { protocol: 'y', from: '#b', to: '#a' },\n  ] }",
+				" hint: did you mean \"/svc/x\"?",
+		},
+		{
+			"{ children: [{ name: 'a', url: 'a.cml' }, { name: 'b', url: 'b.cml' }],\n  offer: [\n    { protocol: 'x', from: '#a', to: " +
+				"'#b' },\n" +
+				"    { protocol: 'y', from: '#b', to: '#a' },\n  ] }",
 			"m.cml:3:17: Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. " +
 				"Cycles: {{#a -> #b -> #a}}\n" +
 				"  hint: where they come from:\n    #a -> #b: offer of protocol \"x\" at m.cml:3:17\n    #b -> #a: offer of protocol " +
-				"\"y\" at m.cml:4:17"},
+				"\"y\" at m.cml:4:17",
+		},
 		{`{ include: ["x.cml"] }`, "m.cml:1:13: includes cannot be resolved here"},
-		{`{ use: [{ config: "c", key: "k", type: "string", availability: "optional", default: "x" }] }`,
-			"m.cml:1:19: Config 'c' is type String but is missing field 'max_size'"},
+		{
+			`{ use: [{ config: "c", key: "k", type: "string", availability: "optional", default: "x" }] }`,
+			"m.cml:1:19: Config 'c' is type String but is missing field 'max_size'",
+		},
 		{`{ capabilities: [{ config: "c", type: "int8", value: 128 }] }`, "m.cml:1:54: 128 is out of range for type int8"},
 		{`{ capabilities: [{ config: "c", type: "uint8", value: NaN }] }`, "m.cml:1:55: NaN is not a value of type uint8"},
-		{`{ capabilities: [{ event_stream: "started" }] }`,
+		{
+			`{ capabilities: [{ event_stream: "started" }] }`,
 			"m.cml:1:34: event streams are the manager's own: a component cannot declare one\n" +
-				"  hint: offer or use it from framework or parent"},
-		{`{ use: [{ directory: "d", path: "/d" }] }`,
-			"m.cml:1:22: This use statement requires a `rights` field.\n  hint: for instance rights: [\"r*\"]"},
-		{`{ offer: [{ protocol: "p", from: "parent", to: [{ dest: "#a" }] }] }`,
+				"  hint: offer or use it from framework or parent",
+		},
+		{
+			`{ use: [{ directory: "d", path: "/d" }] }`,
+			"m.cml:1:22: This use statement requires a `rights` field.\n  hint: for instance rights: [\"r*\"]",
+		},
+		{
+			`{ offer: [{ protocol: "p", from: "parent", to: [{ dest: "#a" }] }] }`,
 			"m.cml:1:49: invalid type: object, expected one or an array of \"#<child-name>\", " +
 				"\"#<collection-name>\", or \"self/<dictionary>\", with unique elements\n  hint: objects such as { dest: \"#a\", as: \"b\" " +
-				"} are an older dialect; write \"#a\" here and \"as\" beside \"to\""},
+				"} are an older dialect; write \"#a\" here and \"as\" beside \"to\"",
+		},
 	} {
 		_, ds := Load("m.cml", []byte(c.src), Options{})
 		if got := ds.Errors().Error(); got != c.want {
@@ -303,8 +343,10 @@ func TestAllErrorsAtOnce(t *testing.T) {
 	for _, d := range ds.Errors() {
 		rules = append(rules, fmt.Sprintf("%d %s", d.Pos.Line, d.Rule))
 	}
-	want := []string{"2 bad-value", "2 syntax", "3 missing-key", "3 unknown-key", "4 unknown-source", "5 undeclared",
-		"5 duplicate-key"}
+	want := []string{
+		"2 bad-value", "2 syntax", "3 missing-key", "3 unknown-key", "4 unknown-source", "5 undeclared",
+		"5 duplicate-key",
+	}
 	if !slices.Equal(rules, want) {
 		t.Errorf("%v\nwant %v", ds, want)
 	}

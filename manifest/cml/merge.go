@@ -53,9 +53,11 @@ func MergeAll(docs []*Document) (*Document, manifest.Diagnostics) {
 type merger struct{ diagnostics manifest.Diagnostics }
 
 func (m *merger) conflict(at, first At, format string, args ...any) {
-	m.diagnostics = append(m.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: "merge-conflict", Message: fmt.Sprintf(format,
-		args...),
-		Hint: "the other one is at " + first.Pos().String()})
+	m.diagnostics = append(m.diagnostics, manifest.Diagnostic{
+		Pos: at.Pos(), Rule: "merge-conflict", Message: fmt.Sprintf(format,
+			args...),
+		Hint: "the other one is at " + first.Pos().String(),
+	})
 }
 
 // clauses merges two lists of clauses.
@@ -63,8 +65,10 @@ func (m *merger) clauses(a, b *List[Clause], s *shape[Clause]) {
 	for _, list := range []*List[Clause]{a, b} {
 		for i := range list.Items {
 			if c := &list.Items[i]; c.Kind == 0 || len(c.Names.Items) == 0 {
-				m.diagnostics = append(m.diagnostics, manifest.Diagnostic{Pos: c.At.Pos(), Rule: "missing-keyword",
-					Message: fmt.Sprintf("cannot merge an entry of `%s` without a capability name", s.section)})
+				m.diagnostics = append(m.diagnostics, manifest.Diagnostic{
+					Pos: c.At.Pos(), Rule: "missing-keyword",
+					Message: fmt.Sprintf("cannot merge an entry of `%s` without a capability name", s.section),
+				})
 				return
 			}
 		}
@@ -125,8 +129,10 @@ func (m *merger) clauses(a, b *List[Clause], s *shape[Clause]) {
 	}
 	for i := range a.Items {
 		a.Items[i].Names.Items = slices.DeleteFunc(slices.Clone(a.Items[i].Names.Items), func(n Text) bool {
-			return gone[mention{i,
-				n.Value}]
+			return gone[mention{
+				i,
+				n.Value,
+			}]
 		})
 	}
 	a.Items = slices.DeleteFunc(a.Items, func(c Clause) bool { return len(c.Names.Items) == 0 })

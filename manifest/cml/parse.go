@@ -552,7 +552,7 @@ func (f listForm[T]) equal(a, b any) bool {
 		return false
 	}
 	for i := range x.Items {
-		if !(objectForm[T](f)).equal(&x.Items[i], &y.Items[i]) {
+		if !objectForm[T](f).equal(&x.Items[i], &y.Items[i]) {
 			return false
 		}
 	}

@@ -65,8 +65,10 @@ func ValidateReferences(c *manifest.Component, provided []string) manifest.Diagn
 		if !ok || strings.HasPrefix(string(file), "/") || provides(provided, string(file)) {
 			continue
 		}
-		d := manifest.Diagnostic{Pos: e.Pos, Rule: "missing-file", Hint: "the package is empty",
-			Message: fmt.Sprintf("program.%s=%s but %s is not provided by deps!", key, file, file)}
+		d := manifest.Diagnostic{
+			Pos: e.Pos, Rule: "missing-file", Hint: "the package is empty",
+			Message: fmt.Sprintf("program.%s=%s but %s is not provided by deps!", key, file, file),
+		}
 		if len(provided) > 0 {
 			d.Hint = fmt.Sprintf("the package has %d files, none of which has a name like it", len(provided))
 		}

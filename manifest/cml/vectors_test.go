@@ -63,8 +63,10 @@ func readVectors(t *testing.T, pattern string) map[string][]vector {
 }
 
 func options(v vector) Options {
-	return Options{Restrict: true, Features: v.Options.Features, MustOfferProtocols: v.Options.MustOfferProtocols,
-		MustOfferDictionaries: v.Options.MustOfferDictionaries, MustUseProtocols: v.Options.MustUseProtocols}
+	return Options{
+		Restrict: true, Features: v.Options.Features, MustOfferProtocols: v.Options.MustOfferProtocols,
+		MustOfferDictionaries: v.Options.MustOfferDictionaries, MustUseProtocols: v.Options.MustUseProtocols,
+	}
 }
 
 // differences are the vectors that are decided otherwise on purpose, with the reason: the list in ARCHITECTURE.md.

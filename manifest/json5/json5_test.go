@@ -73,8 +73,10 @@ func TestErrors(t *testing.T) {
 		{"", "1:1: expected a value, found end of file", ""},
 		{"{a: elf}", "1:5: unexpected word `elf`; a string needs quotes", `{a: "elf"}`},
 		{"{a: bin/x-1 // c\n}", "1:5: unexpected word `bin/x-1`; a string needs quotes", "{a: \"bin/x-1\" // c\n}"},
-		{"{a: elf , b: [x]}", "1:5: unexpected word `elf`; a string needs quotes\n1:15: unexpected word `x`; a string needs quotes",
-			`{a: "elf", b: ["x"]}`},
+		{
+			"{a: elf , b: [x]}", "1:5: unexpected word `elf`; a string needs quotes\n1:15: unexpected word `x`; a string needs quotes",
+			`{a: "elf", b: ["x"]}`,
+		},
 		{"[#net]", "1:2: unexpected word `#net`; a string needs quotes", `["#net"]`},
 		{"{a: elf b: 1}", "1:5: unexpected word `elf`; a string needs quotes", ""},
 		{"{a: http://x}", "1:5: unexpected word `http`; a string needs quotes", ""},
@@ -212,8 +214,10 @@ func TestStrings(t *testing.T) {
 			t.Errorf("%s: %q, want %q (%v)", src, Text(tree.Root), want, err)
 		}
 	}
-	for src, want := range map[string]string{"{ünïcödé: 1}": "ünïcödé", "{$_a1: 1}": "$_a1", `{\u0061b: 1}`: "ab",
-		"{'a b': 1}": "a b", "{ka\u200C: 1}": "ka\u200C"} {
+	for src, want := range map[string]string{
+		"{ünïcödé: 1}": "ünïcödé", "{$_a1: 1}": "$_a1", `{\u0061b: 1}`: "ab",
+		"{'a b': 1}": "a b", "{ka\u200C: 1}": "ka\u200C",
+	} {
 		tree, err := Parse([]byte(src), Options{})
 		if err != nil {
 			t.Errorf("%s: %v", src, err)

@@ -132,8 +132,10 @@ func golden(t *testing.T, encoding string) {
 		}
 		files[file] = newText(string(src), encoding == "utf-16")
 		versions[file]++
-		c.notify("textDocument/didOpen", object{"textDocument": object{"uri": uri(file), "languageId": "cml", "version": versions[file],
-			"text": string(src)}})
+		c.notify("textDocument/didOpen", object{"textDocument": object{
+			"uri": uri(file), "languageId": "cml", "version": versions[file],
+			"text": string(src),
+		}})
 		diagnostics[file] = c.published(uri(file), versions[file])
 	}
 	for _, f := range []string{"root.cml", "net.cml", "broken.cml"} {
@@ -186,8 +188,10 @@ func golden(t *testing.T, encoding string) {
 		case "type":
 			files[file] = newText(files[file].replace(span{at, at}, word), encoding == "utf-16")
 			versions[file]++
-			c.notify("textDocument/didChange", object{"textDocument": object{"uri": uri(file), "version": versions[file]},
-				"contentChanges": []object{{"range": span{at, at}, "text": word}}})
+			c.notify("textDocument/didChange", object{
+				"textDocument":   object{"uri": uri(file), "version": versions[file]},
+				"contentChanges": []object{{"range": span{at, at}, "text": word}},
+			})
 			diagnostics[file] = c.published(uri(file), versions[file])
 			continue
 		}

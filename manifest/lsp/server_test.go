@@ -63,11 +63,17 @@ func TestConversations(t *testing.T) {
 		{"exit at once", []string{exit}, ``, ErrNoShutdown},
 		{"the client goes away", []string{initialize}, `1:0`, ErrGone},
 		{"the client goes away after shutdown", []string{initialize, shutdown}, `1:0 "last":0`, nil},
-		{"before initialize", []string{`{"id":7,"method":"shutdown"}`, `{"method":"textDocument/didOpen"}`, exit},
-			`7:-32002`, ErrNoShutdown},
+		{
+			"before initialize",
+			[]string{`{"id":7,"method":"shutdown"}`, `{"method":"textDocument/didOpen"}`, exit},
+			`7:-32002`, ErrNoShutdown,
+		},
 		{"initialize twice", []string{initialize, initialize, exit}, `1:0 1:-32600`, ErrNoShutdown},
-		{"after shutdown", []string{initialize, shutdown, `{"id":2,"method":"textDocument/hover"}`, exit},
-			`1:0 "last":0 2:-32600`, nil},
+		{
+			"after shutdown",
+			[]string{initialize, shutdown, `{"id":2,"method":"textDocument/hover"}`, exit},
+			`1:0 "last":0 2:-32600`, nil,
+		},
 		{"unknown method", []string{initialize, `{"id":2,"method":"a/b"}`, `{"method":"a/b"}`, exit}, `1:0 2:-32601`, ErrNoShutdown},
 		{"no JSON", []string{`{`, initialize, exit}, `null:-32700 1:0`, ErrNoShutdown},
 		{"no request", []string{
@@ -201,8 +207,10 @@ func TestTyping(t *testing.T) {
 	want := "{ use: [ { protocol: \"𝄞\" } ], }\r\n// é\n"
 	at := position{}
 	for i, r := range want {
-		c.notify("textDocument/didChange", object{"textDocument": object{"uri": uri, "version": i + 2},
-			"contentChanges": []object{{"range": span{at, at}, "text": string(r)}}})
+		c.notify("textDocument/didChange", object{
+			"textDocument":   object{"uri": uri, "version": i + 2},
+			"contentChanges": []object{{"range": span{at, at}, "text": string(r)}},
+		})
 		switch r {
 		case '\r':
 		case '\n':
@@ -259,8 +267,10 @@ func TestIncludedFileIsWatched(t *testing.T) {
 	if ds := c.published("file:///nowhere/a/root.cml", 1); len(ds) != 0 {
 		t.Errorf("%+v", ds)
 	}
-	c.notify("textDocument/didChange", object{"textDocument": object{"uri": "file:///nowhere/b/x.shard.cml", "version": 2},
-		"contentChanges": []object{{"text": `{ sue: [] }`}}})
+	c.notify("textDocument/didChange", object{
+		"textDocument":   object{"uri": "file:///nowhere/b/x.shard.cml", "version": 2},
+		"contentChanges": []object{{"text": `{ sue: [] }`}},
+	})
 	ds := c.published("file:///nowhere/a/root.cml", 1)
 	if len(ds) != 1 || ds[0].Code != "unknown-key" || ds[0].Related[0].Location.URI != "file:///nowhere/b/x.shard.cml" ||
 		ds[0].Range != (span{position{0, 13}, position{0, 30}}) {

@@ -420,8 +420,10 @@ func testStopTable(t *testing.T, r *rig) {
 		{"ignore", sh("trap 'exit 0' TERM; echo serving; sleep 1000"), "ignore", false, 1, -1, kill},
 		{"ignore, critical", sh("trap 'exit 0' TERM; echo serving; sleep 1000"), "ignore", true, 1, -1, kill},
 		{"signal", sh("trap 'exit 3' TERM; echo serving; sleep 1000 & wait"), "signal", false, 1, 3, 0},
-		{"signal, of its choice", sh("trap 'exit 3' USR1; echo serving; sleep 1000 & wait", "stop_signal", "USR1"), "signal", false, 1,
-			3, 0},
+		{
+			"signal, of its choice", sh("trap 'exit 3' USR1; echo serving; sleep 1000 & wait", "stop_signal", "USR1"), "signal", false, 1,
+			3, 0,
+		},
 		{"signal, unhandled", sh("echo serving; exec sleep 1000"), "signal", false, 1, -1, syscall.SIGTERM},
 		{"signal, critical", sh("trap 'exit 0' TERM; echo serving; sleep 1000 & wait"), "signal", true, 1, 0, 0},
 		{"notify", self(t, "serve"), "notify", false, 1, 0, 0},
@@ -650,8 +652,10 @@ func TestRefusals(t *testing.T) {
 		code capabilities.Code
 		want string
 	}{
-		{block("binary", "servr"), capabilities.NotFound,
-			"start /test: a.cml:2:5: program.binary: servr in package " + dir + ": no such file\n  hint: did you mean server?"},
+		{
+			block("binary", "servr"), capabilities.NotFound,
+			"start /test: a.cml:2:5: program.binary: servr in package " + dir + ": no such file\n  hint: did you mean server?",
+		},
 		{block("binary", "/no/such"), capabilities.NotFound, "a.cml:2:5: program.binary: exec /no/such: no such file"},
 		{block("binary", "../x"), capabilities.Denied, "leads outside of the package"},
 		{block("binary", "out"), capabilities.Denied, "leads outside of the package"},
@@ -664,12 +668,16 @@ func TestRefusals(t *testing.T) {
 		{block("binary", "server", "args", slices.Repeat([]string{big}, 30)), capabilities.Invalid, "too big"},
 		{block("binary", "server", "cwd", "nowhere"), capabilities.NotFound, "a.cml:3:5: program.cwd: nowhere in package"},
 		{block("binary", "server", "cwd", "/no/such"), capabilities.NotFound, "a.cml:3:5: program.cwd: chdir /no/such: "},
-		{block("binary", "server", "user", "no-such-user"), capabilities.Invalid,
-			`a.cml:3:5: program.user: there is no user "no-such-user"`},
+		{
+			block("binary", "server", "user", "no-such-user"), capabilities.Invalid,
+			`a.cml:3:5: program.user: there is no user "no-such-user"`,
+		},
 		{block("binary", "server", "umask", "8"), capabilities.Invalid, `a.cml:3:5: program.umask: must be an octal number`},
-		{block("binary", "server", "main_process_critical", "true"), capabilities.Denied,
+		{
+			block("binary", "server", "main_process_critical", "true"), capabilities.Denied,
 			"a.cml:3:5: program.main_process_critical: violates the policy main_process_critical, which does not list /test\n" +
-				`  hint: to allow it, add "/test" to security_policy.job_policy.main_process_critical`},
+				`  hint: to allow it, add "/test" to security_policy.job_policy.main_process_critical`,
+		},
 	} {
 		_, _, err := r.try(t, t.Context(), c.b)
 		var e *runners.Error
@@ -712,8 +720,10 @@ func TestNotReady(t *testing.T) {
 		want string
 	}{
 		{sh("echo bad config >&2; exit 3", "ready", "lifecycle"), "start /test: it ended before it was ready: exited code=3"},
-		{sh(`eval "exec $CMGR_LIFECYCLE_FD>&-"; exec sleep 1000`, "ready", "lifecycle"),
-			"start /test: it closed its lifecycle channel before it was ready"},
+		{
+			sh(`eval "exec $CMGR_LIFECYCLE_FD>&-"; exec sleep 1000`, "ready", "lifecycle"),
+			"start /test: it closed its lifecycle channel before it was ready",
+		},
 		{sh("sleep 1000 & kill -9 $$", "ready", "lifecycle"), "start /test: it ended before it was ready: killed by SIGKILL"},
 	} {
 		p, _, err := r.try(t, t.Context(), c.b)

@@ -134,7 +134,9 @@ func TestParse(t *testing.T) {
 		t.Fatal(errs)
 	}
 	wantLimits := []proc.Limit{
-		{Resource: "nofile", Soft: 1024, Hard: 4096}, {Resource: "as", Soft: 2 << 30, Hard: 2 << 30}, {Resource: "core"},
+		{Resource: "nofile", Soft: 1024, Hard: 4096},
+		{Resource: "as", Soft: 2 << 30, Hard: 2 << 30},
+		{Resource: "core"},
 		{Resource: "stack", Soft: proc.Infinity, Hard: proc.Infinity},
 	}
 	if s.binary != "bin/x" || !slices.Equal(s.args, []string{"-v", ""}) || !slices.Equal(s.environ, []string{"A=b=c", "D="}) ||
@@ -168,18 +170,26 @@ func TestCheckRefuses(t *testing.T) {
 		{block("binary", "x", "umask", "1777"), `a.cml:3:5: program.umask: must be an octal number from "0" to "777"`},
 		{block("binary", "x", "ready", "yes"), `a.cml:3:5: program.ready: is "yes", must be one of ["none" "lifecycle"]`},
 		{block("binary", "x", "limits.files", "3"), `program.limits.files: there is no limit "files"; there are as core cpu`},
-		{block("binary", "x", "limits.core", ""),
-			`program.limits.core: is "", must be N or SOFT:HARD, each a number (with K, M or G) or "unlimited"`},
+		{
+			block("binary", "x", "limits.core", ""),
+			`program.limits.core: is "", must be N or SOFT:HARD, each a number (with K, M or G) or "unlimited"`,
+		},
 		{block("binary", "x", "limits.core", "1:2:3"), `program.limits.core: is "1:2:3", must be N or SOFT:HARD`},
 		{block("binary", "x", "limits.core", "99999999999G"), `program.limits.core: is "99999999999G", must be N or SOFT:HARD`},
 		{block("binary", "x", "limits.core", "unlimited:1"), `is "unlimited:1": the soft limit is above the hard one`},
 		{block("binary", "x", "limits.core", []string{}), `program.limits.core: must be a string, is an array of strings`},
-		{block("binary", "x", "is_shared_process", "true"),
-			`program.is_shared_process: cannot be enabled without also enabling job_policy_create_raw_processes`},
-		{block("binary", "x", "job_policy_bad_handles", "x"),
-			`program.job_policy_bad_handles: is "x", must be one of ["deny" "allow_exception"]`},
-		{block("binary", "x", "memory_attribution", "maybe"),
-			`program.memory_attribution: is "maybe", must be one of ["true" "false"]`},
+		{
+			block("binary", "x", "is_shared_process", "true"),
+			`program.is_shared_process: cannot be enabled without also enabling job_policy_create_raw_processes`,
+		},
+		{
+			block("binary", "x", "job_policy_bad_handles", "x"),
+			`program.job_policy_bad_handles: is "x", must be one of ["deny" "allow_exception"]`,
+		},
+		{
+			block("binary", "x", "memory_attribution", "maybe"),
+			`program.memory_attribution: is "maybe", must be one of ["true" "false"]`,
+		},
 	} {
 		err := Check(c.b).Err()
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Count(err.Error(), "\n") > 0 {
@@ -195,8 +205,10 @@ func TestCheckWarns(t *testing.T) {
 	}{
 		{block("binary", "x", "binery", "y"), "unknown-key", `did you mean "binary"?`},
 		{block("binary", "x", "stop_event", "notify"), "unknown-key", `did you mean "lifecycle.stop_event"?`},
-		{block("binary", "x", "job_policy_create_raw_proceses", "true"), "unknown-key",
-			`did you mean "job_policy_create_raw_processes"?`},
+		{
+			block("binary", "x", "job_policy_create_raw_proceses", "true"), "unknown-key",
+			`did you mean "job_policy_create_raw_processes"?`,
+		},
 		{block("binary", "x", "zzz", "y"), "unknown-key", ""},
 		{block("binary", "x", "use_next_vdso", "true"), "no-effect", ""},
 		{block("binary", "x", "stop_signal", "INT", "lifecycle.stop_event", "ignore"), "no-effect", ""},

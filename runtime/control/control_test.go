@@ -69,12 +69,17 @@ func TestQueries(t *testing.T) {
 		candidates           []string
 		code                 connect.Code
 	}{
-		{"import.cml", "find import.cml: more than one component instance matches", "did you mean one of these?",
-			[]string{"/core/jobs:import-7", "/core/jobs:import-77"}, connect.CodeInvalidArgument},
+		{
+			"import.cml", "find import.cml: more than one component instance matches", "did you mean one of these?",
+			[]string{"/core/jobs:import-7", "/core/jobs:import-77"},
+			connect.CodeInvalidArgument,
+		},
 		{"netz", "find netz: no matching component instance found", "did you mean /core/net?", nil, connect.CodeNotFound},
 		{"zzzzzz", "find zzzzzz: no matching component instance found", "`cmgr list` shows all instances", nil, connect.CodeNotFound},
-		{"/core/jobs:import-777", "find /core/jobs:import-777: no such component instance", "did you mean /core/jobs:import-77?",
-			nil, connect.CodeNotFound},
+		{
+			"/core/jobs:import-777", "find /core/jobs:import-777: no such component instance", "did you mean /core/jobs:import-77?",
+			nil, connect.CodeNotFound,
+		},
 		{"/core//net", `find: moniker "/core//net": empty segment`, "", nil, connect.CodeInvalidArgument},
 		{"", "find: the query is empty", "", nil, connect.CodeInvalidArgument},
 	} {
@@ -227,8 +232,10 @@ func TestProblemsSurviveTheWire(t *testing.T) {
 	tr := shop(t)
 	pos := manifest.Pos{File: "a.cml", Line: 3, Col: 7}
 	for m, err := range map[name.Moniker]error{
-		"/netstack": &realm.Error{Op: "start", At: "/netstack", Why: capabilities.Precondition, Err: errors.New("not now"),
-			Hint: "wait"},
+		"/netstack": &realm.Error{
+			Op: "start", At: "/netstack", Why: capabilities.Precondition, Err: errors.New("not now"),
+			Hint: "wait",
+		},
 		"/core": fmt.Errorf("resolve: %w", manifest.Diagnostics{
 			{Pos: pos, Rule: "unknown-key", Message: `unknown key "urk"`, Hint: `did you mean "url"?`},
 			{Pos: pos, Rule: "syntax", Message: "missing comma"},
@@ -334,8 +341,10 @@ func TestGraph(t *testing.T) {
 	if n := len(r.GetInstances()); n != 5 {
 		t.Errorf("%d instances", n)
 	}
-	if got, want := fmt.Sprint(r.GetRoutes()), fmt.Sprint([]*controlpb.Edge{{From: "/core/net", To: "/core/log", Kind: "protocol",
-		Capability: "logger"}}); got != want {
+	if got, want := fmt.Sprint(r.GetRoutes()), fmt.Sprint([]*controlpb.Edge{{
+		From: "/core/net", To: "/core/log", Kind: "protocol",
+		Capability: "logger",
+	}}); got != want {
 		t.Errorf("routes: %s, want %s", got, want)
 	}
 	r, err = c.Graph(bounded(t), &controlpb.GraphRequest{Routes: true, Only: "ancestors:net"})
@@ -375,8 +384,10 @@ func TestEvents(t *testing.T) {
 	text := func(e *controlpb.Event) string {
 		return fmt.Sprintf("%v %s %s", e.GetSeq(), e.GetKind(), e.GetMoniker())
 	}
-	all := []string{"1 discovered /", "2 resolved /", "3 discovered /core", "4 discovered /netstack", "5 resolved /netstack",
-		"6 started /netstack"}
+	all := []string{
+		"1 discovered /", "2 resolved /", "3 discovered /core", "4 discovered /netstack", "5 resolved /netstack",
+		"6 started /netstack",
+	}
 	for _, x := range []struct {
 		what string
 		req  *controlpb.EventsRequest
@@ -444,11 +455,15 @@ func TestLogs(t *testing.T) {
 		req  *controlpb.LogsRequest
 		want []string
 	}{
-		{&controlpb.LogsRequest{}, []string{"/core stdout c1", "/netstack stderr n1", "/core stdout c2",
-			"/core/jobs:gone manager g1", "/core manager c3"}},
+		{&controlpb.LogsRequest{}, []string{
+			"/core stdout c1", "/netstack stderr n1", "/core stdout c2",
+			"/core/jobs:gone manager g1", "/core manager c3",
+		}},
 		{&controlpb.LogsRequest{Queries: []string{"/core"}, Lines: new(uint32(2))}, []string{"/core stdout c2", "/core manager c3"}},
-		{&controlpb.LogsRequest{Queries: []string{"/core", "netst"}, Lines: new(uint32(1))}, []string{"/netstack stderr n1",
-			"/core manager c3"}},
+		{&controlpb.LogsRequest{Queries: []string{"/core", "netst"}, Lines: new(uint32(1))}, []string{
+			"/netstack stderr n1",
+			"/core manager c3",
+		}},
 		{&controlpb.LogsRequest{Queries: []string{"/core/jobs:gone"}}, []string{"/core/jobs:gone manager g1"}},
 		{&controlpb.LogsRequest{Lines: new(uint32(0))}, nil},
 	} {
@@ -501,8 +516,10 @@ func TestWait(t *testing.T) {
 			_ = tr.ends("/netstack", exited)
 		}, "started"},
 		{"cannot start", "running", nil, func(tr *tree) {
-			tr.startError["/netstack"] = &realm.Error{Op: "start", At: "/netstack", Why: capabilities.NotFound,
-				Err: errors.New("no binary")}
+			tr.startError["/netstack"] = &realm.Error{
+				Op: "start", At: "/netstack", Why: capabilities.NotFound,
+				Err: errors.New("no binary"),
+			}
 			_ = tr.Start(context.Background(), "/netstack", "")
 		}, "not_found: wait /netstack: start /netstack: no binary"},
 		{"gives up", "running", nil, func(tr *tree) {
@@ -529,14 +546,16 @@ func TestWait(t *testing.T) {
 			_ = tr.change("/netstack", realm.Event{Kind: realm.EventGaveUp}, func(i *realm.Info) { i.NextStart = time.Time{} })
 		}, "unresolved"},
 		{"has exited", "exited", func(tr *tree) { _ = tr.ends("/netstack", exited) }, nil, "resolved exited code=3 after=1s"},
-		{"exits and is back before one looks", "exited", func(tr *tree) { _ = tr.Start(context.Background(), "/netstack", "") },
+		{
+			"exits and is back before one looks", "exited", func(tr *tree) { _ = tr.Start(context.Background(), "/netstack", "") },
 			func(tr *tree) {
 				tr.mu.Lock()
 				x := exited
 				tr.emit(realm.Event{Kind: realm.EventStopped, Moniker: "/netstack", Exit: &x})
 				tr.emit(realm.Event{Kind: realm.EventStarted, Moniker: "/netstack"})
 				tr.mu.Unlock()
-			}, "started exited code=3 after=1s"},
+			}, "started exited code=3 after=1s",
+		},
 		{"is destroyed", "exited", nil, func(tr *tree) {
 			tr.remove("/netstack")
 		}, "precondition: wait /netstack: it is destroyed and will not be exited any more"},
@@ -597,8 +616,10 @@ func TestWaitEndsWithItsDeadline(t *testing.T) {
 	c, _, _ := serve(t, shop(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := c.Wait(ctx, &controlpb.WaitRequest{Query: "netstack",
-		Until: "running"}); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
+	if _, err := c.Wait(ctx, &controlpb.WaitRequest{
+		Query: "netstack",
+		Until: "running",
+	}); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
 		t.Errorf("got %v", err)
 	}
 }
@@ -609,8 +630,10 @@ func TestDoctorVersionShutdown(t *testing.T) {
 		cfg.Doctor = func(context.Context) []Check { return []Check{{Warn, "job backend", "subreaper", "mount cgroup v2"}} }
 	})
 	d, err := c.Doctor(bounded(t), &controlpb.DoctorRequest{})
-	if want := fmt.Sprint([]*controlpb.Check{{Status: "warn", Key: "job backend", Value: "subreaper",
-		Hint: "mount cgroup v2"}}); err != nil || fmt.Sprint(d.GetChecks()) != want {
+	if want := fmt.Sprint([]*controlpb.Check{{
+		Status: "warn", Key: "job backend", Value: "subreaper",
+		Hint: "mount cgroup v2",
+	}}); err != nil || fmt.Sprint(d.GetChecks()) != want {
 		t.Errorf("doctor: %v, %v", d, err)
 	}
 	v, err := c.Version(bounded(t), &controlpb.VersionRequest{})

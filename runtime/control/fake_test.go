@@ -99,8 +99,10 @@ func (t *tree) Resolve(_ context.Context, m name.Moniker) error {
 	defer t.mu.Unlock()
 	i := t.instances[m]
 	if i == nil {
-		return &realm.Error{Op: "find", At: m, Why: capabilities.NotFound, Err: errors.New("no such instance"),
-			Hint: "did you mean /core?"}
+		return &realm.Error{
+			Op: "find", At: m, Why: capabilities.NotFound, Err: errors.New("no such instance"),
+			Hint: "did you mean /core?",
+		}
 	}
 	if i.Decl != nil {
 		return nil
@@ -326,6 +328,7 @@ func (fakeProgram) Processes(context.Context) ([]int, error) { return []int{2049
 func (fakeProgram) Describe() []runners.Detail {
 	return []runners.Detail{{Key: "Job ID", Value: "/sys/fs/cgroup/cmgr/net"}}
 }
+
 func (fakeProgram) Stats(context.Context) (runners.Stats, error) {
 	return runners.Stats{CPU: 1500 * time.Millisecond, Memory: 3 << 20, Processes: -1}, nil
 }

@@ -282,8 +282,10 @@ func (l *loop) flush(in *instance) {
 			l.retry = time.Now().Add(retryAfter)
 		}
 		l.stuck = append(l.stuck, in)
-		line := Line{Time: l.time, Moniker: in.moniker, Stream: Manager,
-			Text: fmt.Sprintf("log not written: %v; the next %d KiB are kept in memory", err, maxBacklog>>10)}
+		line := Line{
+			Time: l.time, Moniker: in.moniker, Stream: Manager,
+			Text: fmt.Sprintf("log not written: %v; the next %d KiB are kept in memory", err, maxBacklog>>10),
+		}
 		for _, sub := range l.matching {
 			sub.put(line)
 		}

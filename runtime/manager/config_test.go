@@ -26,9 +26,13 @@ func TestSettings(t *testing.T) {
 		m      name.Moniker
 		want   bool
 	}{
-		{elf.MainProcessCritical, "/core/net", true}, {elf.MainProcessCritical, "/x/y/z", true}, {elf.MainProcessCritical, "/x", false},
-		{elf.CreateRawProcesses, "/", true}, {elf.CreateRawProcesses, "/core/net", false},
-		{elf.AmbientMarkVmoExec, "/core/net", false}, {"another", "/core/net", false},
+		{elf.MainProcessCritical, "/core/net", true},
+		{elf.MainProcessCritical, "/x/y/z", true},
+		{elf.MainProcessCritical, "/x", false},
+		{elf.CreateRawProcesses, "/", true},
+		{elf.CreateRawProcesses, "/core/net", false},
+		{elf.AmbientMarkVmoExec, "/core/net", false},
+		{"another", "/core/net", false},
 	} {
 		if got := s.allows(c.policy, c.m); got != c.want {
 			t.Errorf("%s for %s: %v, want %v", c.policy, c.m, got, c.want)

@@ -206,7 +206,10 @@ func TestShutdownOrder(t *testing.T) {
 		w.must(w.Shutdown(t.Context()))
 		ev := w.events()
 		for _, o := range [][2]string{
-			{"stopped /b", "stopping /a"}, {"stopped /a", "stopping /"}, {"stopped /c", "stopping /"}, {"stopped /", "stopping /d"},
+			{"stopped /b", "stopping /a"},
+			{"stopped /a", "stopping /"},
+			{"stopped /c", "stopping /"},
+			{"stopped /", "stopping /d"},
 			{"stopped /d", "shutdown /"},
 		} {
 			if !before(ev, o[0], o[1]) {

@@ -445,7 +445,9 @@ func (s *Spec) enter(files, world []int, cgroup int) (pid int, err error) {
 	argv, env := l.pointers(s.argv()), l.pointers(s.Env)
 	for _, list := range [][]Step{
 		// The program's directory is entered as the program's user; what that may not see it shall not be in.
-		w.Enter, own, who, w.Drop, {step("chdir", dir, unix.SYS_CHDIR, Text(dir))}, last, w.Seal,
+		w.Enter, own, who, w.Drop,
+		{step("chdir", dir, unix.SYS_CHDIR, Text(dir))},
+		last, w.Seal,
 		{step("exec", s.Path, unix.SYS_EXECVE, Text(path), argv, env)},
 	} {
 		if err := l.add(world, list...); err != nil {

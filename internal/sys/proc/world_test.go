@@ -31,8 +31,10 @@ func TestWorldStartsAsClean(t *testing.T) {
 	}
 	umask := uint32(0o27)
 	spec := func() *Spec {
-		return &Spec{Path: exe, Args: []string{"some name", "with args"}, Env: []string{"PROC_TEST_CHILD=state"}, Dir: "/usr", Umask: &umask,
-			Files: []int{-1, -1, -1, -1, 2, -1, 1}}
+		return &Spec{
+			Path: exe, Args: []string{"some name", "with args"}, Env: []string{"PROC_TEST_CHILD=state"}, Dir: "/usr", Umask: &umask,
+			Files: []int{-1, -1, -1, -1, 2, -1, 1},
+		}
 	}
 	number := regexp.MustCompile(`[0-9]{5,}`) // of temporary files
 	want, wst := run(t, l, spec())
