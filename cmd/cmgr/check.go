@@ -164,7 +164,11 @@ func (a *app) show(w io.Writer, prefix string, ds manifest.Diagnostics) {
 			fmt.Fprintf(w, "  %s %s\n", s.dim("included at"), from)
 		}
 		if d.Hint != "" {
-			fmt.Fprintf(w, "  %s %s\n", s.yellow("hint:"), printable(d.Hint))
+			mark := s.yellow("hint:")
+			for line := range strings.SplitSeq(d.Hint, "\n") { // the edges of a cycle stand on lines of their own
+				fmt.Fprintf(w, "  %s %s\n", mark, printable(line))
+				mark = "     "
+			}
 		}
 	}
 }
