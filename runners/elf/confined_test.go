@@ -117,8 +117,8 @@ func TestConfinedWorld(t *testing.T) {
 	}{
 		{"a program outside of its world", block("binary", filepath.Join(dir, "pkg/bin/tool")), nil, confine.Grants{},
 			[]string{"a.cml:2:5: program.binary", "no such file", "not in the component's world"}},
-		{"a directory that isn't there", sh("exit", "cwd", "/var/tmp"), nil, confine.Grants{},
-			[]string{"program.cwd", "chdir /var/tmp: no such file or directory"}},
+		{"a directory that isn't there", sh("exit", "cwd", "/var/log"), nil, confine.Grants{},
+			[]string{"program.cwd", "chdir /var/log: no such file or directory"}},
 		{"a place in the platform", sh("exit"), []runners.NamespaceEntry{entry(t, "/usr/no/such", dir, manifest.RightsR)}, confine.Grants{},
 			[]string{"path /usr/no/such: lies in a directory of the platform"}},
 		{"a place of the world's own", sh("exit"), []runners.NamespaceEntry{entry(t, "/pkg/data", dir, manifest.RightsR)}, confine.Grants{},
