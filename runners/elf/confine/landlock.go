@@ -72,8 +72,8 @@ func (c *Confiner) restrict(b *builder, in Contents, k kind) error {
 // ruleFD is the number that a rule's directory gets meanwhile: it stands in memory that was written before.
 const ruleFD = 255
 
-// restrictFiles withholds rights that mounts can't. As Landlock withholds everywhere what it handles, each other place that can be
-// written gets it back.
+// restrictFiles withholds rights that mounts can't. As Landlock withholds everywhere what it handles, each other place that can
+// be written gets it back.
 func (c *Confiner) restrictFiles(b *builder, in Contents, handled uint64) {
 	const op = "restrict by Landlock"
 	handled |= unix.LANDLOCK_ACCESS_FS_REFER // always withheld, unless a rule gives it

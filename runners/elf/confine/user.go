@@ -15,8 +15,8 @@ import (
 )
 
 // Reenter makes the manager of an ordinary user one that can confine: it executes this program anew, as the same process with the
-// same arguments, environment and descriptors, as root of a user namespace and in a mount namespace of its own. It is to be called
-// before anything else, does nothing for root (thus also the second time), and returns only if it need not or cannot.
+// same arguments, environment and descriptors, as root of a user namespace and in a mount namespace of its own. It is to be
+// called before anything else, does nothing for root (thus also the second time), and returns only if it need not or cannot.
 //
 // In the namespace the only user is this one, as 0, and its group the same: what is made is still theirs. All other users look
 // like nobody, so no program can be run as one of them, supplementary groups can't be changed, and the machine itself gives this
