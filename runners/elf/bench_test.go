@@ -49,9 +49,9 @@ func used(b *testing.B) time.Duration {
 	return time.Duration(sum)
 }
 
-// BenchmarkConfined starts and ends a tiny program in turns bare and confined in several ways, each in its job, so that the ratios
-// hold on a busy machine too; and apart from that, since what it leaves to be cleaned up would be the next one's, by bubblewrap. It
-// reports µs of CPU, and the wall time of the start alone.
+// BenchmarkConfined starts and ends a tiny program in turns bare and confined in several ways, each in its job, so that the
+// ratios hold on a busy machine too; and apart from that, since what it leaves to be cleaned up would be the next one's, by
+// bubblewrap. It reports µs of CPU, and the wall time of the start alone.
 func BenchmarkConfined(b *testing.B) {
 	free := confine.Grants{Unconfined: true}
 	r := newRig(b, " confined")

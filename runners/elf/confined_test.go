@@ -119,13 +119,14 @@ func TestConfinedWorld(t *testing.T) {
 			[]string{"a.cml:2:5: program.binary", "no such file", "not in the component's world"}},
 		{"a directory that isn't there", sh("exit", "cwd", "/var/log"), nil, confine.Grants{},
 			[]string{"program.cwd", "chdir /var/log: no such file or directory"}},
-		{"a place in the platform", sh("exit"), []runners.NamespaceEntry{entry(t, "/usr/no/such", dir, manifest.RightsR)}, confine.Grants{},
+		{"a place in the platform", sh("exit"), []runners.NamespaceEntry{entry(t, "/usr/no/such", dir, 0)}, confine.Grants{},
 			[]string{"path /usr/no/such: lies in a directory of the platform"}},
-		{"a place of the world's own", sh("exit"), []runners.NamespaceEntry{entry(t, "/pkg/data", dir, manifest.RightsR)}, confine.Grants{},
+		{"a place of the world's own", sh("exit"), []runners.NamespaceEntry{entry(t, "/pkg/data", dir, 0)}, confine.Grants{},
 			[]string{"path /pkg/data: is the world's own"}},
 		{"a place twice", sh("exit"), []runners.NamespaceEntry{entry(t, "/a", dir, 0), entry(t, "/a", dir, 0)}, confine.Grants{},
 			[]string{"path /a: is given twice"}},
-		{"no such capability", sh("exit"), nil, confine.Grants{Capabilities: []string{"CAP_FLY"}}, []string{`there is no capability "CAP_FLY"`}},
+		{"no such capability", sh("exit"), nil, confine.Grants{Capabilities: []string{"CAP_FLY"}},
+			[]string{`there is no capability "CAP_FLY"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r.info.Namespace = c.entries
@@ -340,14 +341,16 @@ scgi_temp_path /work/s; server { listen 127.0.0.1:%s; root /work; } }`, port)
 		}
 		with()
 		bin := filepath.Dir(postgres)
-		i := r.start(t, block("binary", filepath.Join(bin, "initdb"), "args", []string{"-D", "/data", "-A", "trust", "--no-sync"}, "user", "postgres",
+		i := r.start(t, block("binary", filepath.Join(bin, "initdb"), "user", "postgres",
+			"args", []string{"-D", "/data", "-A", "trust", "--no-sync"},
 			"environ", []string{"LC_ALL=C", "PATH=/usr/bin:/bin:" + bin}))
 		out := i.all()
 		if x := wait(t, i); x.Code != 0 {
 			t.Fatalf("initdb %v:\n%s", x, out)
 		}
 		with()
-		p := r.start(t, block("binary", postgres, "args", []string{"-D", "/data", "-k", "/data", "-c", "listen_addresses="}, "user", "postgres",
+		p := r.start(t, block("binary", postgres, "user", "postgres",
+			"args", []string{"-D", "/data", "-k", "/data", "-c", "listen_addresses="},
 			"stop_signal", "INT"))
 		psql, err := exec.LookPath(filepath.Join(bin, "psql"))
 		if err != nil {

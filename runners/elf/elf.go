@@ -74,9 +74,9 @@ func New(cfg Config) *Runner {
 // Close waits until the ends that are under way have been reported. It ends no program.
 func (r *Runner) Close() { r.wg.Wait() }
 
-// Start runs info's program in a job of its own. With `ready: "lifecycle"` it returns when the program is ready. A confined program
-// finds its package at /pkg and what Namespace says at the paths there; to one that shares the manager's file system they mean
-// nothing. The outgoing directory is closed.
+// Start runs info's program in a job of its own. With `ready: "lifecycle"` it returns when the program is ready. A confined
+// program finds its package at /pkg and what Namespace says at the paths there; to one that shares the manager's file system
+// they mean nothing. The outgoing directory is closed.
 func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Program, error) {
 	defer info.Close() // the program has duplicates
 	p, err := r.start(ctx, &info)
@@ -218,7 +218,8 @@ func failure(info *runners.StartInfo, err error) error {
 			e.Err = at(info, "limits."+se.Path, err)
 		case se.Op == "exec" && se.Kind == proc.NotFound && strings.HasSuffix(se.Reason, unix.ENOENT.Error()):
 			e.Err = at(info, "binary", err)
-			e.Hint = "it is there for the manager, but not in the component's world: put it into its package, route its directory to it, " +
+			e.Hint = "it is there for the manager, but not in the component's world: put it into its package, route its directory to " +
+				"it, " +
 				"or have it added to the platform"
 		case se.Op == "exec" && se.Kind == proc.Denied:
 			e.Hint = "only root can start a program as another user"

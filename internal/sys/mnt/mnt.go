@@ -10,9 +10,9 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/proc"
 )
 
-// Namespace makes a namespace of kind flag (unix.CLONE_NEWNS, unix.CLONE_NEWNET), has build called in it, and returns a descriptor
-// of it, close-on-exec and the caller's, which keeps it. build runs on a thread of its own with umask 0, whose root directory in a
-// mount namespace may be changed; there what was mounted elsewhere neither comes nor goes any more.
+// Namespace makes a namespace of kind flag (unix.CLONE_NEWNS, unix.CLONE_NEWNET), has build called in it, and returns a
+// descriptor of it, close-on-exec and the caller's, which keeps it. build runs on a thread of its own with umask 0, whose root
+// directory in a mount namespace may be changed; there what was mounted elsewhere neither comes nor goes any more.
 func Namespace(flag int, build func() error) (fd int, err error) {
 	file := map[int]string{unix.CLONE_NEWNS: "mnt", unix.CLONE_NEWNET: "net"}[flag]
 	done := make(chan struct{})

@@ -19,7 +19,8 @@ import (
 // thread of this process ever has to take on what cannot be put off again, and no second program has to be executed.
 //
 // A system call may write into memory that it is given, may wait, and may fail: then the process ends, and the start fails with
-// an Error that tells the step. As it shares memory, it holds up a garbage collection meanwhile: steps must not wait for anything.
+// an Error that tells the step. As it shares memory, it holds up a garbage collection meanwhile: steps must not wait for
+// anything.
 type World struct {
 	// Flags are the namespaces (CLONE_NEW…, clone(2)) that it is born in.
 	Flags uintptr
@@ -35,8 +36,8 @@ type World struct {
 	Path, Dir string
 }
 
-// A Base is steps that a launching thread of its own takes on once and for all; whoever it makes is born with what came of them. The
-// thread must still be able to make processes and lead them into their worlds. Each Base that is used costs a thread, until
+// A Base is steps that a launching thread of its own takes on once and for all; whoever it makes is born with what came of them.
+// The thread must still be able to make processes and lead them into their worlds. Each Base that is used costs a thread, until
 // the last Launcher is closed.
 type Base struct {
 	Steps []Step
@@ -116,7 +117,8 @@ func (w *World) files() []int {
 	return slices.Concat(w.Files, w.Base.Files)
 }
 
-// encode and decodeWorld are the form in which a World goes to a keeper; without Files, and with a base's of the right number only.
+// encode and decodeWorld are the form in which a World goes to a keeper; without Files, and with a base's of the right number
+// only.
 func (w *World) encode() []byte {
 	b := binary.AppendUvarint(nil, uint64(w.Flags))
 	text := func(s []byte) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
@@ -437,7 +439,8 @@ func (s *Spec) enter(files, world []int, cgroup int) (pid int, err error) {
 			step(opBecome, name, unix.SYS_SETRESUID, Int(c.Uid), Int(c.Uid), Int(c.Uid)))
 	}()
 	mask := Pointer(make([]byte, 8)) // no signal
-	last := append(descriptors(files), step("unblock signals", "", unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), mask, Int(0), Int(8)))
+	last := append(descriptors(files),
+		step("unblock signals", "", unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), mask, Int(0), Int(8)))
 	path := w.Path
 	if path == "" {
 		path = s.Path

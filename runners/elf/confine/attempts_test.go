@@ -571,7 +571,9 @@ var attempts = []attempt{
 		d := [2]unix.CapUserData{{Effective: 1, Permitted: 1}}
 		return unix.Capset(&h, &d[0])
 	}},
-	{"raise an ambient capability", func(*facts) error { return unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, 0, 0, 0) }},
+	{"raise an ambient capability", func(*facts) error {
+		return unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, 0, 0, 0)
+	}},
 	{"change securebits", func(*facts) error { return unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0) }},
 	{"clear no_new_privs", func(*facts) error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0) }},
 	{"take the filter off", func(*facts) error { return unix.Prctl(unix.PR_SET_SECCOMP, 0, 0, 0, 0) }},
@@ -639,7 +641,10 @@ var attempts = []attempt{
 	{"make a crypto socket", sockets(unix.AF_ALG, unix.SOCK_SEQPACKET, 0)},
 	{"make a Bluetooth socket", sockets(unix.AF_BLUETOOTH, unix.SOCK_RAW, 1)},
 	{"make an XDP socket", sockets(unix.AF_XDP, unix.SOCK_RAW, 0)},
-	{"make a pair of internet sockets", func(*facts) error { _, err := unix.Socketpair(unix.AF_INET, unix.SOCK_STREAM, 0); return err }},
+	{"make a pair of internet sockets", func(*facts) error {
+		_, err := unix.Socketpair(unix.AF_INET, unix.SOCK_STREAM, 0)
+		return err
+	}},
 	{"connect to a socket of the host", dials("unix", func(f *facts) string { return f.Unix })},
 	{abstractAttempt, dials("unix", func(f *facts) string { return f.Abstract })},
 	{siblingAttempt, dials("unix", func(f *facts) string { return f.Sibling2 })},

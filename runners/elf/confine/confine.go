@@ -12,8 +12,8 @@
 //   - Files: the mount namespace; mounts are read-only unless writing is granted, and noexec unless executing is; all are nosuid
 //     and nodev. Landlock where a right is finer than that.
 //   - Processes: a PID namespace, in which the program is no. 1, with a /proc of its own that shows nothing but processes
-//     (subset=pid). As no. 1 it is told of the ends of orphans, and cannot end itself by a signal (pid_namespaces(7)); the manager
-//     can, by any. Queues and memory with names or keys (mq_overview(7), sysvipc(7)) go with a /dev/shm of one's own, in
+//     (subset=pid). As no. 1 it is told of the ends of orphans, and cannot end itself by a signal (pid_namespaces(7)); the
+//     manager can, by any. Queues and memory with names or keys (mq_overview(7), sysvipc(7)) go with a /dev/shm of one's own, in
 //     an IPC namespace. Landlock's scopes (ABI 6) keep to the component what has no namespace.
 //   - Network: a network namespace without an interface that is up, the same for all who were granted none, and a filter that
 //     refuses sockets other than unix ones.
@@ -220,7 +220,9 @@ const memfdNoexec = "/proc/sys/vm/memfd_noexec"
 var devices = map[string]int{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 
 // links are what stands in /dev beside them.
-var links = map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+var links = map[string]string{
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+}
 
 // own are the paths that a world always has, and that nothing can be routed to.
 var own = []string{"/", "/dev", "/dev/fd", "/dev/full", "/dev/null", "/dev/random", "/dev/stderr", "/dev/stdin", "/dev/stdout",

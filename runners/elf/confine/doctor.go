@@ -21,7 +21,9 @@ type Finding struct {
 
 // Doctor says what is in force, and what is weaker here.
 func (c *Confiner) Doctor() []Finding {
-	user := Finding{Name: "confinement", Value: "namespaces of mounts, processes and network; no capabilities; system calls filtered"}
+	user := Finding{
+		Name: "confinement", Value: "namespaces of mounts, processes and network; no capabilities; system calls filtered",
+	}
 	if !Root() {
 		user.Weaker = "in a user namespace, all programs run as the manager's own user: `user` and `group` are refused; granted " +
 			"capabilities hold for the namespace alone"
@@ -29,7 +31,8 @@ func (c *Confiner) Doctor() []Finding {
 	landlock := Finding{Name: "landlock", Value: fmt.Sprintf("ABI %d", c.landlock)}
 	switch {
 	case c.landlock < landlockRefer:
-		landlock.Weaker = "a directory with only one of write_bytes and modify_directory can be written in both ways (Linux 5.19), and " +
+		landlock.Weaker = "a directory with only one of write_bytes and modify_directory can be written in both ways " +
+			"(Linux 5.19), and " +
 			scopesMissing
 	case c.landlock < landlockScopes:
 		landlock.Weaker = scopesMissing
@@ -44,7 +47,8 @@ func (c *Confiner) Doctor() []Finding {
 	return []Finding{user, landlock, memory}
 }
 
-const scopesMissing = "programs without the network can reach each other's abstract unix sockets, and those with it also the host's (Linux 6.12)"
+const scopesMissing = "programs without the network can reach each other's abstract unix sockets, and those with it " +
+	"also the host's (Linux 6.12)"
 
 // Describe lists what a program with those contents can touch, one thing a line: the path, what may be done, and what it is. host
 // tells what a path was routed from, or "".

@@ -74,7 +74,8 @@ var allowed = []uint32{
 	unix.SYS_LANDLOCK_ADD_RULE, unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_LANDLOCK_RESTRICT_SELF, unix.SYS_SECCOMP,
 }
 
-// named are those for queues, semaphores and memory that have names or keys in an IPC namespace: allowed to who has one of its own.
+// named are those for queues, semaphores and memory that have names or keys in an IPC namespace: allowed to who has one of its
+// own.
 var named = []uint32{
 	unix.SYS_MQ_GETSETATTR, unix.SYS_MQ_NOTIFY, unix.SYS_MQ_OPEN, unix.SYS_MQ_TIMEDRECEIVE, unix.SYS_MQ_TIMEDSEND,
 	unix.SYS_MQ_UNLINK, unix.SYS_MSGCTL, unix.SYS_MSGGET, unix.SYS_MSGRCV, unix.SYS_MSGSND, unix.SYS_SEMCTL,
@@ -133,7 +134,8 @@ func checked(network bool) map[uint32][]instruction {
 	if network {
 		// Of netlink routing alone, by which addresses are listed.
 		route := argument(2, when(equal, unix.NETLINK_ROUTE, ret(allow), ret(refuse(unix.EPROTONOSUPPORT))))
-		family = when(equal, unix.AF_INET, ret(allow), when(equal, unix.AF_INET6, ret(allow), when(equal, unix.AF_NETLINK, route, family)))
+		family = when(equal, unix.AF_NETLINK, route, family)
+		family = when(equal, unix.AF_INET, ret(allow), when(equal, unix.AF_INET6, ret(allow), family))
 	}
 	socket := argument(0, when(equal, unix.AF_UNIX, ret(allow), family))
 	const noRandomize = 0x0040000 // ADDR_NO_RANDOMIZE (personality(2))

@@ -159,8 +159,9 @@ func TestFilterAgainstSystemd(t *testing.T) {
 		t.Skipf("%d system calls in systemd's list", len(service))
 	}
 	harmless := map[string]string{
-		"landlock_add_rule": "confines oneself", "landlock_create_ruleset": "confines oneself", "landlock_restrict_self": "confines oneself",
-		"seccomp": "confines oneself", "pkey_alloc": "of one's own memory", "pkey_free": "of one's own memory",
+		"landlock_add_rule": "confines oneself", "landlock_create_ruleset": "confines oneself",
+		"landlock_restrict_self": "confines oneself",
+		"seccomp":                "confines oneself", "pkey_alloc": "of one's own memory", "pkey_free": "of one's own memory",
 		"pkey_mprotect": "of one's own memory", "memfd_secret": "of one's own memory", "cachestat": "newer", "futex_wake": "newer",
 		"futex_wait": "newer", "futex_requeue": "newer", "fchmodat2": "newer", "map_shadow_stack": "newer", "mseal": "newer",
 		"getxattrat": "newer", "setxattrat": "newer", "listxattrat": "newer", "removexattrat": "newer",
@@ -189,10 +190,14 @@ func systemCallNames(t *testing.T) map[uint32]string {
 		t.Skip(err)
 	}
 	// Those newer than the header.
-	names := map[uint32]string{unix.SYS_FCHMODAT2: "fchmodat2", unix.SYS_MAP_SHADOW_STACK: "map_shadow_stack", unix.SYS_FUTEX_WAKE: "futex_wake",
-		unix.SYS_FUTEX_WAIT: "futex_wait", unix.SYS_FUTEX_REQUEUE: "futex_requeue", unix.SYS_CACHESTAT: "cachestat", unix.SYS_MSEAL: "mseal",
+	names := map[uint32]string{
+		unix.SYS_FCHMODAT2: "fchmodat2", unix.SYS_MAP_SHADOW_STACK: "map_shadow_stack",
+		unix.SYS_FUTEX_WAKE: "futex_wake",
+		unix.SYS_FUTEX_WAIT: "futex_wait", unix.SYS_FUTEX_REQUEUE: "futex_requeue",
+		unix.SYS_CACHESTAT: "cachestat", unix.SYS_MSEAL: "mseal",
 		unix.SYS_SETXATTRAT: "setxattrat", unix.SYS_GETXATTRAT: "getxattrat", unix.SYS_LISTXATTRAT: "listxattrat",
-		unix.SYS_REMOVEXATTRAT: "removexattrat", unix.SYS_SET_MEMPOLICY_HOME_NODE: "set_mempolicy_home_node"}
+		unix.SYS_REMOVEXATTRAT: "removexattrat", unix.SYS_SET_MEMPOLICY_HOME_NODE: "set_mempolicy_home_node",
+	}
 	for line := range strings.Lines(string(out)) {
 		var name string
 		var nr uint32
@@ -261,9 +266,11 @@ func TestSeeds(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	r := newRig(t)
 	in := Contents{Package: 0, Items: []Item{
-		{Path: "/data", Rights: manifest.RightsRW}, {Path: "/svc/log", Rights: manifest.RightsR}, {Path: "/etc", Rights: manifest.RightsW},
+		{Path: "/data", Rights: manifest.RightsRW}, {Path: "/svc/log", Rights: manifest.RightsR},
+		{Path: "/etc", Rights: manifest.RightsW},
 	}}
-	got := strings.Join(r.Describe(in, func(p string) string { return map[string]string{"/data": "/core storage data"}[p] }), "\n") + "\n"
+	host := func(p string) string { return map[string]string{"/data": "/core storage data"}[p] }
+	got := strings.Join(r.Describe(in, host), "\n") + "\n"
 	for _, want := range []string{
 		"/usr                     r-x   the platform\n", "/pkg                     r-x   its package\n",
 		"/data                    rw-   routed from /core storage data\n",

@@ -58,8 +58,8 @@ type Contents struct {
 	Grants  Grants
 }
 
-// World prepares the world with those contents, in which the program is at file and begins in dir. release is to be called when the
-// start is over.
+// World prepares the world with those contents, in which the program is at file and begins in dir. release is to be called when
+// the start is over.
 func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release func(), err error) {
 	items := slices.Clone(in.Items)
 	// What is mounted within another comes after that.
@@ -189,11 +189,12 @@ func (b *builder) fs(path, name, option, value string) proc.Arg {
 		proc.Int(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC))
 }
 
-// memfd has no memory file executed in the PID namespace that the process is the first of; where the sysctl can't be set the filter
-// refuses at least those that say that they are to be.
+// memfd has no memory file executed in the PID namespace that the process is the first of; where the sysctl can't be set the
+// filter refuses at least those that say that they are to be.
 func (b *builder) memfd(can bool) {
 	if can {
-		f := b.enter("open", memfdNoexec, unix.SYS_OPENAT, proc.Int(unix.AT_FDCWD), proc.Text(memfdNoexec), proc.Int(unix.O_WRONLY|unix.O_CLOEXEC))
+		f := b.enter("open", memfdNoexec, unix.SYS_OPENAT, proc.Int(unix.AT_FDCWD), proc.Text(memfdNoexec),
+			proc.Int(unix.O_WRONLY|unix.O_CLOEXEC))
 		b.enter("write", memfdNoexec, unix.SYS_WRITE, f, proc.Text("1"), proc.Int(1))
 	}
 }
@@ -246,7 +247,8 @@ func (c *Confiner) privileges(b *builder, k kind, keep uint64) error {
 	}
 	lo, hi := keep&0xffffffff, keep>>32
 	// A header with pid 0; then effective, permitted and inheritable, of 32 bits each, twice (capset(2)).
-	b.drop(op, "", unix.SYS_CAPSET, proc.Pointer(words(unix.LINUX_CAPABILITY_VERSION_3)), proc.Pointer(words(lo|lo<<32, lo|hi<<32, hi|hi<<32)))
+	b.drop(op, "", unix.SYS_CAPSET, proc.Pointer(words(unix.LINUX_CAPABILITY_VERSION_3)),
+		proc.Pointer(words(lo|lo<<32, lo|hi<<32, hi|hi<<32)))
 	for i := range c.lastCap + 1 {
 		if keep&(1<<i) != 0 {
 			b.drop("pass on capability", capabilityNames[i], unix.SYS_PRCTL, proc.Int(unix.PR_CAP_AMBIENT),
