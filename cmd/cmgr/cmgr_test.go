@@ -164,6 +164,17 @@ func (shop) Shutdown(context.Context, *controlpb.ShutdownRequest) (*controlpb.Sh
 	return &controlpb.ShutdownResponse{}, nil
 }
 
+func (shop) Capability(context.Context, *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error) {
+	at := &controlpb.Position{File: "core.cml", Line: 3, Column: 9}
+	return &controlpb.CapabilityResponse{
+		Declarations: []*controlpb.Mention{{Moniker: "/log", Kind: "protocol", SourceName: "log", TargetName: "log"}},
+		Offers: []*controlpb.Mention{
+			{Moniker: "/", Kind: "protocol", SourceName: "log", TargetName: "syslog", From: "#log", To: "#core", Position: at},
+		},
+		Uses: []*controlpb.Mention{{Moniker: "/core", Kind: "directory", SourceName: "log", TargetName: "log", From: "parent", Position: at}},
+	}, nil
+}
+
 func (shop) Route(_ context.Context, r *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
 	out := &controlpb.RouteResponse{Moniker: "/core", Routes: []*controlpb.RouteReport{
 		{
@@ -323,6 +334,9 @@ shutdown --json
 route /core
 route -v /core use:elf,core
 route /core --json
+capability log
+capability log --json
+capability
 graph
 graph --routes
 graph --only descendants:/core --routes

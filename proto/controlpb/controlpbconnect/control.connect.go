@@ -68,6 +68,8 @@ const (
 	ControlDestroyProcedure = "/cmgr.control.v1.Control/Destroy"
 	// ControlRouteProcedure is the fully-qualified name of the Control's Route RPC.
 	ControlRouteProcedure = "/cmgr.control.v1.Control/Route"
+	// ControlCapabilityProcedure is the fully-qualified name of the Control's Capability RPC.
+	ControlCapabilityProcedure = "/cmgr.control.v1.Control/Capability"
 	// ControlGraphProcedure is the fully-qualified name of the Control's Graph RPC.
 	ControlGraphProcedure = "/cmgr.control.v1.Control/Graph"
 	// ControlLogsProcedure is the fully-qualified name of the Control's Logs RPC.
@@ -111,6 +113,9 @@ type ControlClient interface {
 	Destroy(context.Context, *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
+	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
+	// that is read so far says is not found.
+	Capability(context.Context, *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error)
 	// Graph gives the tree, and on demand the routes between its instances.
 	Graph(context.Context, *controlpb.GraphRequest) (*controlpb.GraphResponse, error)
 	// Logs gives lines of programs' output, oldest first.
@@ -211,6 +216,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Route")),
 			connect.WithClientOptions(opts...),
 		),
+		capability: connect.NewClient[controlpb.CapabilityRequest, controlpb.CapabilityResponse](
+			httpClient,
+			baseURL+ControlCapabilityProcedure,
+			connect.WithSchema(controlMethods.ByName("Capability")),
+			connect.WithClientOptions(opts...),
+		),
 		graph: connect.NewClient[controlpb.GraphRequest, controlpb.GraphResponse](
 			httpClient,
 			baseURL+ControlGraphProcedure,
@@ -270,6 +281,7 @@ type controlClient struct {
 	runInCollection *connect.Client[controlpb.RunInCollectionRequest, controlpb.InstanceResponse]
 	destroy         *connect.Client[controlpb.InstanceRequest, controlpb.DestroyResponse]
 	route           *connect.Client[controlpb.RouteRequest, controlpb.RouteResponse]
+	capability      *connect.Client[controlpb.CapabilityRequest, controlpb.CapabilityResponse]
 	graph           *connect.Client[controlpb.GraphRequest, controlpb.GraphResponse]
 	logs            *connect.Client[controlpb.LogsRequest, controlpb.LogLine]
 	events          *connect.Client[controlpb.EventsRequest, controlpb.Event]
@@ -387,6 +399,15 @@ func (c *controlClient) Route(ctx context.Context, req *controlpb.RouteRequest) 
 	return nil, err
 }
 
+// Capability calls cmgr.control.v1.Control.Capability.
+func (c *controlClient) Capability(ctx context.Context, req *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error) {
+	response, err := c.capability.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Graph calls cmgr.control.v1.Control.Graph.
 func (c *controlClient) Graph(ctx context.Context, req *controlpb.GraphRequest) (*controlpb.GraphResponse, error) {
 	response, err := c.graph.CallUnary(ctx, connect.NewRequest(req))
@@ -469,6 +490,9 @@ type ControlHandler interface {
 	Destroy(context.Context, *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
+	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
+	// that is read so far says is not found.
+	Capability(context.Context, *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error)
 	// Graph gives the tree, and on demand the routes between its instances.
 	Graph(context.Context, *controlpb.GraphRequest) (*controlpb.GraphResponse, error)
 	// Logs gives lines of programs' output, oldest first.
@@ -565,6 +589,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Route")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlCapabilityHandler := connect.NewUnaryHandlerSimple(
+		ControlCapabilityProcedure,
+		svc.Capability,
+		connect.WithSchema(controlMethods.ByName("Capability")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlGraphHandler := connect.NewUnaryHandlerSimple(
 		ControlGraphProcedure,
 		svc.Graph,
@@ -633,6 +663,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlDestroyHandler.ServeHTTP(w, r)
 		case ControlRouteProcedure:
 			controlRouteHandler.ServeHTTP(w, r)
+		case ControlCapabilityProcedure:
+			controlCapabilityHandler.ServeHTTP(w, r)
 		case ControlGraphProcedure:
 			controlGraphHandler.ServeHTTP(w, r)
 		case ControlLogsProcedure:
@@ -702,6 +734,10 @@ func (UnimplementedControlHandler) Destroy(context.Context, *controlpb.InstanceR
 
 func (UnimplementedControlHandler) Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Route is not implemented"))
+}
+
+func (UnimplementedControlHandler) Capability(context.Context, *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Capability is not implemented"))
 }
 
 func (UnimplementedControlHandler) Graph(context.Context, *controlpb.GraphRequest) (*controlpb.GraphResponse, error) {
