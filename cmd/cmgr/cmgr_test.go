@@ -140,6 +140,14 @@ func (shop) Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.Instan
 	return nil, connect.NewError(connect.CodeInternal, errors.New("kill /core: it still runs 5s after it was killed"))
 }
 
+func (shop) Signal(_ context.Context, r *controlpb.SignalRequest) (*controlpb.InstanceResponse, error) {
+	i, err := find(r.GetQuery())
+	if err == nil && i.GetState() != "started" {
+		err = connect.NewError(connect.CodeFailedPrecondition, errors.New("signal "+r.GetQuery()+": no program of it runs"))
+	}
+	return &controlpb.InstanceResponse{Instance: i}, err
+}
+
 func (shop) Resolve(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	i, err := find(r.GetQuery())
 	return &controlpb.InstanceResponse{Instance: i}, err
@@ -322,7 +330,21 @@ start /core/net
 start /core/net --json
 stop /core
 stop /core --json
+stop /core /core/net /core
+stop /core /core/net --json
+stop /core nothing
+stop /core*
+stop /nothing/*
+stop /core/[
+start /core /core/net
+start
 kill /core
+kill -s hup /core
+signal SIGUSR1 /core
+signal HUP /core /core/net
+signal HUP /*
+signal nonsense /core
+signal HUP
 resolve /core/net
 destroy /core/jobs:import-7
 create /core/jobs:import-8 import.cml

@@ -191,6 +191,17 @@ func TestActions(t *testing.T) {
 	step("resolve", "/core resolved", r, err)
 	r, err = c.Start(ctx, query("net"))
 	step("start", "/core/net started", r, err)
+	signal := func(q, sig string) (*controlpb.InstanceResponse, error) {
+		return c.Signal(ctx, &controlpb.SignalRequest{Query: q, Signal: sig})
+	}
+	r, err = signal("net", "hup")
+	step("signal", "/core/net started", r, err)
+	r, err = signal("net", "USR1")
+	step("signal that fails", "internal: signal /core/net: got user defined signal 1", r, err)
+	r, err = signal("net", "hop")
+	step("no signal", `invalid: signal /core/net: unknown signal "hop"; kill -l lists them`, r, err)
+	r, err = signal("/core", "hup")
+	step("signal without a program", "precondition: signal /core: no program of it runs", r, err)
 	r, err = c.Stop(ctx, query("net"))
 	step("stop", "/core/net resolved", r, err)
 	r, err = c.Reload(ctx, query("net"))

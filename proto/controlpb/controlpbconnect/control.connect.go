@@ -58,6 +58,8 @@ const (
 	ControlStopProcedure = "/cmgr.control.v1.Control/Stop"
 	// ControlKillProcedure is the fully-qualified name of the Control's Kill RPC.
 	ControlKillProcedure = "/cmgr.control.v1.Control/Kill"
+	// ControlSignalProcedure is the fully-qualified name of the Control's Signal RPC.
+	ControlSignalProcedure = "/cmgr.control.v1.Control/Signal"
 	// ControlReloadProcedure is the fully-qualified name of the Control's Reload RPC.
 	ControlReloadProcedure = "/cmgr.control.v1.Control/Reload"
 	// ControlCreateProcedure is the fully-qualified name of the Control's Create RPC.
@@ -102,6 +104,8 @@ type ControlClient interface {
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
+	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
 	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
 	// has become invalid, it says so and stops nothing.
 	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
@@ -184,6 +188,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlKillProcedure,
 			connect.WithSchema(controlMethods.ByName("Kill")),
+			connect.WithClientOptions(opts...),
+		),
+		signal: connect.NewClient[controlpb.SignalRequest, controlpb.InstanceResponse](
+			httpClient,
+			baseURL+ControlSignalProcedure,
+			connect.WithSchema(controlMethods.ByName("Signal")),
 			connect.WithClientOptions(opts...),
 		),
 		reload: connect.NewClient[controlpb.InstanceRequest, controlpb.InstanceResponse](
@@ -276,6 +286,7 @@ type controlClient struct {
 	start           *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	stop            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	kill            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
+	signal          *connect.Client[controlpb.SignalRequest, controlpb.InstanceResponse]
 	reload          *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	create          *connect.Client[controlpb.CreateRequest, controlpb.InstanceResponse]
 	runInCollection *connect.Client[controlpb.RunInCollectionRequest, controlpb.InstanceResponse]
@@ -348,6 +359,15 @@ func (c *controlClient) Stop(ctx context.Context, req *controlpb.InstanceRequest
 // Kill calls cmgr.control.v1.Control.Kill.
 func (c *controlClient) Kill(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	response, err := c.kill.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Signal calls cmgr.control.v1.Control.Signal.
+func (c *controlClient) Signal(ctx context.Context, req *controlpb.SignalRequest) (*controlpb.InstanceResponse, error) {
+	response, err := c.signal.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -479,6 +499,8 @@ type ControlHandler interface {
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
+	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
 	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
 	// has become invalid, it says so and stops nothing.
 	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
@@ -557,6 +579,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlKillProcedure,
 		svc.Kill,
 		connect.WithSchema(controlMethods.ByName("Kill")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlSignalHandler := connect.NewUnaryHandlerSimple(
+		ControlSignalProcedure,
+		svc.Signal,
+		connect.WithSchema(controlMethods.ByName("Signal")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlReloadHandler := connect.NewUnaryHandlerSimple(
@@ -653,6 +681,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlStopHandler.ServeHTTP(w, r)
 		case ControlKillProcedure:
 			controlKillHandler.ServeHTTP(w, r)
+		case ControlSignalProcedure:
+			controlSignalHandler.ServeHTTP(w, r)
 		case ControlReloadProcedure:
 			controlReloadHandler.ServeHTTP(w, r)
 		case ControlCreateProcedure:
@@ -714,6 +744,10 @@ func (UnimplementedControlHandler) Stop(context.Context, *controlpb.InstanceRequ
 
 func (UnimplementedControlHandler) Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Kill is not implemented"))
+}
+
+func (UnimplementedControlHandler) Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Signal is not implemented"))
 }
 
 func (UnimplementedControlHandler) Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
