@@ -2782,10 +2782,12 @@ type Finding struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Position *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	// The short name of the rule; "" when it isn't one of the manifest language.
-	Rule          string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Hint          string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
-	Warning       bool   `protobuf:"varint,5,opt,name=warning,proto3" json:"warning,omitempty"`
+	Rule    string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Hint    string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
+	Warning bool   `protobuf:"varint,5,opt,name=warning,proto3" json:"warning,omitempty"`
+	// The include that brought the file of the position in; absent if that is the manifest itself.
+	IncludedAt    *Position `protobuf:"bytes,6,opt,name=included_at,json=includedAt,proto3" json:"included_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2853,6 +2855,13 @@ func (x *Finding) GetWarning() bool {
 		return x.Warning
 	}
 	return false
+}
+
+func (x *Finding) GetIncludedAt() *Position {
+	if x != nil {
+		return x.IncludedAt
+	}
+	return nil
 }
 
 var File_proto_control_v1_control_proto protoreflect.FileDescriptor
@@ -3084,13 +3093,15 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x04 \x03(\tR\n" +
 	"candidates\x124\n" +
-	"\bfindings\x18\x05 \x03(\v2\x18.cmgr.control.v1.FindingR\bfindings\"\x9c\x01\n" +
+	"\bfindings\x18\x05 \x03(\v2\x18.cmgr.control.v1.FindingR\bfindings\"\xd8\x01\n" +
 	"\aFinding\x125\n" +
 	"\bposition\x18\x01 \x01(\v2\x19.cmgr.control.v1.PositionR\bposition\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
 	"\x04hint\x18\x04 \x01(\tR\x04hint\x12\x18\n" +
-	"\awarning\x18\x05 \x01(\bR\awarning2\xd4\f\n" +
+	"\awarning\x18\x05 \x01(\bR\awarning\x12:\n" +
+	"\vincluded_at\x18\x06 \x01(\v2\x19.cmgr.control.v1.PositionR\n" +
+	"includedAt2\xd4\f\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -3207,53 +3218,54 @@ var file_proto_control_v1_control_proto_depIdxs = []int32{
 	41, // 31: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
 	40, // 32: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
 	22, // 33: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	7,  // 34: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 35: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 36: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 37: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 38: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 39: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 40: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 41: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	3,  // 42: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.InstanceRequest
-	13, // 43: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	14, // 44: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 45: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	15, // 46: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	18, // 47: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	23, // 48: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	26, // 49: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	28, // 50: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	30, // 51: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	32, // 52: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	35, // 53: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	37, // 54: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	8,  // 55: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	9,  // 56: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	5,  // 57: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 58: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 59: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 60: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 61: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 62: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 63: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 64: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 65: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 66: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	16, // 67: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	19, // 68: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	24, // 69: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	27, // 70: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	29, // 71: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	31, // 72: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	33, // 73: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	36, // 74: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	38, // 75: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	55, // [55:76] is the sub-list for method output_type
-	34, // [34:55] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	22, // 34: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	7,  // 35: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 36: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 37: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 38: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 39: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 40: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 41: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 42: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	3,  // 43: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.InstanceRequest
+	13, // 44: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	14, // 45: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 46: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	15, // 47: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	18, // 48: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	23, // 49: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	26, // 50: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	28, // 51: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	30, // 52: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	32, // 53: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	35, // 54: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	37, // 55: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	8,  // 56: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	9,  // 57: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	5,  // 58: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 59: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 60: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 61: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 62: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 63: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 64: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 65: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 66: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 67: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	16, // 68: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	19, // 69: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	24, // 70: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	27, // 71: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	29, // 72: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	31, // 73: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	33, // 74: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	36, // 75: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	38, // 76: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	56, // [56:77] is the sub-list for method output_type
+	35, // [35:56] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
