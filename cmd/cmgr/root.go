@@ -14,7 +14,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cmgr/cmgr/capabilities"
-	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/runtime/control"
 )
@@ -38,8 +37,6 @@ type app struct {
 	json, noColor bool
 
 	parsed bool // the command line was accepted
-
-	included map[string]manifest.Pos // where the files are included that the manifests of this call include
 }
 
 // cmgr is the program.
