@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
 )
 
@@ -55,20 +56,31 @@ After each change "cmgr check *.cml" says what is wrong, and "cmgr fmt -w *.cml"
 func newInit(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init [DIR]",
-		Short: "write a first tree that runs",
+		Short: "write a first tree that runs; as process no. 1: be the init",
 		Long: `Write a first tree that runs: a root, one component, and a short README.md. They
 are written to DIR, which is made if need be, or to the current directory. Files
-that are there are never overwritten.`,
+that are there are never overwritten.
+
+As process no. 1 (of a machine or of a container) it is the init instead, as when
+it is called by the names init, runit or runit-init, and then without DIR: stages
+1, 2 and 3 of /etc/runit; or with a manifest, a tree in place of stage 2, with
+the flags of cmgr run. "cmgr init 0" asks that process to power off, "cmgr init
+6" to reboot. The manual is runit(8).`,
 		Example: `  cmgr init first
-  cmgr run first/root.cml`,
+  cmgr run first/root.cml
+  init=/usr/bin/cmgr -- init /etc/cmgr/root.cml      (at the end of a boot line)
+  cmgr init 6`,
 		GroupID: groupTool,
 		Args:    between(0, 1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."
 			if len(args) > 0 {
+				if pid1.IsManifest(args[0]) {
+					return usagef(cmd, "run it without a machine of its own: cmgr run "+args[0], "only process no. 1 can be the init of %s", args[0])
+				}
 				dir = args[0]
 			}
 			files := []string{}

@@ -24,5 +24,10 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 1 && programs[args[1]] != nil {
 		return programs[args[1]](args[1:], stdin, stdout, stderr)
 	}
+	if len(args) > 1 && args[1] == "init" {
+		if p := initProgram(args[2:]); p != nil {
+			return p(args[1:], stdin, stdout, stderr)
+		}
+	}
 	return cmgr(args, stdin, stdout, stderr)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners/elf/job"
+	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/manager"
 	front "github.com/cmgr/cmgr/runtime/screen"
@@ -125,6 +126,11 @@ func (a *app) run(cfg manager.Config, verbose bool) error {
 	<-stopped
 	cancel()
 	if out, ok := errors.AsType[*manager.Outcome](err); ok {
+		if out.Rebooted != "" && os.Getenv(pid1.TreeEnv) != "" {
+			if err := pid1.AskReboot(); err != nil {
+				return fmt.Errorf("reboot: %w", err)
+			}
+		}
 		return &control.Error{Problem: &control.Problem{Kind: capabilities.Unavailable.String(), Message: out.Error()}}
 	}
 	return cmp.Or(err, cfg.Screen.Err())

@@ -57,6 +57,8 @@ type tree struct {
 	stdout, stderr bytes.Buffer
 	exited         chan struct{}
 	code           int
+
+	said func() string // what is on the console, where the tree is process no. 1
 }
 
 // write lays out files below a new directory.
@@ -115,14 +117,23 @@ func (b buffer) Write(p []byte) (int, error) {
 
 func (r *tree) start(args ...string) {
 	r.t.Helper()
-	r.cmd = exec.Command(binary, append([]string{"run", filepath.Join(r.dir, "root.cml"), "--socket", r.sock, "--state", r.state}, args...)...)
+	r.begin(exec.Command(binary, append([]string{"run", filepath.Join(r.dir, "root.cml"), "--socket", r.sock, "--state", r.state}, args...)...), nil)
+}
+
+// begin starts cmd, which is the manager or above it, after change.
+func (r *tree) begin(cmd *exec.Cmd, change func(*exec.Cmd)) {
+	r.t.Helper()
+	r.cmd = cmd
+	if change != nil {
+		change(cmd)
+	}
 	r.cmd.Env = r.env
 	r.cmd.Stdout, r.cmd.Stderr = buffer{r, &r.stdout}, buffer{r, &r.stderr}
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
 	r.exited = make(chan struct{})
-	exited, cmd := r.exited, r.cmd
+	exited := r.exited
 	go func() {
 		err := cmd.Wait()
 		r.code = cmd.ProcessState.ExitCode()
