@@ -755,12 +755,24 @@ func (c *Conn) first(buf []byte) (*rpcpb.Packet, error) {
 	return nil, c.refuse("sends nothing that is known")
 }
 
+// Refuse tells who made conn, a SOCK_SEQPACKET connection, why it is not spoken to, if there is room for that, and closes it.
+func Refuse(conn *net.UnixConn, why *Error) {
+	defer conn.Close()
+	if raw, err := conn.SyscallConn(); err == nil {
+		refuse(raw, why)
+	}
+}
+
 // refuse tells the peer why it is not spoken to, if there is room for the packet, and returns that.
 func (c *Conn) refuse(why string) error {
 	e := &Error{Why: capabilities.Invalid, Text: why}
+	refuse(c.raw, e)
+	return e
+}
+
+func refuse(raw syscall.RawConn, e *Error) {
 	if b, err := proto.Marshal(&rpcpb.Packet{Kind: &rpcpb.Packet_Refusal{Refusal: toWire(e)}}); err == nil {
 		// Not by raw.Write, which would wait for who waits for room.
-		_ = c.raw.Control(func(fd uintptr) { _ = sock.Send(int(fd), b) })
+		_ = raw.Control(func(fd uintptr) { _ = sock.Send(int(fd), b) })
 	}
-	return e
 }

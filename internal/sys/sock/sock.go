@@ -131,3 +131,23 @@ func PeerOf(c syscall.Conn) (Peer, error) {
 	}
 	return Peer{PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid}, nil
 }
+
+// PeerEnded says whether the process that PeerOf names has ended, so that its number may be another's by now: who looks something up
+// by the number asks afterwards. Kernels before Linux 6.5 cannot tell; there it is never said.
+func PeerEnded(c syscall.Conn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	ended := true
+	_ = raw.Control(func(fd uintptr) {
+		pidfd, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+		if err != nil {
+			ended = err != unix.ENOPROTOOPT
+			return
+		}
+		ended = unix.PidfdSendSignal(pidfd, 0, nil, 0) == unix.ESRCH
+		unix.Close(pidfd)
+	})
+	return ended
+}
