@@ -6,10 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/runtime/boot/systools"
 	"github.com/cmgr/cmgr/runtime/boot/term"
-	"github.com/cmgr/cmgr/runtime/control"
 )
 
 func newScript(a *app) *cobra.Command {
@@ -79,9 +77,4 @@ func readTerm(file string) (term.Term, error) {
 		return nil, badScript(err)
 	}
 	return t, nil
-}
-
-// badScript is err as a fault of the file.
-func badScript(err error) error {
-	return &control.Error{Problem: &control.Problem{Kind: capabilities.Invalid.String(), Message: err.Error()}}
 }

@@ -115,18 +115,39 @@ func TestConfinedWorld(t *testing.T) {
 		grants  confine.Grants
 		want    []string
 	}{
-		{"a program outside of its world", block("binary", filepath.Join(dir, "pkg/bin/tool")), nil, confine.Grants{},
-			[]string{"a.cml:2:5: program.binary", "no such file", "not in the component's world"}},
-		{"a directory that isn't there", sh("exit", "cwd", "/var/log"), nil, confine.Grants{},
-			[]string{"program.cwd", "chdir /var/log: no such file or directory"}},
-		{"a place in the platform", sh("exit"), []runners.NamespaceEntry{entry(t, "/usr/no/such", dir, 0)}, confine.Grants{},
-			[]string{"path /usr/no/such: lies in a directory of the platform"}},
-		{"a place of the world's own", sh("exit"), []runners.NamespaceEntry{entry(t, "/pkg/data", dir, 0)}, confine.Grants{},
-			[]string{"path /pkg/data: is the world's own"}},
-		{"a place twice", sh("exit"), []runners.NamespaceEntry{entry(t, "/a", dir, 0), entry(t, "/a", dir, 0)}, confine.Grants{},
-			[]string{"path /a: is given twice"}},
-		{"no such capability", sh("exit"), nil, confine.Grants{Capabilities: []string{"CAP_FLY"}},
-			[]string{`there is no capability "CAP_FLY"`}},
+		{
+			"a program outside of its world", block("binary", filepath.Join(dir, "pkg/bin/tool")), nil,
+			confine.Grants{},
+			[]string{"a.cml:2:5: program.binary", "no such file", "not in the component's world"},
+		},
+		{
+			"a directory that isn't there", sh("exit", "cwd", "/var/log"), nil,
+			confine.Grants{},
+			[]string{"program.cwd", "chdir /var/log: no such file or directory"},
+		},
+		{
+			"a place in the platform", sh("exit"),
+			[]runners.NamespaceEntry{entry(t, "/usr/no/such", dir, 0)},
+			confine.Grants{},
+			[]string{"path /usr/no/such: lies in a directory of the platform"},
+		},
+		{
+			"a place of the world's own", sh("exit"),
+			[]runners.NamespaceEntry{entry(t, "/pkg/data", dir, 0)},
+			confine.Grants{},
+			[]string{"path /pkg/data: is the world's own"},
+		},
+		{
+			"a place twice", sh("exit"),
+			[]runners.NamespaceEntry{entry(t, "/a", dir, 0), entry(t, "/a", dir, 0)},
+			confine.Grants{},
+			[]string{"path /a: is given twice"},
+		},
+		{
+			"no such capability", sh("exit"), nil,
+			confine.Grants{Capabilities: []string{"CAP_FLY"}},
+			[]string{`there is no capability "CAP_FLY"`},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r.info.Namespace = c.entries

@@ -225,8 +225,10 @@ var links = map[string]string{
 }
 
 // own are the paths that a world always has, and that nothing can be routed to.
-var own = []string{"/", "/dev", "/dev/fd", "/dev/full", "/dev/null", "/dev/random", "/dev/stderr", "/dev/stdin", "/dev/stdout",
-	"/dev/urandom", "/dev/zero", "/pkg", "/proc"}
+var own = []string{
+	"/", "/dev", "/dev/fd", "/dev/full", "/dev/null", "/dev/random", "/dev/stderr", "/dev/stdin", "/dev/stdout",
+	"/dev/urandom", "/dev/zero", "/pkg", "/proc",
+}
 
 // reserved says whether path is the world's own, or within one of those.
 func reserved(path string) bool {

@@ -266,7 +266,8 @@ func TestSeeds(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	r := newRig(t)
 	in := Contents{Package: 0, Items: []Item{
-		{Path: "/data", Rights: manifest.RightsRW}, {Path: "/svc/log", Rights: manifest.RightsR},
+		{Path: "/data", Rights: manifest.RightsRW},
+		{Path: "/svc/log", Rights: manifest.RightsR},
 		{Path: "/etc", Rights: manifest.RightsW},
 	}}
 	host := func(p string) string { return map[string]string{"/data": "/core storage data"}[p] }

@@ -137,8 +137,10 @@ func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release 
 	if err := c.restrict(&b, in, k); err != nil {
 		return nil, nil, err
 	}
-	b.w.Seal = []proc.Step{{Op: "filter system calls", Trap: unix.SYS_SECCOMP,
-		Args: []proc.Arg{proc.Int(unix.SECCOMP_SET_MODE_FILTER), proc.Int(0), proc.Filter(c.filter[k])}}}
+	b.w.Seal = []proc.Step{{
+		Op: "filter system calls", Trap: unix.SYS_SECCOMP,
+		Args: []proc.Arg{proc.Int(unix.SECCOMP_SET_MODE_FILTER), proc.Int(0), proc.Filter(c.filter[k])},
+	}}
 	return b.w, release, nil
 }
 

@@ -15,22 +15,44 @@ import (
 )
 
 // Parse reads the first term of src, an .script, .rel or .app file, and the dot after it; what follows is not looked at, as
-// systools does (erlang.md c.1). Errors begin with file:line:col.
+// systools does (erlang.md c.1). The error is a *SyntaxError.
 func Parse(file string, src []byte) (t Term, err error) {
 	if len(src) > MaxSize {
-		return nil, fmt.Errorf("%s: %d bytes; at most %d are read", file, len(src), MaxSize)
+		return nil, &SyntaxError{File: file, Line: 1, Col: 1, Err: fmt.Errorf("%d bytes; at most %d are read", len(src), MaxSize)}
 	}
 	p := &parser{src: src, latin1: latin1(src), line: 1, col: 1, room: 8 * (maxBits + len(src))}
+	empty := false
 	if err = p.next(); err == nil {
+		empty = p.tok.kind == eof
 		if t, err = p.term(0); err == nil && p.tok.kind != end {
 			err = p.unexpected("a full stop after the term")
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s:%d:%d: %w", file, p.tok.line, p.tok.col, err)
+	if err == nil {
+		return t, nil
 	}
-	return t, nil
+	e := &SyntaxError{File: file, Line: p.tok.line, Col: p.tok.col, Err: err}
+	for !p.torn && p.tok.kind != end && p.tok.kind != eof {
+		_ = p.next()
+	}
+	e.Torn = p.torn || empty
+	return nil, e
 }
+
+// A SyntaxError is why a text is no term, and where: line and column count from 1.
+type SyntaxError struct {
+	File      string
+	Line, Col int
+	// Torn says that the text up to its full stop is not even words, or that there is none: Erlang's reader cannot read such a
+	// file, where it finds fault with the grammar of others.
+	Torn bool
+	Err  error
+}
+
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %v", e.File, e.Line, e.Col, e.Err)
+}
+func (e *SyntaxError) Unwrap() error { return e.Err }
 
 var coding = regexp.MustCompile(`^[^\n%]*%[^\n]*?coding *[:=] *([-A-Za-z0-9]+)`)
 
@@ -56,6 +78,7 @@ const (
 	word       // a reserved one: text
 	str        // text
 	num        // value
+	variable
 )
 
 // A token stands at line:col.
@@ -72,6 +95,7 @@ type parser struct {
 	line, col int // of the next character
 	room      int // bits that the text may still make: a segment's size can ask for any number
 	tok       token
+	torn      bool // what follows tok is no word
 }
 
 const none = rune(-1)
@@ -125,6 +149,12 @@ var reserved = strings.Fields(`after and andalso band begin bnot bor bsl bsr bxo
 
 // next reads the next token.
 func (p *parser) next() error {
+	err := p.token()
+	p.torn = err != nil
+	return err
+}
+
+func (p *parser) token() error {
 	var r rune
 	for comment := false; ; {
 		p.tok = token{line: p.line, col: p.col}
@@ -164,7 +194,9 @@ func (p *parser) next() error {
 		_, err = atom(name)
 		return err
 	case upper(r) || r == '_':
-		return errors.New("a variable; only terms are read")
+		p.tok.kind = variable
+		_, err := p.name(r)
+		return err
 	case r == '.':
 		n, _, err := p.peek()
 		if err != nil {
@@ -353,6 +385,8 @@ func (p *parser) number(first rune) error {
 func (p *parser) unexpected(want string) error {
 	found := ""
 	switch p.tok.kind {
+	case variable:
+		return errors.New("a variable; only terms are read")
 	case eof:
 		found = "the file ends"
 	case end:

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Text is t as Parse reads it again, on one line, in UTF-8.
@@ -127,4 +128,52 @@ func quote(s string, q rune) string {
 	}
 	b.WriteRune(q)
 	return b.String()
+}
+
+// Width is how wide Format makes lines where it can.
+const Width = 100
+
+// Format is t as Parse reads it again, in UTF-8, for people and for diff(1): what does not fit on a line has a line for each element.
+func Format(t Term) string {
+	var b strings.Builder
+	format(&b, t, 0, 0)
+	return b.String()
+}
+
+// format writes t from column col on; more is what must follow on its last line.
+func format(b *strings.Builder, t Term, col, more int) {
+	text := Text(t)
+	if utf8.RuneCountInString(text)+col+more <= Width {
+		b.WriteString(text)
+		return
+	}
+	var elems []Term
+	begin, end := "[", "]"
+	switch t := t.(type) {
+	case Tuple:
+		elems, begin, end = t, "{", "}"
+	case List:
+		if _, ok := IsString(t); !ok && t.Tail == nil {
+			elems = t.Elems
+		}
+	}
+	if elems == nil {
+		b.WriteString(text)
+		return
+	}
+	b.WriteString(begin)
+	at := col + 1
+	for i, e := range elems {
+		if i > 0 {
+			b.WriteByte(',')
+			b.WriteByte('\n')
+			b.WriteString(strings.Repeat(" ", at))
+		}
+		last := 1
+		if i == len(elems)-1 {
+			last += more
+		}
+		format(b, e, at, last)
+	}
+	b.WriteString(end)
 }
