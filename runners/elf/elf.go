@@ -124,13 +124,14 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (_ *program
 	}
 	p := &program{
 		runner: r, moniker: info.Moniker, stop: s.stop, stopSignal: s.stopSignal, critical: s.critical, channel: channel{fd: -1},
+		resources: s.resources,
 	}
 	var ready chan struct{}
 	if s.ready {
 		ready = make(chan struct{})
 		p.ready = ready
 	}
-	err = p.launch(spec, s.ready || s.stop == stopByNotify)
+	err = p.launch(spec, s.ready || s.stop == stopByNotify, info)
 	release()
 	if err != nil || !s.ready {
 		return p, err
@@ -209,6 +210,9 @@ func failure(info *runners.StartInfo, err error) error {
 	if pe, ok := errors.AsType[*PolicyError](err); ok {
 		e.Hint = fmt.Sprintf("to allow it, add %q to security_policy.job_policy.%s of the manager's configuration",
 			info.Moniker, pe.Policy)
+	}
+	if me, ok := errors.AsType[*job.MissingError](err); ok {
+		e.Hint = strings.TrimLeft(me.Hint+"; or name it in resources.optional", "; ")
 	}
 	if se, ok := errors.AsType[*proc.Error](err); ok {
 		switch {

@@ -38,6 +38,7 @@ type settings struct {
 	user       string
 	group      string
 	limits     []job.Limit
+	resources  []resource
 	stop       stopEvent
 	stopSignal syscall.Signal
 	ready      bool // by its lifecycle channel
@@ -70,7 +71,7 @@ var (
 	badHandles = []string{"deny", "allow_exception"}
 )
 
-// known are the keys with an effect, but for limits.*.
+// known are the keys with an effect, but for limits.* and resources.*.
 var known = []string{
 	"binary", "args", "environ", "lifecycle.stop_event", "stop_signal", "forward_stdout_to", "forward_stderr_to",
 	"main_process_critical", "cwd", "umask", "user", "group", "ready",
@@ -117,8 +118,8 @@ func warnings(b runners.Block) (ds manifest.Diagnostics) {
 		ds = append(ds, manifest.Diagnostic{Pos: e.Pos, Rule: rule, Message: message, Hint: hint, Warning: true})
 	}
 	for _, e := range b.Unknown(known...) {
-		if strings.HasPrefix(e.Key, "limits.") {
-			continue // an unknown limit is an error
+		if strings.HasPrefix(e.Key, "limits.") || isResource(e) {
+			continue // an unknown one is an error
 		}
 		if slices.Contains(withoutEffect, e.Key) {
 			warn(e, "no-effect", "has no effect on Linux", "")
@@ -143,6 +144,9 @@ func nearest(key string) string {
 	candidates := slices.Concat(known, withoutEffect)
 	for _, r := range proc.Resources() {
 		candidates = append(candidates, "limits."+r)
+	}
+	for _, r := range resourceNames() {
+		candidates = append(candidates, resourcesKey+"."+r)
 	}
 	slices.Sort(candidates)
 	// A dotted key may have lost its first word: "stop_event".
@@ -236,6 +240,9 @@ func parse(b runners.Block) (s settings, errs []error) {
 			s.limits = append(s.limits, l)
 		}
 	}
+	var rerrs []error
+	s.resources, rerrs = parseResources(b)
+	errs = append(errs, rerrs...)
 	for _, key := range withoutEffect {
 		allowed := boolean
 		if key == "job_policy_bad_handles" {

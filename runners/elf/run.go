@@ -40,6 +40,7 @@ type program struct {
 	critical   bool
 	started    time.Time
 	job        *job.Job
+	resources  []resource
 	pid        int
 
 	// mu guards what follows. It is held for no call to the job (whose signals may wait) or to whom Ending calls.
@@ -54,7 +55,7 @@ type program struct {
 }
 
 // launch starts the program in a new job. On an error nothing is left.
-func (p *program) launch(spec *job.Spec, channel bool) (err error) {
+func (p *program) launch(spec *job.Spec, channel bool, info *runners.StartInfo) (err error) {
 	if channel {
 		ours, theirs, err := sock.Pair()
 		if err != nil {
@@ -84,6 +85,9 @@ func (p *program) launch(spec *job.Spec, channel bool) (err error) {
 			err = errors.Join(err, p.job.Close())
 		}
 	}()
+	if err := p.runner.limit(p.job, p.resources, info); err != nil {
+		return err
+	}
 	p.started = time.Now()
 	if p.channel.fd >= 0 {
 		// Before the program is there, nothing can come.
@@ -165,6 +169,10 @@ const quick = 100 * time.Millisecond
 // end kills the job and reports the program's end when nothing of it is left, or when KillBound is over.
 func (p *program) end() {
 	r := p.runner
+	exhausted := ""
+	if len(p.resources) > 0 {
+		exhausted = p.job.Exhausted()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.KillBound)
 	defer cancel()
 	// When thousands end at once, each in system calls, Go would make a thread for each. So they take turns, but for those that
@@ -194,6 +202,9 @@ func (p *program) end() {
 	if err != nil {
 		x.Detail = err.Error()
 		r.Log.Error("something of a killed job remains", "instance", p.moniker, "job", p.job.Path(), "err", err)
+	}
+	if exhausted != "" && !x.Well() {
+		x.Detail = strings.Trim(exhausted+"; "+x.Detail, "; ")
 	}
 	x.Critical = p.critical && !x.OK()
 	p.hearReady()
@@ -382,6 +393,7 @@ func (p *program) Describe() []runners.Detail {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := []runners.Detail{{Key: "Job ID", Value: p.job.Path()}, {Key: "Process ID", Value: strconv.Itoa(p.pid)}}
+	d = append(d, describeResources(p.resources)...)
 	if p.channel.ready {
 		d = append(d, runners.Detail{Key: "Ready", Value: "yes"})
 	}

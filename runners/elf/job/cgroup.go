@@ -34,6 +34,11 @@ type cgroups struct {
 
 	mu      sync.Mutex
 	watches map[int]*watch // by inotify's number
+
+	// enabling guards what follows: what was done so that jobs get files of controllers.
+	enabling sync.Mutex
+	self     string   // the cgroup that this process moved into; "": it didn't
+	passed   []string // the controllers that the cgroup above root passes down for us
 }
 
 // A watch is on one job's cgroup.events, while somebody waits for the job to be empty.
@@ -379,6 +384,9 @@ func clearCgroup(dir string) error {
 
 func (c *cgroups) close() error {
 	err := clearCgroup(c.root)
+	c.enabling.Lock()
+	c.moveBack()
+	c.enabling.Unlock()
 	if c.inotify >= 0 {
 		closed := make(chan struct{})
 		if c.m.loop.Do(func() { c.m.loop.Remove(c.inotify); unix.Close(c.inotify); close(closed) }) {

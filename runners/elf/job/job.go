@@ -96,6 +96,8 @@ type backend interface {
 	kill(ctx context.Context, j *Job) error
 	processes(j *Job) ([]int, error)
 	stats(j *Job) (runners.Stats, error)
+	limit(j *Job, r Resource) error
+	exhausted(j *Job) string
 	path(j *Job) string
 	remove(j *Job) error
 	close() error

@@ -29,6 +29,8 @@ func TestMain(m *testing.M) {
 		os.Exit(leak.Run(m))
 	case "manager":
 		deadManager()
+	case "limiter":
+		limiter()
 	default:
 		hostile(what)
 	}

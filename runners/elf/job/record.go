@@ -64,6 +64,7 @@ func (r *record) recover() error {
 		if err := clearCgroup(root); err != nil {
 			return fmt.Errorf("recover: %w", err)
 		}
+		_ = unix.Rmdir(selfOf(root)) // if it had to move there
 	}
 	return r.write("")
 }
