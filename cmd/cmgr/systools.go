@@ -17,7 +17,7 @@ import (
 
 func newSystools(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "systools make-script REL | systools script2boot SCRIPT BOOT",
+		Use:   "systools make-script [--components] REL | systools script2boot SCRIPT BOOT [--otp26]",
 		Short: "make Erlang boot scripts and boot files",
 		Long: `Do what Erlang's systools does, without Erlang: make the boot script of a
 release, and make a boot file of a boot script.`,
@@ -82,7 +82,7 @@ func newMakeScript(a *app) *cobra.Command {
 	var variables []string
 	var noModuleTests bool
 	cmd := &cobra.Command{
-		Use:   "make-script [--path GLOB]... [--local] [--variable NAME=DIR]... [--components] REL",
+		Use:   "make-script [--path GLOB] [--local] [--components] REL",
 		Short: "make the boot script of a release",
 		Long: `Read the release REL.rel and the .app files of the applications that it lists,
 check that they fit together, and write REL.script and REL.boot: the same terms,

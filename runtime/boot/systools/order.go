@@ -222,7 +222,7 @@ func dependencies(apps []*application) ([]*application, error) {
 		}
 	}
 	var undefined, ring term.Term
-	if missing != nil {
+	if len(missing) > 0 {
 		var names []term.Atom
 		for _, n := range missing {
 			if !slices.Contains(names, n) {
