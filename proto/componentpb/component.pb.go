@@ -1466,7 +1466,7 @@ func (x *Event) GetLost() uint64 {
 	return 0
 }
 
-// A Resolve asks a resolver for the manifest at a URL.
+// A Resolve is the body of the request "Resolve" of cmgr.component.Resolver: the manager asks a component for the manifest at a URL.
 type Resolve struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
@@ -1524,7 +1524,7 @@ type Resolved struct {
 	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`           // absolute
 	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"` // source (.cml) or compiled (.cm)
 	File          string                 `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`         // what messages call the manifest; "" for url
-	Package       string                 `protobuf:"bytes,4,opt,name=package,proto3" json:"package,omitempty"`   // directory, as the manager sees it; "" for none
+	Package       string                 `protobuf:"bytes,4,opt,name=package,proto3" json:"package,omitempty"`   // directory below the resolver's own package, "." for all of it; "" for none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

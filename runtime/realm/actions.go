@@ -50,7 +50,13 @@ func (i *instance) resolve(ctx context.Context) (*resolution, error) {
 	}
 	a := i.beginLocked(resolving, i.doResolve)
 	i.mu.Unlock()
-	if err := a.wait(ctx); err != nil {
+	done, err := i.await(ctx, "resolve")
+	if err != nil {
+		return nil, err
+	}
+	err = a.wait(ctx)
+	done()
+	if err != nil {
 		return nil, err
 	}
 	i.mu.Lock()
@@ -62,7 +68,7 @@ func (i *instance) resolve(ctx context.Context) (*resolution, error) {
 }
 
 func (i *instance) doResolve(ctx context.Context) error {
-	got, err := i.fetch(ctx)
+	got, err := i.fetch(within(ctx, i))
 	if err != nil {
 		at := ""
 		if i.decl.pos.IsValid() {
@@ -122,15 +128,9 @@ func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
 	if err != nil {
 		return nil, err
 	}
-	if route.Source.Kind != capabilities.FromBuiltin {
-		return nil, &Error{
-			Op: "resolve", At: i.moniker, Why: capabilities.Unavailable,
-			Err: fmt.Errorf("resolver for %s: comes from component %s, and only built-in resolvers can be used", scheme, route.Source.At),
-		}
-	}
-	r := i.realm.cfg.Resolvers[route.Source.Name]
-	if r == nil {
-		return nil, fmt.Errorf("resolver %s: not in this manager", route.Source.Name)
+	r, err := i.realm.resolver(ctx, i, route)
+	if err != nil {
+		return nil, err
 	}
 	return r.Resolve(ctx, i.decl.url, parent)
 }
@@ -141,6 +141,11 @@ func (i *instance) start(ctx context.Context, reason string) error {
 
 // startThen is start; launched is called when the program's process exists, if that is before it is ready.
 func (i *instance) startThen(ctx context.Context, reason string, launched func()) error {
+	done, err := i.await(ctx, "start")
+	if err != nil {
+		return err
+	}
+	defer done()
 	for {
 		i.mu.Lock()
 		if err := i.finalLocked(); err != nil {
@@ -188,7 +193,7 @@ const readyPatience = 3 * time.Second
 
 func (i *instance) doStart(ctx context.Context, reason string, launched func()) error {
 	var patience atomic.Pointer[time.Timer]
-	n, err := i.launch(ctx, reason, func() {
+	n, err := i.launch(within(ctx, i), reason, func() {
 		launched()
 		patience.Store(time.AfterFunc(readyPatience, func() {
 			i.mu.Lock()
@@ -295,15 +300,9 @@ func (i *instance) launch(ctx context.Context, reason string, launched func()) (
 	if route == nil {
 		return &run{reason: reason, since: time.Now()}, nil
 	}
-	if route.Source.Kind != capabilities.FromBuiltin {
-		return nil, &Error{
-			Op: "start", At: i.moniker, Why: capabilities.Unavailable,
-			Err: fmt.Errorf("runner %s: comes from component %s, and only built-in runners can be used", route.Source.Name, route.Source.At),
-		}
-	}
-	runner := i.realm.cfg.Runners[route.Source.Name]
-	if runner == nil {
-		return nil, fmt.Errorf("runner %s: not in this manager", route.Source.Name)
+	runner, err := i.realm.runner(ctx, i, route)
+	if err != nil {
+		return nil, err
 	}
 	info := runners.StartInfo{Moniker: i.moniker, URL: res.URL, Package: res.Package, Launched: launched}
 	if d.Program != nil {

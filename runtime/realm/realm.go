@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -12,8 +13,10 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/routing"
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/remote"
 	"github.com/cmgr/cmgr/runtime/resolver"
 )
 
@@ -32,6 +35,8 @@ type Config struct {
 	Sinks     Sinks
 	Policy    Policy
 	Log       *slog.Logger
+	// Dial connects to the socket of a runner or resolver that the component at declares, and which runs. nil: there are no sockets.
+	Dial func(ctx context.Context, at name.Moniker, c *manifest.Capability) (*os.File, error)
 	// Rebooted is called, on a goroutine of its own, when an end must take the whole tree down: a critical program's, or one with
 	// on_terminate "reboot". The callee is expected to call Shutdown.
 	Rebooted func(m name.Moniker, why string)
@@ -49,6 +54,10 @@ type Realm struct {
 	launch chan struct{} // slots for starts of eager children
 	kill   chan struct{} // closed by KillAll: stops don't wait any more
 	killed sync.Once
+	waits  waits
+
+	remoteRunners   links[*remote.Runner]
+	remoteResolvers links[*resolver.Remote]
 
 	// mu guards what follows. It is a leaf.
 	mu     sync.Mutex
@@ -83,6 +92,8 @@ func (r *Realm) Close() {
 	defer cancel()
 	_ = r.Shutdown(ctx)
 	r.cancel()
+	r.remoteRunners.close()
+	r.remoteResolvers.close()
 	done := make(chan struct{})
 	go func() { r.wg.Wait(); close(done) }()
 	select {

@@ -142,12 +142,12 @@ func (n *node) resolve(ctx context.Context) (*resolver.Resolved, error) {
 	return r, nil
 }
 
-// resolver is what the route of n's resolver leads to. As in the running tree it must be built in.
+// resolver is what the route of n's resolver leads to. One that a component provides runs only in a running tree.
 func (n *node) resolver(route *capabilities.Route) (resolver.Resolver, error) {
 	if by := n.tree.cfg.Resolvers[route.Source.Name]; by != nil && route.Source.Kind == capabilities.FromBuiltin {
 		return by, nil
 	}
-	why := fmt.Sprintf("its resolver comes from component %s, and only built-in resolvers can be used", route.Source)
+	why := fmt.Sprintf("its resolver comes from component %s, which only a running tree can ask", route.Source)
 	return nil, n.refuse(why, "")
 }
 

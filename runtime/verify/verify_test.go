@@ -334,7 +334,7 @@ func TestUnresolved(t *testing.T) {
 		"error /again/a child resolver file: failed to resolve `/again/a`: again.cml: " + endless,
 		"error /pkg child resolver pkg: resolver `pkg` was not registered in environment of `/pkg`",
 		"error /own child resolver own: failed to resolve `/own`: own://x: its resolver comes from component /res, " +
-			"and only built-in resolvers can be used",
+			"which only a running tree can ask",
 	}
 	if d := cmp.Diff(want, briefs(got)); d != "" {
 		t.Fatal(d)
