@@ -5,20 +5,25 @@ import (
 	"strings"
 )
 
-// A Diagnostic is one finding about a manifest.
+// A Diagnostic is one finding about a manifest. As JSON it has the form that findings have everywhere: that of Finding in
+// proto/control/v1.
 type Diagnostic struct {
-	Pos     Pos
-	Rule    string // short name of the rule: "unknown-key", "duplicate-name", …
-	Message string // lower case, no final period
-	Hint    string // what to do next; "" for none
-	Warning bool   // it does not keep the manifest from being used
+	Pos        Pos    `json:"position,omitzero"`
+	Rule       string `json:"rule"`                 // short name of the rule: "unknown-key", "duplicate-name", …
+	Message    string `json:"message"`              // lower case, no final period
+	Hint       string `json:"hint"`                 // what to do next; "" for none
+	Warning    bool   `json:"warning"`              // it does not keep the manifest from being used
+	IncludedAt Pos    `json:"included_at,omitzero"` // the include that brought Pos.File in; zero if that is the manifest itself
 }
 
-// Error is "file:line:col: message", with the hint on a line of its own.
+// Error is "file:line:col: message", with the place of the include and the hint on lines of their own.
 func (d Diagnostic) Error() string {
 	s := d.Message
 	if d.Pos.IsValid() {
 		s = d.Pos.String() + ": " + s
+	}
+	if d.IncludedAt.IsValid() {
+		s += "\n  included at " + d.IncludedAt.String()
 	}
 	if d.Hint != "" {
 		s += "\n  hint: " + d.Hint

@@ -11,9 +11,9 @@ import "strconv"
 
 // A Pos is a place in a source file. Line and Col count from 1, Col in characters. The zero Pos means "unknown".
 type Pos struct {
-	File string
-	Line int32
-	Col  int32
+	File string `json:"file"`
+	Line int32  `json:"line"`
+	Col  int32  `json:"column"`
 }
 
 // IsValid says whether p is known.

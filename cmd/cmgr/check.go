@@ -34,7 +34,7 @@ input.
 The exit code is 1 if there is an error.`,
 		Example: `  cmgr check *.cml
   cmgr check root.cml --must-use-protocol log
-  cmgr check root.cml --json | jq '.findings[] | select(.severity == "error")'`,
+  cmgr check root.cml --json | jq '.findings[] | select(.warning | not)'`,
 		GroupID:           groupTool,
 		Args:              between(1, -1),
 		ValidArgsFunction: completeFiles("cml", "cm"),
@@ -52,11 +52,11 @@ The exit code is 1 if there is an error.`,
 			errs := len(all.Errors())
 			if a.json {
 				err := a.writeJSON(struct {
-					Files    []string  `json:"files"`
-					Findings []finding `json:"findings"`
-					Errors   int       `json:"errors"`
-					Warnings int       `json:"warnings"`
-				}{args, a.findings(all), errs, len(all) - errs})
+					Files    []string             `json:"files"`
+					Findings manifest.Diagnostics `json:"findings"`
+					Errors   int                  `json:"errors"`
+					Warnings int                  `json:"warnings"`
+				}{args, findings(all), errs, len(all) - errs})
 				if err != nil {
 					return err
 				}
@@ -92,9 +92,9 @@ func (a *app) check(file string, o cml.Options) manifest.Diagnostics {
 		_, why, _ := strings.Cut(p.GetMessage(), ": ")
 		return manifest.Diagnostics{{Pos: manifest.Pos{File: file}, Rule: "file", Message: why, Hint: p.GetHint()}}
 	}
-	c, ds := a.loadSource(file, src, o)
+	doc, c, ds := loadSource(file, src, o)
 	if c.Program != nil && isELF(c) {
-		ds = append(ds, elf.Check(runners.Block{Pos: c.Program.Pos, Info: c.Program.Info})...)
+		ds = append(ds, doc.Placed(elf.Check(runners.Block{Pos: c.Program.Pos, Info: c.Program.Info}))...)
 	}
 	slices.SortStableFunc(ds, func(a, b manifest.Diagnostic) int {
 		return cmp.Or(cmp.Compare(a.Pos.File, b.Pos.File), cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
@@ -102,34 +102,25 @@ func (a *app) check(file string, o cml.Options) manifest.Diagnostics {
 	return ds
 }
 
-// loadSource reads a manifest of either form. The declaration is never nil, and has what could be read if there are errors.
-func (a *app) loadSource(file string, src []byte, o cml.Options) (*manifest.Component, manifest.Diagnostics) {
+// loadSource reads a manifest of either form; doc is empty for a compiled one. The declaration is never nil, and has what could be
+// read if there are errors.
+func loadSource(file string, src []byte, o cml.Options) (doc *cml.Document, c *manifest.Component, ds manifest.Diagnostics) {
+	var v manifest.Validated
 	if codec.Is(src) {
-		v, ds := codec.Load(file, src)
-		if v.IsZero() {
-			return &manifest.Component{}, ds
-		}
-		return v.Decl(), ds
+		doc = &cml.Document{}
+		v, ds = codec.Load(file, src)
+	} else {
+		doc, v, ds = cml.LoadDocument(file, src, o)
 	}
-	doc, v, ds := cml.LoadDocument(file, src, o)
-	a.note(doc)
-	if v.IsZero() {
-		c, _ := cml.Compile(doc)
-		return c, ds
+	switch {
+	case !v.IsZero():
+		c = v.Decl()
+	case codec.Is(src):
+		c = &manifest.Component{}
+	default:
+		c, _ = cml.Compile(doc)
 	}
-	return v.Decl(), ds
-}
-
-// note remembers where the files are included that a document includes.
-func (a *app) note(doc *cml.Document) {
-	if a.included == nil {
-		a.included = map[string]manifest.Pos{}
-	}
-	for i, file := range doc.Included {
-		if !a.included[file].IsValid() {
-			a.included[file] = doc.IncludedAt[i].Pos()
-		}
-	}
+	return doc, c, ds
 }
 
 // isELF says whether the runner is called elf here. It may have another name, which only the tree can tell.
@@ -160,8 +151,8 @@ func (a *app) show(w io.Writer, prefix string, ds manifest.Diagnostics) {
 			}
 			s.excerpt(w, files[d.Pos.File], int(d.Pos.Line), int(d.Pos.Col))
 		}
-		if from := a.included[d.Pos.File]; from.IsValid() {
-			fmt.Fprintf(w, "  %s %s\n", s.dim("included at"), from)
+		if d.IncludedAt.IsValid() {
+			fmt.Fprintf(w, "  %s %s\n", s.dim("included at"), d.IncludedAt)
 		}
 		if d.Hint != "" {
 			mark := s.yellow("hint:")
@@ -175,15 +166,18 @@ func (a *app) show(w io.Writer, prefix string, ds manifest.Diagnostics) {
 
 // refuse writes findings to standard error, and returns an error if one of them is an error.
 func (a *app) refuse(ds manifest.Diagnostics) error {
-	switch err := ds.Err(); {
-	case err == nil && a.json:
+	err := ds.Err()
+	switch {
+	case a.json && err == nil:
 		return nil // warnings are in what is written
-	case err != nil && a.json:
-		return err
-	case err != nil:
-		a.show(a.err, "cmgr: ", ds)
-		return errFailed
+	case a.json:
+		p := control.ProblemOf(err)
+		p.Findings = control.Findings(ds) // the warnings too
+		return &control.Error{Problem: p}
 	}
 	a.show(a.err, "cmgr: ", ds)
+	if err != nil {
+		return errFailed
+	}
 	return nil
 }

@@ -41,7 +41,6 @@ include, be it through other files. If none is expected all is well.`,
 			} else {
 				found = nil
 			}
-			a.note(doc)
 			if err := a.refuse(found); err != nil {
 				return err
 			}

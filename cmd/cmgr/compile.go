@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/codec"
 )
@@ -35,8 +36,7 @@ is not given; - is standard output.`,
 			}
 			o := rules.options(in.includes())
 			o.ForceRunner = runner
-			doc, v, found := cml.LoadDocument(file, src, o)
-			a.note(doc)
+			v, found := cml.Load(file, src, o)
 			if err := a.refuse(found); err != nil {
 				return err
 			}
@@ -54,10 +54,10 @@ is not given; - is standard output.`,
 				return err
 			}
 			return a.writeJSON(struct {
-				Output   string    `json:"output"`
-				Sources  []string  `json:"sources"`
-				Findings []finding `json:"findings"`
-			}{out.output, v.Decl().Sources, a.findings(found)})
+				Output   string               `json:"output"`
+				Sources  []string             `json:"sources"`
+				Findings manifest.Diagnostics `json:"findings"`
+			}{out.output, v.Decl().Sources, findings(found)})
 		},
 	}
 	f := cmd.Flags()

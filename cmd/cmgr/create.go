@@ -72,6 +72,6 @@ func (a *app) runInCollection(cmd *cobra.Command, target, url string, recreate b
 		if !a.json {
 			fmt.Fprintf(a.out, "Moniker: %s\n", r.GetInstance().GetMoniker())
 		}
-		return a.outcome(r.GetInstance(), "Stopped", began)
+		return a.outcome("", r.GetInstance(), "Stopped", began)
 	})
 }

@@ -15,7 +15,7 @@ func newDestroy(a *app) *cobra.Command {
 		return &controlpb.InstanceResponse{Instance: &controlpb.Instance{Moniker: r.GetMoniker(), State: "destroyed"}}, err
 	}
 	return a.action("Destroying", "Stopped", destroy, &cobra.Command{
-		Use:   "destroy QUERY",
+		Use:   "destroy QUERY...",
 		Short: "take an instance out of its collection",
 		Long: `Shut an instance of a collection down, with all below it, and take it out of the
 tree. Children that stand in a manifest can't be destroyed.`,

@@ -82,10 +82,10 @@ comma, quote or bracket, and says what it did.`,
 
 // formatted is a file that has been formatted.
 type formatted struct {
-	File    string    `json:"file"`
-	Changed bool      `json:"changed"`
-	Fixes   []finding `json:"fixes"`
-	Text    *string   `json:"text,omitempty"` // if it was not written to the file
+	File    string               `json:"file"`
+	Changed bool                 `json:"changed"`
+	Fixes   manifest.Diagnostics `json:"fixes"`
+	Text    *string              `json:"text,omitempty"` // if it was not written to the file
 
 	text []byte
 }
@@ -96,7 +96,7 @@ func (a *app) format(file string, fix bool) (out formatted, ds manifest.Diagnost
 	if err != nil {
 		return out, nil, err
 	}
-	out = formatted{File: name, Fixes: []finding{}}
+	out = formatted{File: name, Fixes: manifest.Diagnostics{}}
 	fixed, fixes := cml.Repair(name, src)
 	switch {
 	case fixed == nil:
@@ -107,7 +107,7 @@ func (a *app) format(file string, fix bool) (out formatted, ds manifest.Diagnost
 		}
 		return out, fixes, nil
 	}
-	out.Fixes = a.findings(fixes)
+	out.Fixes = findings(fixes)
 	if !a.json {
 		s := a.screen(a.err)
 		for _, d := range fixes {

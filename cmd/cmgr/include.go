@@ -42,7 +42,6 @@ cmgr compile unless --validate=false is given.`,
 				doc, found = cml.Parse(file, src)
 				found = append(found, cml.Expand(doc, in.includes())...)
 			}
-			a.note(doc)
 			if err := a.refuse(found); err != nil {
 				return err
 			}

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cmgr/cmgr/capabilities"
-	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/runtime/control"
 )
@@ -38,8 +37,6 @@ type app struct {
 	json, noColor bool
 
 	parsed bool // the command line was accepted
-
-	included map[string]manifest.Pos // where the files are included that the manifests of this call include
 }
 
 // cmgr is the program.
@@ -79,7 +76,8 @@ needs and gives. It routes capabilities from parent to child, and nothing else
 reaches a component.
 
 A QUERY names one instance: its moniker (/core/net), its URL, or a part of
-either that only one instance has.
+either that only one instance has. What acts on instances takes several, and
+patterns of monikers ('/core/*').
 
 As first argument, or as the name it is called by, it also takes runit's
 programs: runsv, runsvdir, sv, svlogd, chpst. Each has its own manual.
@@ -122,8 +120,8 @@ or no manager runs.`,
 // subcommands are what cmgr can do, in the order of the manual.
 var subcommands = []func(*app) *cobra.Command{
 	newRun, newCompile, newVerify,
-	newList, newShow, newGraph, newRoute, newLogs, newEvents, newWait, newDoctor,
-	newStart, newStop, newRestart, newKill, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
+	newList, newShow, newGraph, newRoute, newCapability, newLogs, newEvents, newWait, newDoctor,
+	newStart, newStop, newRestart, newKill, newSignal, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
 	newScript, newSystools,
 	newSchema, newLSP, newCompletion, newVersion,
@@ -174,8 +172,13 @@ func between(least, most int) cobra.PositionalArgs {
 	}
 }
 
-// errFailed is an error that says itself nothing: what went wrong has been written already.
-var errFailed = errors.New("failed")
+// reported is an error that has been written already; it is the exit code.
+type reported int
+
+func (r reported) Error() string { return fmt.Sprintf("exit code %d", int(r)) }
+
+// errFailed is what went wrong and has been written.
+const errFailed = reported(exitFailed)
 
 // report writes err to stderr, as text or JSON, and returns the exit code that goes with it.
 func (a *app) report(err error) int {
@@ -183,9 +186,10 @@ func (a *app) report(err error) int {
 	p := control.ProblemOf(err)
 	ce, isConnect := errors.AsType[*connect.Error](err)
 	_, isUsage := errors.AsType[usageError](err)
+	written, isReported := errors.AsType[reported](err)
 	switch {
-	case errors.Is(err, errFailed):
-		return exitFailed
+	case isReported:
+		return int(written)
 	case isUsage:
 		code = exitUsage
 	case errors.Is(err, control.ErrNoManager), p.GetKind() == capabilities.Internal.String() && !isConnect:

@@ -14,7 +14,7 @@ import (
 func newRoute(a *app) *cobra.Command {
 	var verbose bool
 	cmd := &cobra.Command{
-		Use:   "route [-v] QUERY [FILTER]",
+		Use:   "route [--why] QUERY [FILTER]",
 		Short: "walk the routes of what an instance uses and exposes",
 		Long: `Walk the routes of all that an instance uses and exposes, and say where each
 comes from, or why it comes from nowhere and what to add to which manifest.
@@ -22,7 +22,7 @@ Nothing is started. FILTER is a comma-separated list of parts of capabilities'
 names, with "use:" or "expose:" before those that only mean one side. The exit
 code is 1 if a route fails.`,
 		Example: `  cmgr route /core/net
-  cmgr route -v net use:log      # every hop, with the manifest's line
+  cmgr route net use:log --why   # every hop, with the manifest's line
   cmgr route net --json | jq '.[] | select(.outcome == "Failed")'`,
 		GroupID:           groupLook,
 		Args:              between(1, 2),
@@ -51,7 +51,7 @@ code is 1 if a route fails.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "every hop of each route")
+	cmd.Flags().BoolVarP(&verbose, "why", "v", false, "every hop of each route, with the manifest's line")
 	return cmd
 }
 

@@ -77,7 +77,7 @@ func fileError(file string, err error) error {
 	p := &control.Problem{Kind: capabilities.Invalid.String(), Message: fmt.Sprintf("read %s: %v", file, cause(err))}
 	switch info, statErr := os.Stat(file); {
 	case errors.Is(err, fs.ErrNotExist):
-		p.Kind = capabilities.NotFound.String()
+		p.Kind, p.Message = capabilities.NotFound.String(), fmt.Sprintf("read %s: no such file", file)
 	case errors.Is(err, fs.ErrPermission):
 		p.Kind = capabilities.Denied.String()
 	case statErr == nil && info.IsDir():
@@ -252,31 +252,9 @@ func linesOf(file string) ([]string, error) {
 	return out, nil
 }
 
-// A finding is a diagnostic as JSON.
-type finding struct {
-	File     string `json:"file"`
-	Line     int32  `json:"line"` // 0 if unknown
-	Col      int32  `json:"col"`
-	Severity string `json:"severity"` // "error" or "warning"
-	Rule     string `json:"rule"`
-	Message  string `json:"message"`
-	Hint     string `json:"hint"`        // "" for none
-	Included string `json:"included_at"` // "file:line:col" of the include of the file, "" for none
-}
-
-func (a *app) findings(ds manifest.Diagnostics) []finding {
-	out := []finding{}
-	for _, d := range ds {
-		f := finding{
-			File: d.Pos.File, Line: d.Pos.Line, Col: d.Pos.Col, Severity: "error", Rule: d.Rule, Message: d.Message, Hint: d.Hint,
-			Included: a.included[d.Pos.File].String(),
-		}
-		if d.Warning {
-			f.Severity = "warning"
-		}
-		out = append(out, f)
-	}
-	return out
+// findings are ds as an array, which is [] for none.
+func findings(ds manifest.Diagnostics) manifest.Diagnostics {
+	return append(manifest.Diagnostics{}, ds...)
 }
 
 // writeJSON writes v as one line.

@@ -39,9 +39,9 @@ known to run a file of the package.`,
 			if err != nil {
 				return err
 			}
-			c, found := a.loadSource(name, src, cml.Options{Includes: in.includes()})
+			doc, c, found := loadSource(name, src, cml.Options{Includes: in.includes()})
 			if found.Err() == nil {
-				found = append(found, cml.ValidateReferences(c, provided)...)
+				found = append(found, doc.Placed(cml.ValidateReferences(c, provided))...)
 			}
 			for i := range found {
 				if label != "" {

@@ -46,7 +46,7 @@ func LoadDocument(file string, src []byte, o Options) (*Document, manifest.Valid
 		before = append(before, Expand(doc, o.Includes)...)
 	}
 	v, ds := doc.load(o, len(before.Errors()) > 0)
-	return doc, v, arrange(append(before, ds...))
+	return doc, v, doc.Placed(arrange(append(before, ds...)))
 }
 
 // load compiles and validates. After errors the Validated is zero, and broken says that there were some before.

@@ -32,7 +32,22 @@ func Expand(doc *Document, in *Includes) manifest.Diagnostics {
 	e := expander{in: in, visited: map[string]bool{}}
 	e.expand(doc, []string{path.Clean(doc.Source.File)})
 	doc.Included, doc.IncludedAt = e.files, e.places
-	return arrange(e.diagnostics)
+	return doc.Placed(arrange(e.diagnostics))
+}
+
+// Placed tells of each finding in a file that d includes where that is included.
+func (d *Document) Placed(ds manifest.Diagnostics) manifest.Diagnostics {
+	if len(d.Included) == 0 {
+		return ds
+	}
+	includes := make(map[string]At, len(d.Included))
+	for i, file := range d.Included {
+		includes[file] = d.IncludedAt[i]
+	}
+	for i := range ds {
+		ds[i].IncludedAt = includes[ds[i].Pos.File].Pos()
+	}
+	return ds
 }
 
 type expander struct {

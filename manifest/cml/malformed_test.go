@@ -201,7 +201,7 @@ func TestMalformed(t *testing.T) {
 	for _, c := range []struct{ src, want string }{
 		{``, `m.cml:1:1: expected a value, found end of file`},
 		{`[]`, "m.cml:1:1: invalid type: array, expected a map"},
-		{"{\n  chidren: []\n}", "m.cml:2:3: unknown key `chidren`, did you mean `children`?"},
+		{"{\n  chidren: []\n}", "m.cml:2:3: unknown field `chidren`\n  hint: did you mean `children`?"},
 		{`{ children: [{ name: "a", url: "a" }] }`, "m.cml:1:32: invalid value: string \"a\", expected a valid URL\n" +
 			"  hint: a relative URL has a fragment (\"#meta/x.cm\") or is the path of a manifest (\"x.cml\")"},
 		{

@@ -507,7 +507,7 @@ func (s *shape[T]) index(word string) int {
 func (d *decoder) unknownKey(m *hujson.ObjectMember, word, gone string, known []string) {
 	at := d.at(m.Name.StartOffset)
 	if near := name.Nearest(word, known); near != "" && gone == "" {
-		d.report(at, "unknown-key", "", "unknown key `%s`, did you mean `%s`?", word, near)
+		d.report(at, "unknown-key", fmt.Sprintf("did you mean `%s`?", near), "unknown field `%s`", word)
 		return
 	}
 	d.report(at, "unknown-key", gone, "unknown field `%s`, expected %s", word, oneOf(known))

@@ -425,6 +425,59 @@ func (x *InstanceRequest) GetQuery() string {
 	return ""
 }
 
+type SignalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Query string                 `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// "SIGHUP", "hup" or "1".
+	Signal        string `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalRequest) Reset() {
+	*x = SignalRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalRequest) ProtoMessage() {}
+
+func (x *SignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
+func (*SignalRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SignalRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *SignalRequest) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
 type InstanceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As it is after the action.
@@ -435,7 +488,7 @@ type InstanceResponse struct {
 
 func (x *InstanceResponse) Reset() {
 	*x = InstanceResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[4]
+	mi := &file_proto_control_v1_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +500,7 @@ func (x *InstanceResponse) String() string {
 func (*InstanceResponse) ProtoMessage() {}
 
 func (x *InstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[4]
+	mi := &file_proto_control_v1_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +513,7 @@ func (x *InstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceResponse.ProtoReflect.Descriptor instead.
 func (*InstanceResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{4}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InstanceResponse) GetInstance() *Instance {
@@ -479,7 +532,7 @@ type DestroyResponse struct {
 
 func (x *DestroyResponse) Reset() {
 	*x = DestroyResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	mi := &file_proto_control_v1_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +544,7 @@ func (x *DestroyResponse) String() string {
 func (*DestroyResponse) ProtoMessage() {}
 
 func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	mi := &file_proto_control_v1_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +557,7 @@ func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyResponse.ProtoReflect.Descriptor instead.
 func (*DestroyResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DestroyResponse) GetMoniker() string {
@@ -526,7 +579,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	mi := &file_proto_control_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +591,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	mi := &file_proto_control_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +604,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRequest) GetOnly() string {
@@ -577,7 +630,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	mi := &file_proto_control_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +642,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	mi := &file_proto_control_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +655,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListResponse) GetInstances() []*Instance {
@@ -637,7 +690,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[8]
+	mi := &file_proto_control_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +702,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[8]
+	mi := &file_proto_control_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +715,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ShowResponse) GetMoniker() string {
@@ -782,7 +835,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[9]
+	mi := &file_proto_control_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +847,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[9]
+	mi := &file_proto_control_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +860,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Resolved) GetResolvedUrl() string {
@@ -883,7 +936,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[10]
+	mi := &file_proto_control_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +948,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[10]
+	mi := &file_proto_control_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +961,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Started) GetRuntime() string {
@@ -963,7 +1016,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[11]
+	mi := &file_proto_control_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1028,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[11]
+	mi := &file_proto_control_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1041,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Detail) GetKey() string {
@@ -1016,7 +1069,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[12]
+	mi := &file_proto_control_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1081,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[12]
+	mi := &file_proto_control_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1094,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateRequest) GetMoniker() string {
@@ -1071,7 +1124,7 @@ type RunInCollectionRequest struct {
 
 func (x *RunInCollectionRequest) Reset() {
 	*x = RunInCollectionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[13]
+	mi := &file_proto_control_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1136,7 @@ func (x *RunInCollectionRequest) String() string {
 func (*RunInCollectionRequest) ProtoMessage() {}
 
 func (x *RunInCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[13]
+	mi := &file_proto_control_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1149,7 @@ func (x *RunInCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunInCollectionRequest.ProtoReflect.Descriptor instead.
 func (*RunInCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RunInCollectionRequest) GetMoniker() string {
@@ -1131,7 +1184,7 @@ type RouteRequest struct {
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[14]
+	mi := &file_proto_control_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1196,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[14]
+	mi := &file_proto_control_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1209,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RouteRequest) GetQuery() string {
@@ -1183,7 +1236,7 @@ type RouteResponse struct {
 
 func (x *RouteResponse) Reset() {
 	*x = RouteResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[15]
+	mi := &file_proto_control_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1248,7 @@ func (x *RouteResponse) String() string {
 func (*RouteResponse) ProtoMessage() {}
 
 func (x *RouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[15]
+	mi := &file_proto_control_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1261,7 @@ func (x *RouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResponse.ProtoReflect.Descriptor instead.
 func (*RouteResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RouteResponse) GetMoniker() string {
@@ -1250,7 +1303,7 @@ type RouteReport struct {
 
 func (x *RouteReport) Reset() {
 	*x = RouteReport{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[16]
+	mi := &file_proto_control_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1315,7 @@ func (x *RouteReport) String() string {
 func (*RouteReport) ProtoMessage() {}
 
 func (x *RouteReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[16]
+	mi := &file_proto_control_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1328,7 @@ func (x *RouteReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReport.ProtoReflect.Descriptor instead.
 func (*RouteReport) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RouteReport) GetDeclType() string {
@@ -1341,6 +1394,216 @@ func (x *RouteReport) GetHops() []*Hop {
 	return nil
 }
 
+type CapabilityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The whole name, on either side of a rename.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapabilityRequest) Reset() {
+	*x = CapabilityRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapabilityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapabilityRequest) ProtoMessage() {}
+
+func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapabilityRequest.ProtoReflect.Descriptor instead.
+func (*CapabilityRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CapabilityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type CapabilityResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By moniker, and in the order of the manifest.
+	Declarations  []*Mention `protobuf:"bytes,1,rep,name=declarations,proto3" json:"declarations,omitempty"`
+	Exposes       []*Mention `protobuf:"bytes,2,rep,name=exposes,proto3" json:"exposes,omitempty"`
+	Offers        []*Mention `protobuf:"bytes,3,rep,name=offers,proto3" json:"offers,omitempty"`
+	Uses          []*Mention `protobuf:"bytes,4,rep,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapabilityResponse) Reset() {
+	*x = CapabilityResponse{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapabilityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapabilityResponse) ProtoMessage() {}
+
+func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapabilityResponse.ProtoReflect.Descriptor instead.
+func (*CapabilityResponse) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CapabilityResponse) GetDeclarations() []*Mention {
+	if x != nil {
+		return x.Declarations
+	}
+	return nil
+}
+
+func (x *CapabilityResponse) GetExposes() []*Mention {
+	if x != nil {
+		return x.Exposes
+	}
+	return nil
+}
+
+func (x *CapabilityResponse) GetOffers() []*Mention {
+	if x != nil {
+		return x.Offers
+	}
+	return nil
+}
+
+func (x *CapabilityResponse) GetUses() []*Mention {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+// Mention is one place where a capability is named.
+type Mention struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Moniker string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	// protocol, service, directory, storage, runner, …
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// As its source calls it, and as its target does.
+	SourceName string `protobuf:"bytes,3,opt,name=source_name,json=sourceName,proto3" json:"source_name,omitempty"`
+	TargetName string `protobuf:"bytes,4,opt,name=target_name,json=targetName,proto3" json:"target_name,omitempty"`
+	// "parent", "#child", "self", "framework", …; "" where there is none.
+	From          string    `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
+	To            string    `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
+	Position      *Position `protobuf:"bytes,7,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mention) Reset() {
+	*x = Mention{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mention) ProtoMessage() {}
+
+func (x *Mention) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mention.ProtoReflect.Descriptor instead.
+func (*Mention) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Mention) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *Mention) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Mention) GetSourceName() string {
+	if x != nil {
+		return x.SourceName
+	}
+	return ""
+}
+
+func (x *Mention) GetTargetName() string {
+	if x != nil {
+		return x.TargetName
+	}
+	return ""
+}
+
+func (x *Mention) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Mention) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Mention) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
 type Hop struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Moniker string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
@@ -1354,7 +1617,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[17]
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1629,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[17]
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1642,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Hop) GetMoniker() string {
@@ -1422,7 +1685,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1697,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1710,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Position) GetFile() string {
@@ -1482,7 +1745,7 @@ type GraphRequest struct {
 
 func (x *GraphRequest) Reset() {
 	*x = GraphRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1757,7 @@ func (x *GraphRequest) String() string {
 func (*GraphRequest) ProtoMessage() {}
 
 func (x *GraphRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1770,7 @@ func (x *GraphRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphRequest.ProtoReflect.Descriptor instead.
 func (*GraphRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GraphRequest) GetOnly() string {
@@ -1534,7 +1797,7 @@ type GraphResponse struct {
 
 func (x *GraphResponse) Reset() {
 	*x = GraphResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1809,7 @@ func (x *GraphResponse) String() string {
 func (*GraphResponse) ProtoMessage() {}
 
 func (x *GraphResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1822,7 @@ func (x *GraphResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphResponse.ProtoReflect.Descriptor instead.
 func (*GraphResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GraphResponse) GetInstances() []*Instance {
@@ -1589,7 +1852,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1864,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1877,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Edge) GetFrom() string {
@@ -1659,7 +1922,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1934,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1947,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LogsRequest) GetQueries() []string {
@@ -1726,7 +1989,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +2001,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +2014,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LogLine) GetMoniker() string {
@@ -1807,7 +2070,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +2082,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +2095,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EventsRequest) GetSinceSeq() float64 {
@@ -1894,7 +2157,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2169,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2182,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Event) GetSeq() float64 {
@@ -1996,7 +2259,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2271,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2284,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WaitRequest) GetQuery() string {
@@ -2050,7 +2313,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2325,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2338,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WaitResponse) GetMoniker() string {
@@ -2107,7 +2370,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2382,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2395,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 type DoctorResponse struct {
@@ -2144,7 +2407,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2419,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2432,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -2193,7 +2456,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2468,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2481,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Check) GetStatus() string {
@@ -2257,7 +2520,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2532,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2545,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 type ShutdownResponse struct {
@@ -2293,7 +2556,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2568,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2581,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 type VersionRequest struct {
@@ -2329,7 +2592,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2604,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2617,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 type VersionResponse struct {
@@ -2370,7 +2633,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2645,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2658,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2452,7 +2715,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2727,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2740,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Problem) GetKind() string {
@@ -2519,17 +2782,19 @@ type Finding struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Position *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	// The short name of the rule; "" when it isn't one of the manifest language.
-	Rule          string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Hint          string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
-	Warning       bool   `protobuf:"varint,5,opt,name=warning,proto3" json:"warning,omitempty"`
+	Rule    string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Hint    string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
+	Warning bool   `protobuf:"varint,5,opt,name=warning,proto3" json:"warning,omitempty"`
+	// The include that brought the file of the position in; absent if that is the manifest itself.
+	IncludedAt    *Position `protobuf:"bytes,6,opt,name=included_at,json=includedAt,proto3" json:"included_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2806,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2819,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Finding) GetPosition() *Position {
@@ -2590,6 +2855,13 @@ func (x *Finding) GetWarning() bool {
 		return x.Warning
 	}
 	return false
+}
+
+func (x *Finding) GetIncludedAt() *Position {
+	if x != nil {
+		return x.IncludedAt
+	}
+	return nil
 }
 
 var File_proto_control_v1_control_proto protoreflect.FileDescriptor
@@ -2641,7 +2913,10 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"_processes\"'\n" +
 	"\x0fInstanceRequest\x12\x14\n" +
-	"\x05query\x18\x01 \x01(\tR\x05query\"I\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\"=\n" +
+	"\rSignalRequest\x12\x14\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal\"I\n" +
 	"\x10InstanceResponse\x125\n" +
 	"\binstance\x18\x01 \x01(\v2\x19.cmgr.control.v1.InstanceR\binstance\"+\n" +
 	"\x0fDestroyResponse\x12\x18\n" +
@@ -2714,7 +2989,24 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\rerror_summary\x18\x06 \x01(\tR\ferrorSummary\x12\x12\n" +
 	"\x04hint\x18\a \x01(\tR\x04hint\x12\"\n" +
 	"\favailability\x18\b \x01(\tR\favailability\x12(\n" +
-	"\x04hops\x18\t \x03(\v2\x14.cmgr.control.v1.HopR\x04hops\"\x8a\x01\n" +
+	"\x04hops\x18\t \x03(\v2\x14.cmgr.control.v1.HopR\x04hops\"'\n" +
+	"\x11CapabilityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xe6\x01\n" +
+	"\x12CapabilityResponse\x12<\n" +
+	"\fdeclarations\x18\x01 \x03(\v2\x18.cmgr.control.v1.MentionR\fdeclarations\x122\n" +
+	"\aexposes\x18\x02 \x03(\v2\x18.cmgr.control.v1.MentionR\aexposes\x120\n" +
+	"\x06offers\x18\x03 \x03(\v2\x18.cmgr.control.v1.MentionR\x06offers\x12,\n" +
+	"\x04uses\x18\x04 \x03(\v2\x18.cmgr.control.v1.MentionR\x04uses\"\xd4\x01\n" +
+	"\aMention\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1f\n" +
+	"\vsource_name\x18\x03 \x01(\tR\n" +
+	"sourceName\x12\x1f\n" +
+	"\vtarget_name\x18\x04 \x01(\tR\n" +
+	"targetName\x12\x12\n" +
+	"\x04from\x18\x05 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x06 \x01(\tR\x02to\x125\n" +
+	"\bposition\x18\a \x01(\v2\x19.cmgr.control.v1.PositionR\bposition\"\x8a\x01\n" +
 	"\x03Hop\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x12\n" +
 	"\x04decl\x18\x02 \x01(\tR\x04decl\x12\x1e\n" +
@@ -2801,13 +3093,15 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x04 \x03(\tR\n" +
 	"candidates\x124\n" +
-	"\bfindings\x18\x05 \x03(\v2\x18.cmgr.control.v1.FindingR\bfindings\"\x9c\x01\n" +
+	"\bfindings\x18\x05 \x03(\v2\x18.cmgr.control.v1.FindingR\bfindings\"\xd8\x01\n" +
 	"\aFinding\x125\n" +
 	"\bposition\x18\x01 \x01(\v2\x19.cmgr.control.v1.PositionR\bposition\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
 	"\x04hint\x18\x04 \x01(\tR\x04hint\x12\x18\n" +
-	"\awarning\x18\x05 \x01(\bR\awarning2\xb0\v\n" +
+	"\awarning\x18\x05 \x01(\bR\awarning\x12:\n" +
+	"\vincluded_at\x18\x06 \x01(\v2\x19.cmgr.control.v1.PositionR\n" +
+	"includedAt2\xd4\f\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -2815,12 +3109,15 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\tUnresolve\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12L\n" +
 	"\x05Start\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x04Stop\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
-	"\x04Kill\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12M\n" +
+	"\x04Kill\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
+	"\x06Signal\x12\x1e.cmgr.control.v1.SignalRequest\x1a!.cmgr.control.v1.InstanceResponse\x12M\n" +
 	"\x06Reload\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x06Create\x12\x1e.cmgr.control.v1.CreateRequest\x1a!.cmgr.control.v1.InstanceResponse\x12]\n" +
 	"\x0fRunInCollection\x12'.cmgr.control.v1.RunInCollectionRequest\x1a!.cmgr.control.v1.InstanceResponse\x12M\n" +
 	"\aDestroy\x12 .cmgr.control.v1.InstanceRequest\x1a .cmgr.control.v1.DestroyResponse\x12F\n" +
-	"\x05Route\x12\x1d.cmgr.control.v1.RouteRequest\x1a\x1e.cmgr.control.v1.RouteResponse\x12F\n" +
+	"\x05Route\x12\x1d.cmgr.control.v1.RouteRequest\x1a\x1e.cmgr.control.v1.RouteResponse\x12U\n" +
+	"\n" +
+	"Capability\x12\".cmgr.control.v1.CapabilityRequest\x1a#.cmgr.control.v1.CapabilityResponse\x12F\n" +
 	"\x05Graph\x12\x1d.cmgr.control.v1.GraphRequest\x1a\x1e.cmgr.control.v1.GraphResponse\x12@\n" +
 	"\x04Logs\x12\x1c.cmgr.control.v1.LogsRequest\x1a\x18.cmgr.control.v1.LogLine0\x01\x12B\n" +
 	"\x06Events\x12\x1e.cmgr.control.v1.EventsRequest\x1a\x16.cmgr.control.v1.Event0\x01\x12C\n" +
@@ -2841,120 +3138,134 @@ func file_proto_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_v1_control_proto_rawDescData
 }
 
-var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_proto_control_v1_control_proto_goTypes = []any{
 	(*Instance)(nil),               // 0: cmgr.control.v1.Instance
 	(*Exit)(nil),                   // 1: cmgr.control.v1.Exit
 	(*Usage)(nil),                  // 2: cmgr.control.v1.Usage
 	(*InstanceRequest)(nil),        // 3: cmgr.control.v1.InstanceRequest
-	(*InstanceResponse)(nil),       // 4: cmgr.control.v1.InstanceResponse
-	(*DestroyResponse)(nil),        // 5: cmgr.control.v1.DestroyResponse
-	(*ListRequest)(nil),            // 6: cmgr.control.v1.ListRequest
-	(*ListResponse)(nil),           // 7: cmgr.control.v1.ListResponse
-	(*ShowResponse)(nil),           // 8: cmgr.control.v1.ShowResponse
-	(*Resolved)(nil),               // 9: cmgr.control.v1.Resolved
-	(*Started)(nil),                // 10: cmgr.control.v1.Started
-	(*Detail)(nil),                 // 11: cmgr.control.v1.Detail
-	(*CreateRequest)(nil),          // 12: cmgr.control.v1.CreateRequest
-	(*RunInCollectionRequest)(nil), // 13: cmgr.control.v1.RunInCollectionRequest
-	(*RouteRequest)(nil),           // 14: cmgr.control.v1.RouteRequest
-	(*RouteResponse)(nil),          // 15: cmgr.control.v1.RouteResponse
-	(*RouteReport)(nil),            // 16: cmgr.control.v1.RouteReport
-	(*Hop)(nil),                    // 17: cmgr.control.v1.Hop
-	(*Position)(nil),               // 18: cmgr.control.v1.Position
-	(*GraphRequest)(nil),           // 19: cmgr.control.v1.GraphRequest
-	(*GraphResponse)(nil),          // 20: cmgr.control.v1.GraphResponse
-	(*Edge)(nil),                   // 21: cmgr.control.v1.Edge
-	(*LogsRequest)(nil),            // 22: cmgr.control.v1.LogsRequest
-	(*LogLine)(nil),                // 23: cmgr.control.v1.LogLine
-	(*EventsRequest)(nil),          // 24: cmgr.control.v1.EventsRequest
-	(*Event)(nil),                  // 25: cmgr.control.v1.Event
-	(*WaitRequest)(nil),            // 26: cmgr.control.v1.WaitRequest
-	(*WaitResponse)(nil),           // 27: cmgr.control.v1.WaitResponse
-	(*DoctorRequest)(nil),          // 28: cmgr.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 29: cmgr.control.v1.DoctorResponse
-	(*Check)(nil),                  // 30: cmgr.control.v1.Check
-	(*ShutdownRequest)(nil),        // 31: cmgr.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 32: cmgr.control.v1.ShutdownResponse
-	(*VersionRequest)(nil),         // 33: cmgr.control.v1.VersionRequest
-	(*VersionResponse)(nil),        // 34: cmgr.control.v1.VersionResponse
-	(*Problem)(nil),                // 35: cmgr.control.v1.Problem
-	(*Finding)(nil),                // 36: cmgr.control.v1.Finding
-	(*timestamppb.Timestamp)(nil),  // 37: google.protobuf.Timestamp
+	(*SignalRequest)(nil),          // 4: cmgr.control.v1.SignalRequest
+	(*InstanceResponse)(nil),       // 5: cmgr.control.v1.InstanceResponse
+	(*DestroyResponse)(nil),        // 6: cmgr.control.v1.DestroyResponse
+	(*ListRequest)(nil),            // 7: cmgr.control.v1.ListRequest
+	(*ListResponse)(nil),           // 8: cmgr.control.v1.ListResponse
+	(*ShowResponse)(nil),           // 9: cmgr.control.v1.ShowResponse
+	(*Resolved)(nil),               // 10: cmgr.control.v1.Resolved
+	(*Started)(nil),                // 11: cmgr.control.v1.Started
+	(*Detail)(nil),                 // 12: cmgr.control.v1.Detail
+	(*CreateRequest)(nil),          // 13: cmgr.control.v1.CreateRequest
+	(*RunInCollectionRequest)(nil), // 14: cmgr.control.v1.RunInCollectionRequest
+	(*RouteRequest)(nil),           // 15: cmgr.control.v1.RouteRequest
+	(*RouteResponse)(nil),          // 16: cmgr.control.v1.RouteResponse
+	(*RouteReport)(nil),            // 17: cmgr.control.v1.RouteReport
+	(*CapabilityRequest)(nil),      // 18: cmgr.control.v1.CapabilityRequest
+	(*CapabilityResponse)(nil),     // 19: cmgr.control.v1.CapabilityResponse
+	(*Mention)(nil),                // 20: cmgr.control.v1.Mention
+	(*Hop)(nil),                    // 21: cmgr.control.v1.Hop
+	(*Position)(nil),               // 22: cmgr.control.v1.Position
+	(*GraphRequest)(nil),           // 23: cmgr.control.v1.GraphRequest
+	(*GraphResponse)(nil),          // 24: cmgr.control.v1.GraphResponse
+	(*Edge)(nil),                   // 25: cmgr.control.v1.Edge
+	(*LogsRequest)(nil),            // 26: cmgr.control.v1.LogsRequest
+	(*LogLine)(nil),                // 27: cmgr.control.v1.LogLine
+	(*EventsRequest)(nil),          // 28: cmgr.control.v1.EventsRequest
+	(*Event)(nil),                  // 29: cmgr.control.v1.Event
+	(*WaitRequest)(nil),            // 30: cmgr.control.v1.WaitRequest
+	(*WaitResponse)(nil),           // 31: cmgr.control.v1.WaitResponse
+	(*DoctorRequest)(nil),          // 32: cmgr.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 33: cmgr.control.v1.DoctorResponse
+	(*Check)(nil),                  // 34: cmgr.control.v1.Check
+	(*ShutdownRequest)(nil),        // 35: cmgr.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 36: cmgr.control.v1.ShutdownResponse
+	(*VersionRequest)(nil),         // 37: cmgr.control.v1.VersionRequest
+	(*VersionResponse)(nil),        // 38: cmgr.control.v1.VersionResponse
+	(*Problem)(nil),                // 39: cmgr.control.v1.Problem
+	(*Finding)(nil),                // 40: cmgr.control.v1.Finding
+	(*timestamppb.Timestamp)(nil),  // 41: google.protobuf.Timestamp
 }
 var file_proto_control_v1_control_proto_depIdxs = []int32{
-	37, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	41, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
-	37, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
+	41, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
 	2,  // 3: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
-	37, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
-	37, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
+	41, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
+	41, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 6: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
 	0,  // 7: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
-	9,  // 8: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
+	10, // 8: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
 	1,  // 9: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
-	37, // 10: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
-	10, // 11: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
-	37, // 12: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
+	41, // 10: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
+	11, // 11: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
+	41, // 12: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
 	2,  // 13: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
-	11, // 14: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
-	16, // 15: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
-	17, // 16: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
-	18, // 17: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
-	0,  // 18: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
-	21, // 19: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
-	37, // 20: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	37, // 21: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	37, // 22: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 23: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
-	1,  // 24: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
-	30, // 25: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
-	37, // 26: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	36, // 27: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
-	18, // 28: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	6,  // 29: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 30: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 31: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 32: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 33: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 34: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 35: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 36: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.InstanceRequest
-	12, // 37: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	13, // 38: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 39: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	14, // 40: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	19, // 41: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	22, // 42: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	24, // 43: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	26, // 44: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	28, // 45: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	31, // 46: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	33, // 47: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	7,  // 48: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	8,  // 49: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	4,  // 50: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	4,  // 51: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	4,  // 52: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	4,  // 53: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	4,  // 54: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	4,  // 55: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.InstanceResponse
-	4,  // 56: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	4,  // 57: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 58: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	15, // 59: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	20, // 60: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	23, // 61: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	25, // 62: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	27, // 63: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	29, // 64: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	32, // 65: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	34, // 66: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	48, // [48:67] is the sub-list for method output_type
-	29, // [29:48] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	12, // 14: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
+	17, // 15: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
+	21, // 16: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
+	20, // 17: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
+	20, // 18: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
+	20, // 19: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
+	20, // 20: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
+	22, // 21: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
+	22, // 22: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
+	0,  // 23: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
+	25, // 24: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
+	41, // 25: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	41, // 26: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	41, // 27: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 28: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
+	1,  // 29: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
+	34, // 30: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
+	41, // 31: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	40, // 32: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
+	22, // 33: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
+	22, // 34: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	7,  // 35: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 36: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 37: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 38: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 39: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 40: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 41: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 42: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	3,  // 43: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.InstanceRequest
+	13, // 44: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	14, // 45: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 46: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	15, // 47: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	18, // 48: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	23, // 49: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	26, // 50: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	28, // 51: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	30, // 52: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	32, // 53: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	35, // 54: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	37, // 55: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	8,  // 56: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	9,  // 57: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	5,  // 58: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 59: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 60: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 61: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 62: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 63: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 64: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 65: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	5,  // 66: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 67: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	16, // 68: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	19, // 69: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	24, // 70: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	27, // 71: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	29, // 72: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	31, // 73: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	33, // 74: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	36, // 75: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	38, // 76: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	56, // [56:77] is the sub-list for method output_type
+	35, // [35:56] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
@@ -2963,15 +3274,15 @@ func file_proto_control_v1_control_proto_init() {
 		return
 	}
 	file_proto_control_v1_control_proto_msgTypes[2].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[22].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[25].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[26].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[29].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_v1_control_proto_rawDesc), len(file_proto_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -191,6 +191,17 @@ func TestActions(t *testing.T) {
 	step("resolve", "/core resolved", r, err)
 	r, err = c.Start(ctx, query("net"))
 	step("start", "/core/net started", r, err)
+	signal := func(q, sig string) (*controlpb.InstanceResponse, error) {
+		return c.Signal(ctx, &controlpb.SignalRequest{Query: q, Signal: sig})
+	}
+	r, err = signal("net", "hup")
+	step("signal", "/core/net started", r, err)
+	r, err = signal("net", "USR1")
+	step("signal that fails", "internal: signal /core/net: got user defined signal 1", r, err)
+	r, err = signal("net", "hop")
+	step("no signal", `invalid: signal /core/net: unknown signal "hop"; kill -l lists them`, r, err)
+	r, err = signal("/core", "hup")
+	step("signal without a program", "precondition: signal /core: no program of it runs", r, err)
 	r, err = c.Stop(ctx, query("net"))
 	step("stop", "/core/net resolved", r, err)
 	r, err = c.Reload(ctx, query("net"))
@@ -269,6 +280,47 @@ func TestProblemsSurviveTheWire(t *testing.T) {
 		if (&Error{got}).Code() != capabilities.CodeOf(tr.startError[name.Moniker(m)]) && m != "/core" {
 			t.Errorf("%s: code %v", m, (&Error{got}).Code())
 		}
+	}
+}
+
+func TestCapability(t *testing.T) {
+	tr := shop(t)
+	c, _, _ := serve(t, tr)
+	if _, err := c.Capability(bounded(t), &controlpb.CapabilityRequest{Name: "syslog"}); ProblemOf(err).GetHint() == "" ||
+		connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("before anything is resolved: %v", err)
+	}
+	resolveAll(t, tr)
+	got := map[string]string{}
+	for _, n := range []string{"syslog", "logger", "elf"} {
+		r, err := c.Capability(bounded(t), &controlpb.CapabilityRequest{Name: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range [][]*controlpb.Mention{r.GetDeclarations(), r.GetExposes(), r.GetOffers(), r.GetUses()} {
+			for _, m := range g {
+				got[n] += fmt.Sprintf("%s %s %s>%s %s>%s %s:%d\n", m.GetMoniker(), m.GetKind(), m.GetSourceName(), m.GetTargetName(),
+					m.GetFrom(), m.GetTo(), m.GetPosition().GetFile(), m.GetPosition().GetLine())
+			}
+			got[n] += "-\n"
+		}
+	}
+	want := map[string]string{
+		"syslog": "/core/log protocol syslog>syslog > log.cml:4\n-\n/core/log protocol syslog>syslog self>parent log.cml:5\n-\n" +
+			"/core protocol syslog>logger #log>#net core.cml:7\n-\n-\n",
+		"logger": "-\n-\n/core protocol syslog>logger #log>#net core.cml:7\n-\n/core/net protocol logger>logger parent> net.cml:5\n-\n",
+		"elf": "-\n-\n/ runner elf>elf parent>#core root.cml:3\n/ runner elf>elf parent>#netstack root.cml:3\n" +
+			"/core runner elf>elf parent>#net core.cml:6\n/core runner elf>elf parent>#log core.cml:6\n-\n" +
+			"/core/log runner elf>elf parent> log.cml:3\n/core/net runner elf>elf parent> net.cml:4\n-\n",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if _, err := c.Capability(bounded(t), &controlpb.CapabilityRequest{Name: "syslag"}); ProblemOf(err).GetHint() != "did you mean syslog?" {
+		t.Errorf("a near miss: %v", ProblemOf(err))
+	}
+	if _, err := c.Capability(bounded(t), &controlpb.CapabilityRequest{Name: "/"}); connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("no name: %v", err)
 	}
 }
 

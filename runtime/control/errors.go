@@ -90,11 +90,7 @@ func ProblemOf(err error) *Problem {
 	}
 	if ds, ok := manifest.AsDiagnostics(err); ok {
 		p.Kind = capabilities.Invalid.String()
-		for _, d := range ds {
-			p.Findings = append(p.Findings, &controlpb.Finding{
-				Position: position(d.Pos), Rule: d.Rule, Message: d.Message, Hint: d.Hint, Warning: d.Warning,
-			})
-		}
+		p.Findings = Findings(ds)
 	}
 	var message, hints []string
 	for line := range strings.SplitSeq(err.Error(), "\n") {
@@ -136,6 +132,18 @@ func problem(code capabilities.Code, hint, format string, args ...any) *Error {
 
 func invalid(format string, args ...any) error {
 	return problem(capabilities.Invalid, "", format, args...)
+}
+
+// Findings are ds as they are told.
+func Findings(ds manifest.Diagnostics) []*controlpb.Finding {
+	out := make([]*controlpb.Finding, len(ds))
+	for i, d := range ds {
+		out[i] = &controlpb.Finding{
+			Position: position(d.Pos), Rule: d.Rule, Message: d.Message, Hint: d.Hint, Warning: d.Warning,
+			IncludedAt: position(d.IncludedAt),
+		}
+	}
+	return out
 }
 
 func position(p manifest.Pos) *controlpb.Position {

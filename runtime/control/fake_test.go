@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -323,6 +324,13 @@ func (fakeProgram) Stop(context.Context) error { return nil }
 func (fakeProgram) Kill(context.Context) error { return nil }
 func (fakeProgram) Wait(context.Context) (runners.Exit, error) {
 	return runners.Exit{}, errors.ErrUnsupported
+}
+
+func (fakeProgram) Signal(_ context.Context, sig syscall.Signal) error {
+	if sig != syscall.SIGHUP {
+		return errors.New("got " + sig.String())
+	}
+	return nil
 }
 func (fakeProgram) Processes(context.Context) ([]int, error) { return []int{20490, 20491}, nil }
 func (fakeProgram) Describe() []runners.Detail {

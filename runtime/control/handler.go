@@ -16,6 +16,7 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/proto/controlpb/controlpbconnect"
+	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runtime/realm"
 )
 
@@ -139,6 +140,27 @@ func (s *Server) Stop(ctx context.Context, req *controlpb.InstanceRequest) (*con
 // Kill answers cmgr.control.v1.Control/Kill.
 func (s *Server) Kill(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return s.act(ctx, "kill", req.GetQuery(), s.cfg.Tree.Kill)
+}
+
+// Signal answers cmgr.control.v1.Control/Signal.
+func (s *Server) Signal(ctx context.Context, req *controlpb.SignalRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "signal", req.GetQuery(), func(ctx context.Context, m name.Moniker) error {
+		sig, err := runners.ParseSignal(req.GetSignal())
+		if err != nil {
+			return invalid("%v; kill -l lists them", err)
+		}
+		i, ok := s.cfg.Tree.Instance(m)
+		switch p, can := i.Program.(runners.Signaler); {
+		case !ok:
+			return gone(m)
+		case i.Program == nil:
+			return problem(capabilities.Precondition, "", "no program of it runs")
+		case !can:
+			return problem(capabilities.Precondition, "", "its runner passes no signals")
+		default:
+			return p.Signal(ctx, sig)
+		}
+	})
 }
 
 // Reload answers cmgr.control.v1.Control/Reload.

@@ -130,7 +130,7 @@ func (r *reader) object(v hujson.Value, at string, keys map[string]func(hujson.V
 			for k := range keys {
 				known = append(known, k)
 			}
-			d := r.complain(m.Name.StartOffset, "unknown-key", "unknown key %q", at+key)
+			d := r.complain(m.Name.StartOffset, "unknown-key", "unknown field `%s`", at+key)
 			if near := name.Nearest(key, known); near != "" {
 				d.Hint = fmt.Sprintf("did you mean %q?", at+near)
 			}

@@ -52,7 +52,7 @@ func TestSettings(t *testing.T) {
 
 func TestSettingsErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		`{ securty_policy: {} }`: `f:1:3: unknown key "securty_policy"`,
+		`{ securty_policy: {} }`: "f:1:3: unknown field `securty_policy`",
 		`{ security_policy: { job_policy: { main_process_critcal: [] } } }`: `did you mean "security_policy.job_policy.main_process_critical"?`,
 		`{ security_policy: [] }`: `f:1:20: security_policy must be an object`,
 		`{ security_policy: { job_policy: { main_process_critical: "/a" } } }`:  `f:1:59: must be an array`,

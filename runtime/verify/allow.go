@@ -119,7 +119,7 @@ func (r *allowReader) entry(v hujson.Value) *allowance {
 			if near := name.Nearest(key, keys); near != "" {
 				hint = fmt.Sprintf("did you mean %q?", near)
 			}
-			r.complain(at, "unknown-key", hint, "unknown key %q", key)
+			r.complain(at, "unknown-key", hint, "unknown field `%s`", key)
 			continue
 		}
 		if json5.KindOf(m.Value) != json5.String || json5.Text(m.Value) == "" {

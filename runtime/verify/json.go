@@ -33,72 +33,48 @@ type jsonList [][]byte
 const jsonPiece = 64 << 10
 
 type jsonResult struct {
-	Target       string    `json:"target_moniker"`
-	Decl         string    `json:"decl_type"`
-	Kind         string    `json:"kind"`
-	Capability   string    `json:"capability"`
-	To           string    `json:"to"`
-	Availability string    `json:"availability"`
-	Outcome      string    `json:"outcome"` // Success, Void, Partial, Failed
-	Source       string    `json:"source_moniker"`
-	SourceName   string    `json:"source_capability"`
-	Position     *jsonPos  `json:"position,omitempty"`
-	Error        *jsonFail `json:"error,omitempty"`
-	Reason       string    `json:"reason"` // that the allowlist gives
-	Hops         []jsonHop `json:"hops"`   // of what is not ok, and where they were asked for
+	Target       string       `json:"target_moniker"`
+	Decl         string       `json:"decl_type"`
+	Kind         string       `json:"kind"`
+	Capability   string       `json:"capability"`
+	To           string       `json:"to"`
+	Availability string       `json:"availability"`
+	Outcome      string       `json:"outcome"` // Success, Void, Partial, Failed
+	Source       string       `json:"source_moniker"`
+	SourceName   string       `json:"source_capability"`
+	Position     manifest.Pos `json:"position,omitzero"`
+	Error        *jsonFail    `json:"error,omitempty"`
+	Reason       string       `json:"reason"` // that the allowlist gives
+	Hops         []jsonHop    `json:"hops"`   // of what is not ok, and where they were asked for
 }
 
 type jsonFail struct {
-	Kind     string        `json:"kind"` // a capabilities.Code
-	At       string        `json:"moniker"`
-	Message  string        `json:"message"`
-	Hint     string        `json:"hint"`
-	Position *jsonPos      `json:"position,omitempty"`
-	Findings []jsonFinding `json:"findings"` // in the manifest that does not resolve
-}
-
-type jsonFinding struct {
-	Rule     string   `json:"rule"`
-	Message  string   `json:"message"`
-	Hint     string   `json:"hint"`
-	Warning  bool     `json:"warning"`
-	Position *jsonPos `json:"position,omitempty"`
-}
-
-type jsonPos struct {
-	File string `json:"file"`
-	Line int32  `json:"line"`
-	Col  int32  `json:"column"`
+	Kind     string               `json:"kind"` // a capabilities.Code
+	At       string               `json:"moniker"`
+	Message  string               `json:"message"`
+	Hint     string               `json:"hint"`
+	Position manifest.Pos         `json:"position,omitzero"`
+	Findings manifest.Diagnostics `json:"findings"` // in the manifest that does not resolve
 }
 
 type jsonHop struct {
-	Moniker    string   `json:"moniker"`
-	Decl       string   `json:"decl"`
-	Capability string   `json:"capability"`
-	Position   *jsonPos `json:"position,omitempty"`
-}
-
-func posJSON(p manifest.Pos) *jsonPos {
-	if !p.IsValid() {
-		return nil
-	}
-	return &jsonPos{p.File, p.Line, p.Col}
+	Moniker    string       `json:"moniker"`
+	Decl       string       `json:"decl"`
+	Capability string       `json:"capability"`
+	Position   manifest.Pos `json:"position,omitzero"`
 }
 
 func hopsJSON(hops []capabilities.Hop) []jsonHop {
 	out := make([]jsonHop, len(hops))
 	for i, h := range hops {
-		out[i] = jsonHop{string(h.At), h.Decl, h.Name, posJSON(h.Pos)}
+		out[i] = jsonHop{string(h.At), h.Decl, h.Name, h.Pos}
 	}
 	return out
 }
 
-func findingsJSON(ds manifest.Diagnostics) []jsonFinding {
-	out := make([]jsonFinding, len(ds))
-	for i, d := range ds {
-		out[i] = jsonFinding{d.Rule, d.Message, d.Hint, d.Warning, posJSON(d.Pos)}
-	}
-	return out
+// findings are ds as an array, which is [] for none.
+func findings(ds manifest.Diagnostics) manifest.Diagnostics {
+	return append(manifest.Diagnostics{}, ds...)
 }
 
 // Cause is why a result fails, on a line without hint and findings: the engine's reason, and what else went wrong.
@@ -124,7 +100,7 @@ func Cause(e *capabilities.Error) string {
 func (r *Result) json(withHops bool) jsonResult {
 	out := jsonResult{
 		Target: string(r.Target), Decl: r.Decl, Kind: r.Kind.String(), Capability: r.Name, To: r.To,
-		Availability: r.Availability.String(), Outcome: "Success", Position: posJSON(r.Pos), Reason: r.Allowed,
+		Availability: r.Availability.String(), Outcome: "Success", Position: r.Pos, Reason: r.Allowed,
 		Hops: []jsonHop{},
 	}
 	hops := []capabilities.Hop(nil)
@@ -142,7 +118,7 @@ func (r *Result) json(withHops bool) jsonResult {
 			out.Outcome, hops = "Failed", e.Hops
 		}
 		ds, _ := manifest.AsDiagnostics(e.Err)
-		out.Error = &jsonFail{e.Why.String(), string(e.At), Cause(e), e.Hint, posJSON(e.Pos), findingsJSON(ds)}
+		out.Error = &jsonFail{e.Why.String(), string(e.At), Cause(e), e.Hint, e.Pos, findings(ds)}
 	}
 	if withHops {
 		out.Hops = hopsJSON(hops)
@@ -201,7 +177,7 @@ func (j *JSON) Write(w io.Writer, t *Tree, s Summary, stale manifest.Diagnostics
 	if err != nil {
 		return err
 	}
-	tail, err := json.Marshal(findingsJSON(stale))
+	tail, err := json.Marshal(findings(stale))
 	if err != nil {
 		return err
 	}

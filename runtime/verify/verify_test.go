@@ -641,7 +641,7 @@ func TestAllowlistErrors(t *testing.T) {
 		"[{ target: '/', reason: 'r' }]":     "1:2: the entry lacks the capability, such as protocol: \"log\"",
 		"[{ target: '/', protocol: 'p', runner: 'q', reason: 'r' }]": "1:32: an entry is about one capability, and this is",
 		"[{ target: '/', target: '/', protocol: 'p', reason: 'r' }]": "1:17: key \"target\" stands here a second time",
-		"[{ target: '/', protocl: 'p', reason: 'r' }]":               "1:17: unknown key \"protocl\"\n  hint: did you mean",
+		"[{ target: '/', protocl: 'p', reason: 'r' }]":               "1:17: unknown field `protocl`\n  hint: did you mean",
 		"[{ target: 'a', protocol: 'p', reason: 'r' }]":              "1:12: allowlist entry (\"a\") must start with a '/'",
 		"[{ target: '/', protocol: ['p'], reason: 'r' }]":            "1:27: \"protocol\" must be a string, and not empty",
 		"[{ target: '/', protocol: 'p', reason: '' }]":               "1:40: \"reason\" must be a string, and not empty",
@@ -720,7 +720,7 @@ func TestJSON(t *testing.T) {
 			`"outcome":"Success","source_moniker":"<component manager>","source_capability":"elf",`,
 		`"decl_type":"use","kind":"protocol","capability":"v","to":"","availability":"optional","outcome":"Void","source_moniker":"",`,
 		`"message":"failed to resolve ` + "`/bad`" + `","hint":"","position":{"file":"DIR/root.cml","line":2,"column":38},` +
-			`"findings":[{"rule":"unknown-key"`,
+			`"findings":[{"position":{"file":"DIR/bad.cml","line":1,"column":3},"rule":"unknown-key"`,
 		`"reason":"known"`,
 	} {
 		if !strings.Contains(text, want) {

@@ -58,6 +58,8 @@ const (
 	ControlStopProcedure = "/cmgr.control.v1.Control/Stop"
 	// ControlKillProcedure is the fully-qualified name of the Control's Kill RPC.
 	ControlKillProcedure = "/cmgr.control.v1.Control/Kill"
+	// ControlSignalProcedure is the fully-qualified name of the Control's Signal RPC.
+	ControlSignalProcedure = "/cmgr.control.v1.Control/Signal"
 	// ControlReloadProcedure is the fully-qualified name of the Control's Reload RPC.
 	ControlReloadProcedure = "/cmgr.control.v1.Control/Reload"
 	// ControlCreateProcedure is the fully-qualified name of the Control's Create RPC.
@@ -68,6 +70,8 @@ const (
 	ControlDestroyProcedure = "/cmgr.control.v1.Control/Destroy"
 	// ControlRouteProcedure is the fully-qualified name of the Control's Route RPC.
 	ControlRouteProcedure = "/cmgr.control.v1.Control/Route"
+	// ControlCapabilityProcedure is the fully-qualified name of the Control's Capability RPC.
+	ControlCapabilityProcedure = "/cmgr.control.v1.Control/Capability"
 	// ControlGraphProcedure is the fully-qualified name of the Control's Graph RPC.
 	ControlGraphProcedure = "/cmgr.control.v1.Control/Graph"
 	// ControlLogsProcedure is the fully-qualified name of the Control's Logs RPC.
@@ -100,6 +104,8 @@ type ControlClient interface {
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
+	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
 	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
 	// has become invalid, it says so and stops nothing.
 	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
@@ -111,6 +117,9 @@ type ControlClient interface {
 	Destroy(context.Context, *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
+	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
+	// that is read so far says is not found.
+	Capability(context.Context, *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error)
 	// Graph gives the tree, and on demand the routes between its instances.
 	Graph(context.Context, *controlpb.GraphRequest) (*controlpb.GraphResponse, error)
 	// Logs gives lines of programs' output, oldest first.
@@ -181,6 +190,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Kill")),
 			connect.WithClientOptions(opts...),
 		),
+		signal: connect.NewClient[controlpb.SignalRequest, controlpb.InstanceResponse](
+			httpClient,
+			baseURL+ControlSignalProcedure,
+			connect.WithSchema(controlMethods.ByName("Signal")),
+			connect.WithClientOptions(opts...),
+		),
 		reload: connect.NewClient[controlpb.InstanceRequest, controlpb.InstanceResponse](
 			httpClient,
 			baseURL+ControlReloadProcedure,
@@ -209,6 +224,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlRouteProcedure,
 			connect.WithSchema(controlMethods.ByName("Route")),
+			connect.WithClientOptions(opts...),
+		),
+		capability: connect.NewClient[controlpb.CapabilityRequest, controlpb.CapabilityResponse](
+			httpClient,
+			baseURL+ControlCapabilityProcedure,
+			connect.WithSchema(controlMethods.ByName("Capability")),
 			connect.WithClientOptions(opts...),
 		),
 		graph: connect.NewClient[controlpb.GraphRequest, controlpb.GraphResponse](
@@ -265,11 +286,13 @@ type controlClient struct {
 	start           *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	stop            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	kill            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
+	signal          *connect.Client[controlpb.SignalRequest, controlpb.InstanceResponse]
 	reload          *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	create          *connect.Client[controlpb.CreateRequest, controlpb.InstanceResponse]
 	runInCollection *connect.Client[controlpb.RunInCollectionRequest, controlpb.InstanceResponse]
 	destroy         *connect.Client[controlpb.InstanceRequest, controlpb.DestroyResponse]
 	route           *connect.Client[controlpb.RouteRequest, controlpb.RouteResponse]
+	capability      *connect.Client[controlpb.CapabilityRequest, controlpb.CapabilityResponse]
 	graph           *connect.Client[controlpb.GraphRequest, controlpb.GraphResponse]
 	logs            *connect.Client[controlpb.LogsRequest, controlpb.LogLine]
 	events          *connect.Client[controlpb.EventsRequest, controlpb.Event]
@@ -342,6 +365,15 @@ func (c *controlClient) Kill(ctx context.Context, req *controlpb.InstanceRequest
 	return nil, err
 }
 
+// Signal calls cmgr.control.v1.Control.Signal.
+func (c *controlClient) Signal(ctx context.Context, req *controlpb.SignalRequest) (*controlpb.InstanceResponse, error) {
+	response, err := c.signal.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Reload calls cmgr.control.v1.Control.Reload.
 func (c *controlClient) Reload(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	response, err := c.reload.CallUnary(ctx, connect.NewRequest(req))
@@ -381,6 +413,15 @@ func (c *controlClient) Destroy(ctx context.Context, req *controlpb.InstanceRequ
 // Route calls cmgr.control.v1.Control.Route.
 func (c *controlClient) Route(ctx context.Context, req *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
 	response, err := c.route.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Capability calls cmgr.control.v1.Control.Capability.
+func (c *controlClient) Capability(ctx context.Context, req *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error) {
+	response, err := c.capability.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -458,6 +499,8 @@ type ControlHandler interface {
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
+	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
 	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
 	// has become invalid, it says so and stops nothing.
 	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
@@ -469,6 +512,9 @@ type ControlHandler interface {
 	Destroy(context.Context, *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
+	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
+	// that is read so far says is not found.
+	Capability(context.Context, *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error)
 	// Graph gives the tree, and on demand the routes between its instances.
 	Graph(context.Context, *controlpb.GraphRequest) (*controlpb.GraphResponse, error)
 	// Logs gives lines of programs' output, oldest first.
@@ -535,6 +581,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Kill")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlSignalHandler := connect.NewUnaryHandlerSimple(
+		ControlSignalProcedure,
+		svc.Signal,
+		connect.WithSchema(controlMethods.ByName("Signal")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlReloadHandler := connect.NewUnaryHandlerSimple(
 		ControlReloadProcedure,
 		svc.Reload,
@@ -563,6 +615,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlRouteProcedure,
 		svc.Route,
 		connect.WithSchema(controlMethods.ByName("Route")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlCapabilityHandler := connect.NewUnaryHandlerSimple(
+		ControlCapabilityProcedure,
+		svc.Capability,
+		connect.WithSchema(controlMethods.ByName("Capability")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlGraphHandler := connect.NewUnaryHandlerSimple(
@@ -623,6 +681,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlStopHandler.ServeHTTP(w, r)
 		case ControlKillProcedure:
 			controlKillHandler.ServeHTTP(w, r)
+		case ControlSignalProcedure:
+			controlSignalHandler.ServeHTTP(w, r)
 		case ControlReloadProcedure:
 			controlReloadHandler.ServeHTTP(w, r)
 		case ControlCreateProcedure:
@@ -633,6 +693,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlDestroyHandler.ServeHTTP(w, r)
 		case ControlRouteProcedure:
 			controlRouteHandler.ServeHTTP(w, r)
+		case ControlCapabilityProcedure:
+			controlCapabilityHandler.ServeHTTP(w, r)
 		case ControlGraphProcedure:
 			controlGraphHandler.ServeHTTP(w, r)
 		case ControlLogsProcedure:
@@ -684,6 +746,10 @@ func (UnimplementedControlHandler) Kill(context.Context, *controlpb.InstanceRequ
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Kill is not implemented"))
 }
 
+func (UnimplementedControlHandler) Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Signal is not implemented"))
+}
+
 func (UnimplementedControlHandler) Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Reload is not implemented"))
 }
@@ -702,6 +768,10 @@ func (UnimplementedControlHandler) Destroy(context.Context, *controlpb.InstanceR
 
 func (UnimplementedControlHandler) Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Route is not implemented"))
+}
+
+func (UnimplementedControlHandler) Capability(context.Context, *controlpb.CapabilityRequest) (*controlpb.CapabilityResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Capability is not implemented"))
 }
 
 func (UnimplementedControlHandler) Graph(context.Context, *controlpb.GraphRequest) (*controlpb.GraphResponse, error) {

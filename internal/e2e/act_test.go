@@ -1,0 +1,47 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestSeveralAtOnce: what acts on instances takes several and patterns, and a signal reaches the program and nobody else.
+func TestSeveralAtOnce(t *testing.T) {
+	r := run(t, write(t, map[string]string{
+		"root.cml": `{
+			children: [ { name: "a", url: "w.cml" }, { name: "b", url: "w.cml" }, { name: "idle", url: "w.cml" } ],
+			offer: [ { runner: "elf", from: "parent", to: [ "#a", "#b", "#idle" ] } ],
+		}`,
+		"w.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c",
+			"trap 'echo hup' HUP; trap 'kill $!; exit 3' USR1; echo up; while :; do sleep 1000 & wait $!; done" ] } }`,
+	}), "--stay")
+	r.up()
+	if out := r.must("start", "/a", "b"); !strings.Contains(out, "/a: Running\n/b: Running\n") {
+		t.Errorf("start of two: %s", out)
+	}
+	lines := func(word string) int { return strings.Count(r.out(), "| "+word) }
+	r.until("two programs", func() bool { return lines("up") == 2 })
+	r.must("signal", "hup", "/*") // the root has no program, idle does not run
+	r.until("two signals", func() bool { return lines("hup") == 2 })
+	r.must("kill", "-s", "USR1", "/a")
+	r.must("wait", "/a", "--until", "stopped")
+	if out := r.must("show", "/a"); !strings.Contains(out, "exited code=3") {
+		t.Errorf("after its own end by a signal: %s", out)
+	}
+	if _, stderr, code := r.cmgr("signal", "hup", "/a", "/b"); code != 1 || !strings.Contains(stderr, "/a: no program of it runs") {
+		t.Errorf("signal to what does not run: %d, %s", code, stderr)
+	}
+	r.until("the other's signal", func() bool { return lines("hup") == 3 })
+	if _, stderr, code := r.cmgr("stop", "/b", "/nobody"); code != 1 || !strings.Contains(stderr, "/nobody") {
+		t.Errorf("stop of what is not there: %d, %s", code, stderr)
+	}
+	if out := r.must("list", "--only", "running"); out != "/\n/b\n" {
+		t.Errorf("running after a stop that was refused: %q", out)
+	}
+	if out := r.must("stop", "/*"); !strings.Contains(out, "/b: Stopped: ") || !strings.Contains(out, "/idle: Unresolved\n") {
+		t.Errorf("stop of all: %s", out)
+	}
+	if code := r.stop(); code != 1 || !strings.Contains(r.err(), "did not end well: /a\n") {
+		t.Errorf("exit code %d: %s", code, r.err())
+	}
+}
