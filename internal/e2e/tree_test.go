@@ -191,9 +191,10 @@ func TestMany(t *testing.T) {
 			// They don't listen to the channel: the second interrupt kills them all.
 			_ = r.cmd.Process.Signal(os.Interrupt)
 			r.until("the shutdown", func() bool { return strings.Contains(r.err(), "shutting down") })
-			r.stop()
+			code := r.stop()
 			if left := cgroups(t, r.cmd.Process.Pid); len(left) > 0 {
-				t.Errorf("cgroups are left: %v", left[:1])
+				said := r.err()
+				t.Errorf("cgroups are left: %v, after exit code %d and the words %s", left[:1], code, said[max(0, strings.Index(said, "fatal error")-300):][:3000])
 			}
 		})
 	}

@@ -31,6 +31,9 @@ type cgroups struct {
 	m       *Manager
 	root    string
 	inotify int // -1 until somebody waits for the first time
+	// kernel has a token for each call under way that takes the kernel's one lock over all cgroups. They come by the thousand when a
+	// tree is shut down, and a goroutine that waits for the kernel holds a thread, of which Go has 10,000.
+	kernel chan struct{}
 
 	mu      sync.Mutex
 	watches map[int]*watch // by inotify's number
@@ -55,7 +58,7 @@ func openCgroups(m *Manager, o Options) (backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cgroups{m: m, inotify: -1, watches: map[int]*watch{}}
+	c := &cgroups{m: m, inotify: -1, kernel: make(chan struct{}, 8), watches: map[int]*watch{}}
 	if c.root, err = makeDir(filepath.Join(own, fmt.Sprintf("%s%s-%d", subtreePrefix, fileName(o.Name), os.Getpid()))); err != nil {
 		return nil, err
 	}
@@ -84,7 +87,13 @@ func (c *cgroups) dir(j *Job) string { return c.root + "/" + j.name }
 
 func (c *cgroups) path(j *Job) string { return c.dir(j) }
 
+// enter waits for a token of kernel; leave returns it.
+func (c *cgroups) enter() { c.kernel <- struct{}{} }
+func (c *cgroups) leave() { <-c.kernel }
+
 func (c *cgroups) make(j *Job) error {
+	c.enter()
+	defer c.leave()
 	dir, err := makeDir(c.dir(j))
 	if err != nil {
 		return err
@@ -120,22 +129,32 @@ func (c *cgroups) signal(j *Job, sig syscall.Signal) error {
 }
 
 func (c *cgroups) kill(ctx context.Context, j *Job) error {
+	if closed, err := c.killNow(j); closed || err != nil {
+		return err
+	}
+	return c.wait(ctx, j)
+}
+
+// killNow kills what is in j, and says whether j is closed instead.
+func (c *cgroups) killNow(j *Job) (closed bool, err error) {
+	c.enter()
+	defer c.leave()
 	// Mostly the main process was all there was, and has ended: a directory that can be removed needs no more. From then on its
 	// name may be another job's.
 	j.mu.Lock()
 	j.closed = j.closed || unix.Rmdir(c.dir(j)) == nil
-	closed := j.closed
+	closed = j.closed
 	j.mu.Unlock()
 	if closed {
-		return nil
+		return true, nil
 	}
 	if err := killCgroup(c.dir(j)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // closed
+			return true, nil
 		}
-		return fmt.Errorf("kill job %s: %w", j.name, err)
+		return false, fmt.Errorf("kill job %s: %w", j.name, err)
 	}
-	return c.wait(ctx, j)
+	return false, nil
 }
 
 // killCgroup kills all processes below dir (cgroup v2 documentation, cgroup.kill).
@@ -331,6 +350,8 @@ func (c *cgroups) stats(j *Job) (runners.Stats, error) {
 }
 
 func (c *cgroups) remove(j *Job) error {
+	c.enter()
+	defer c.leave()
 	dir := c.dir(j)
 	err := removeCgroup(dir)
 	if errors.Is(err, unix.EBUSY) {
