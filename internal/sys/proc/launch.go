@@ -353,8 +353,13 @@ func (r request) run(rx, null int) (*Process, error) {
 			files[i] = ^uintptr(0)
 		}
 	}
+	dir := -1
+	if s.DirFD != 0 {
+		dir = fds[next]
+		next++
+	}
 	if s.World != nil {
-		return r.enter(files, fds[next:])
+		return r.enter(files, dir, fds[next:])
 	}
 	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Credential: s.Credential, Cloneflags: s.cloneflags}
 	if s.Terminal {
@@ -374,7 +379,7 @@ func (r request) run(rx, null int) (*Process, error) {
 	}
 	switch {
 	case s.DirFD != 0:
-		err = unix.Fchdir(fds[next])
+		err = unix.Fchdir(dir)
 	case s.Dir != "":
 		err = unix.Chdir(s.Dir)
 	}
@@ -404,7 +409,7 @@ func (s *Spec) openCgroup() (int, error) {
 }
 
 // enter starts one process in its world; on the thread.
-func (r request) enter(files []uintptr, world []int) (*Process, error) {
+func (r request) enter(files []uintptr, dir int, world []int) (*Process, error) {
 	cgroup := -1
 	if r.spec.Cgroup != "" {
 		var err error
@@ -419,7 +424,7 @@ func (r request) enter(files []uintptr, world []int) (*Process, error) {
 	}
 	reap.launching.RLock()
 	defer reap.launching.RUnlock()
-	pid, err := r.spec.enter(fds, world, cgroup)
+	pid, err := r.spec.enter(fds, dir, world, cgroup)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,9 +33,14 @@ type World struct {
 	// Base is what many worlds have in common and come into by birth; nil: nothing.
 	Base *Base
 	// Path is the program as it is found there; Spec.Path tells where this process sees it, for errors. Dir is where the program
-	// begins there; Spec.Dir and Spec.DirFD are not used.
+	// begins there, unless Spec.DirFD says that; Spec.Dir is not used.
 	Path, Dir string
+	// TID, if not nil, is 4 bytes in which its process number stands, in the order of this machine, before it makes its first call.
+	TID []byte
 }
+
+// Worlds says whether there are worlds on this architecture.
+const Worlds = canVfork
 
 // A Base is steps that a launching thread of its own takes on once and for all; whoever it makes is born with what came of them.
 // The thread must still be able to make processes and lead them into their worlds. Each Base that is used costs a thread, until
@@ -210,6 +216,7 @@ type life struct {
 
 	steps []Step // what each call is
 	keep  []any  // what calls point to
+	tid   []byte // World.TID
 }
 
 // add appends steps; files are the numbers of World.Files.
@@ -329,6 +336,10 @@ func (l *life) fork(flags uintptr, cgroup int) (pid int, err error) {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(cgroup)
 	}
+	if l.tid != nil {
+		args.flags |= unix.CLONE_PARENT_SETTID
+		args.parentTID = uint64(uintptr(unsafe.Pointer(&l.tid[0])))
+	}
 	l.results = make([]uintptr, len(l.calls))
 	// A signal that comes meanwhile must not be handled in the child, nor on this stack below it.
 	var mask unix.Sigset_t
@@ -390,14 +401,14 @@ var fullSigset = func() (s unix.Sigset_t) {
 	return s
 }()
 
-// enter starts s in its world; on the launching thread. fds are what files, directory and World.Files became there; files are the
+// enter starts s in its world; on the launching thread, where world is what World.Files became, dir what DirFD; files are the
 // program's, by number, with null in place of what must not be missing.
-func (s *Spec) enter(files, world []int, cgroup int) (pid int, err error) {
+func (s *Spec) enter(files []int, dirFD int, world []int, cgroup int) (pid int, err error) {
 	w := s.World
 	if !canVfork {
 		return 0, &Error{Op: "confine", Path: s.Path, Reason: "not implemented for " + runtime.GOARCH, Err: errors.ErrUnsupported}
 	}
-	l := &life{}
+	l := &life{tid: w.TID}
 	step := func(op, path string, trap uintptr, args ...Arg) Step { return Step{op, path, trap, args} }
 	var own []Step
 	if !s.Inside {
@@ -418,9 +429,9 @@ func (s *Spec) enter(files, world []int, cgroup int) (pid int, err error) {
 		b := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, lim.Soft), lim.Hard)
 		own = append(own, step("setrlimit", lim.Resource, unix.SYS_PRLIMIT64, Int(0), Int(r), Pointer(b), Int(0)))
 	}
-	dir := w.Dir
-	if dir == "" {
-		dir = "/"
+	chdir := step("chdir", cmp.Or(w.Dir, "/"), unix.SYS_CHDIR, Text(cmp.Or(w.Dir, "/")))
+	if s.DirFD != 0 {
+		chdir = step("chdir", "", unix.SYS_FCHDIR, Int(dirFD))
 	}
 	who := func() (steps []Step) {
 		c := s.Credential
@@ -449,7 +460,7 @@ func (s *Spec) enter(files, world []int, cgroup int) (pid int, err error) {
 	for _, list := range [][]Step{
 		// The program's directory is entered as the program's user; what that may not see it shall not be in.
 		w.Enter, own, who, w.Drop,
-		{step("chdir", dir, unix.SYS_CHDIR, Text(dir))},
+		{chdir},
 		last, w.Seal,
 		{step("exec", s.Path, unix.SYS_EXECVE, Text(path), argv, env)},
 	} {

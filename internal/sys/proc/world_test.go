@@ -1,7 +1,9 @@
 package proc
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"regexp"
@@ -168,6 +170,33 @@ func TestWorldResults(t *testing.T) {
 	b := make([]byte, 10)
 	if n, _ := r.Read(b); string(b[:n]) != "hello" || string(dir[:2]) != "/\x00" {
 		t.Errorf("%q, %q", b[:n], dir)
+	}
+}
+
+// Before its first call the process knows its number, and it begins in DirFD.
+func TestWorldNumberAndDirectory(t *testing.T) {
+	l := open(t)
+	dir, err := os.Open("/usr/bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	s := inWorld(sh(`pwd; echo $$`))
+	tid, seen := make([]byte, 4), make([]byte, 4)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	s.DirFD, s.World.TID, s.World.Files = int(dir.Fd()), tid, []int{int(w.Fd())}
+	s.World.Enter = []Step{{"write", "", unix.SYS_WRITE, []Arg{File(0), Pointer(tid), Int(4)}}}
+	out, _ := run(t, l, s)
+	if _, err := r.Read(seen); err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("/usr/bin\n%d\n", binary.NativeEndian.Uint32(seen)); out != want {
+		t.Errorf("%q, want %q", out, want)
 	}
 }
 
