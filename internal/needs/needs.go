@@ -81,12 +81,6 @@ func Tool(t testing.TB, name string) string {
 	return ""
 }
 
-// Mended needs a known defect to be mended: in CI the test is skipped only while .ci/skips names the defect, and fails otherwise.
-func Mended(t testing.TB, defect, what string) {
-	t.Helper()
-	missing(t, defect, errors.New(what))
-}
-
 // missing skips the test, or fails it where CI must not skip.
 func missing(t testing.TB, kind string, why error) {
 	t.Helper()

@@ -40,10 +40,7 @@ func Hold(dir int, log bool) (*Held, error) {
 	if h.lock, err = open(dir, name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NONBLOCK, 0o600); err != nil {
 		return nil, &Error{"unable to open " + name, err}
 	}
-	for err = unix.EINTR; err == unix.EINTR; {
-		err = unix.Flock(h.lock, how)
-	}
-	if err != nil {
+	if err := flock(h.lock, how); err != nil {
 		h.Close()
 		return nil, &Error{"unable to lock " + name, err}
 	}
@@ -130,9 +127,6 @@ func (h *Held) Write(s Status, exit bool) error {
 	return err
 }
 
-// Last is the status that was last given to Write.
-func (h *Held) Last() Status { return h.last }
-
 // Read is the status that the last supervisor left, and whether the service was to exit.
 func (h *Held) Read() (s Status, exit bool, err error) {
 	if s, err = readStatus(h.dir, h.prefix); err != nil {
@@ -142,25 +136,24 @@ func (h *Held) Read() (s Status, exit bool, err error) {
 	return s, strings.Contains(string(text), "want exit"), err
 }
 
-// Mark leaves text, of at most 255 bytes, for the supervisor that comes after this one if this one is killed. It is the text of
-// the link supervise/mark.
-func (h *Held) Mark(text string) error {
+// Mark opens the file supervise/mark, which is for the supervisor that comes after this one if this one is killed, and makes it if
+// need be. It is locked (flock(2)) as long as the descriptor, which is the caller's, or a copy of it is open; Mark waits until the
+// lock is free.
+func (h *Held) Mark() (int, error) {
 	name := h.prefix + "supervise/mark"
-	_ = unix.Unlinkat(h.dir, name+".new", 0)
-	if err := unix.Symlinkat(text, h.dir, name+".new"); err != nil {
-		return &Error{"unable to write " + name + ".new", err}
+	fd, err := open(h.dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err == unix.ELOOP { // the mark of an early version
+		_ = unix.Unlinkat(h.dir, name, 0)
+		fd, err = open(h.dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	}
-	if err := unix.Renameat(h.dir, name+".new", h.dir, name); err != nil {
-		return &Error{"unable to rename mark.new to " + name, err}
+	if err != nil {
+		return -1, &Error{"unable to open " + name, err}
 	}
-	return nil
-}
-
-// LastMark is what the last Mark left; "": nothing.
-func (h *Held) LastMark() string {
-	var buf [256]byte
-	n, _ := unix.Readlinkat(h.dir, h.prefix+"supervise/mark", buf[:])
-	return string(buf[:max(n, 0)])
+	if err := flock(fd, unix.LOCK_EX); err != nil {
+		unix.Close(fd)
+		return -1, &Error{"unable to lock " + name, err}
+	}
+	return fd, nil
 }
 
 func (h *Held) replace(name string, content []byte) error {
@@ -192,6 +185,13 @@ func (h *Held) Close() {
 		}
 	}
 	h.fifo, h.ok, h.lock = -1, -1, -1
+}
+
+func flock(fd, how int) (err error) {
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(fd, how)
+	}
+	return err
 }
 
 func open(dir int, name string, flags int, mode uint32) (int, error) {

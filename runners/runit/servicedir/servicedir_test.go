@@ -143,13 +143,24 @@ func TestSupervisorAndReader(t *testing.T) {
 func TestMark(t *testing.T) {
 	dir := t.TempDir()
 	want := Status{Since: time.Unix(1700000000, 500).UTC(), PID: 77, Want: 'd', State: Finish}
-	for i, text := range []string{"", "one", strings.Repeat("2", 255)} {
+	if err := os.Mkdir(dir+"/supervise", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("elsewhere", dir+"/supervise/mark"); err != nil { // it is not followed
+		t.Fatal(err)
+	}
+	for i, text := range []string{"", "one", "two"} {
 		h, err := hold(t, dir, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := h.LastMark(); got != text {
-			t.Errorf("mark %q, want %q", got, text)
+		mark, err := h.Mark()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b [10]byte
+		if n, err := unix.Pread(mark, b[:], 0); err != nil || string(b[:n]) != text {
+			t.Errorf("mark %q, want %q; %v", b[:n], text, err)
 		}
 		if s, exit, err := h.Read(); (err == nil) != (i > 0) || err == nil && (s != want || exit != (i == 1)) {
 			t.Errorf("%+v, %v, %v", s, exit, err)
@@ -157,10 +168,28 @@ func TestMark(t *testing.T) {
 		if err := h.Write(want, i == 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.Mark("never seen"); err != nil {
+		if _, err := unix.Pwrite(mark, []byte([]string{"one", "two", "x"}[i]), 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.Mark([]string{"one", strings.Repeat("2", 255), "x"}[i]); err != nil {
+		// Who has a copy of the descriptor has the lock.
+		other, err := unix.Dup(mark)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(mark)
+		free := make(chan error)
+		go func() {
+			again, err := h.Mark()
+			unix.Close(again)
+			free <- err
+		}()
+		select {
+		case err := <-free:
+			t.Fatalf("two have the lock: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		unix.Close(other)
+		if err := <-free; err != nil {
 			t.Fatal(err)
 		}
 		h.Close()

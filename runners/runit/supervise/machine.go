@@ -78,6 +78,8 @@ type Event struct {
 	Kind
 	// Finish says, with RunEnd, that there is a ./finish to be started.
 	Finish bool
+	// AtOnce says, with RunEnd, that the next start need not wait: the end was not its own fault.
+	AtOnce bool
 	// Yes is the answer of a control script: it exited 0, so the signal is not to be sent.
 	Yes bool
 }
@@ -182,7 +184,7 @@ func (t *turn) gone() {
 
 // downed: the last process of a round has ended.
 func (t *turn) downed() {
-	young := t.now.Sub(t.Since) < Throttle
+	young := t.now.Sub(t.Since) < Throttle && !t.AtOnce
 	t.Since, t.Paused, t.Term = t.now, false, false
 	switch {
 	case t.Want == WantExit:

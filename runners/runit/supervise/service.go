@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -59,6 +60,7 @@ type half struct {
 		Signal(syscall.Signal) error
 	}
 	pidfd  int         // of a process that was taken over; -1: none
+	unheld bool        // it is a log that was taken over: its pipe may have come to its end while nobody held it
 	status proc.Status // how ./run ended
 	timer  *time.Timer
 	later  []Event // until the control script has ended
@@ -105,7 +107,7 @@ func (s *Service) open(path string) (err error) {
 		h.takeOver()
 	}
 	if s.log != nil {
-		if err := s.openPipe(); err != nil {
+		if err := s.makePipe(); err != nil {
 			return &servicedir.Error{Op: "unable to create log pipe", Err: err}
 		}
 	}
@@ -123,7 +125,8 @@ func (s *Service) open(path string) (err error) {
 	return nil
 }
 
-func (s *Service) openPipe() error {
+// makePipe makes the pipe to the log, or finds the old one.
+func (s *Service) makePipe() error {
 	if pipe, ok := s.oldPipe(); ok {
 		s.pipe = pipe
 		return nil
@@ -132,8 +135,27 @@ func (s *Service) openPipe() error {
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return err
 	}
-	s.pipe = pipe
+	var err error
+	if s.pipe, err = openPipe(fmt.Sprintf("/proc/self/fd/%d", pipe[0])); err != nil {
+		s.pipe = pipe // there is no /proc, nor will there be anything to be taken over
+		return nil
+	}
+	unix.Close(pipe[0])
+	unix.Close(pipe[1])
 	return nil
+}
+
+// openPipe opens both ends of a pipe anew. The service's end can be read, too: so it is not ended by SIGPIPE, and what it has written
+// is not lost, where neither this process is there, since it was killed, nor the log, since that is just being started again.
+func openPipe(path string) (pipe [2]int, err error) {
+	if pipe[0], err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
+		return [2]int{-1, -1}, err
+	}
+	if pipe[1], err = unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		unix.Close(pipe[0])
+		return [2]int{-1, -1}, err
+	}
+	return pipe, unix.SetNonblock(pipe[0], false) // it was only for the opening not to wait
 }
 
 // halves are the service and its log, if any.
@@ -335,8 +357,7 @@ func (h *half) finishArgs() []string {
 
 // start starts path; its end is an event of the kind end.
 func (h *half) start(end Kind, path string, args ...string) {
-	h.leaveMark(end)
-	p, err := h.launch(path, args, func(st proc.Status) { h.ended(end, st) })
+	p, err := h.launch(end, path, args, func(st proc.Status) { h.ended(end, st) })
 	if err == nil {
 		h.process = p
 		return
@@ -357,6 +378,7 @@ func (h *half) ended(end Kind, st proc.Status) {
 	e := Event{Kind: end}
 	if end == RunEnd {
 		h.status = st
+		e.AtOnce, h.unheld = h.unheld, false
 		if !h.isLog {
 			fd, err := unix.Openat(h.dir, "finish", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 			if e.Finish = err == nil; e.Finish {
@@ -367,8 +389,8 @@ func (h *half) ended(end Kind, st proc.Status) {
 	h.feed(e)
 }
 
-// launch starts a program of the service. ended is called on the loop.
-func (h *half) launch(path string, args []string, ended func(proc.Status)) (*proc.Process, error) {
+// launch starts a program of the service: RunEnd, FinishEnd, or Answer for a control script. ended is called on the loop.
+func (h *half) launch(end Kind, path string, args []string, ended func(proc.Status)) (*proc.Process, error) {
 	s := &proc.Spec{
 		Path: path, Args: append([]string{path}, args...), Env: h.cfg.Env,
 		DirFD: h.dir, Inside: h.cfg.Inside, Umask: &h.cfg.Umask, Files: []int{0, 1, 2},
@@ -388,7 +410,11 @@ func (h *half) launch(path string, args []string, ended func(proc.Status)) (*pro
 	case h.pipe[1] >= 0:
 		s.Files[1] = h.pipe[1]
 	}
-	return h.cfg.Launcher.Start(s, func(st proc.Status) { h.cfg.Loop.Do(func() { ended(st) }) })
+	over := func(st proc.Status) { h.cfg.Loop.Do(func() { ended(st) }) }
+	if end == Answer {
+		return h.cfg.Launcher.Start(s, over)
+	}
+	return h.startMarked(s, end, over)
 }
 
 // ask runs the control script of the command c, if the service has one.
@@ -398,7 +424,7 @@ func (h *half) ask(c byte) {
 		var st unix.Stat_t
 		switch err := unix.Fstatat(h.dir, path, &st, 0); {
 		case err == nil && st.Mode&unix.S_IXUSR != 0:
-			_, err := h.launch(path, nil, func(st proc.Status) { h.answered(st.Code == 0) })
+			_, err := h.launch(Answer, path, nil, func(st proc.Status) { h.answered(st.Code == 0) })
 			if err == nil {
 				return
 			}
