@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"path/filepath"
+	"strings"
 )
 
 // ErrNotExist is the only error after which a search goes on to the next place: the medium answered, and the file isn't there.
@@ -42,6 +44,20 @@ type Lister interface {
 	List(ctx context.Context, path string) ([]fs.DirEntry, error)
 }
 
+// A Stater is a Loader that can tell what lies at a path without opening it.
+type Stater interface {
+	// Stat is what lies at path ("." for the root), through symlinks. Its errors are those of Open.
+	Stat(ctx context.Context, path string) (fs.FileInfo, error)
+}
+
+// A Getter is a Loader whose medium is asked by names of its own: a boot server, which knows absolute ones too, or a user's program,
+// to which a name may be anything.
+type Getter interface {
+	// Get opens the file that the medium calls name, which is passed on as it is; what may be had is up to the other side. Its
+	// errors are those of Open, but for ErrOutside.
+	Get(ctx context.Context, name string) (File, error)
+}
+
 // A Local is a Loader whose files are on this machine; programs can be executed from there in place.
 type Local interface {
 	// LocalPath is path, that of a file or directory, as an absolute name on this machine, symlinks resolved, proven to be below
@@ -63,4 +79,16 @@ func Search(ctx context.Context, l Loader, paths ...string) (File, string, error
 		last = err
 	}
 	return nil, "", last
+}
+
+// Check refuses what a slash-separated path below a root cannot be: fs.ErrInvalid for an empty one or one with NUL, ErrOutside for one
+// that leads out. The error is an *fs.PathError with op.
+func Check(op, path string) error {
+	switch {
+	case path == "" || strings.ContainsRune(path, 0):
+		return &fs.PathError{Op: op, Path: path, Err: fs.ErrInvalid}
+	case !filepath.IsLocal(path):
+		return &fs.PathError{Op: op, Path: path, Err: ErrOutside}
+	}
+	return nil
 }

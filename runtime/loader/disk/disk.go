@@ -1,7 +1,7 @@
 // Package disk is the loader for files of this machine: everything below one directory, and nothing else. That is os.Root's
 // promise: each step of a path is opened beneath the one before, so neither ".." nor a symlink, however it is changed
 // meanwhile, leads out. Symlinks that stay inside are followed, but not absolute ones, which count as leading outside wherever
-// they point.
+// they point. Where the directory is / nothing lies outside.
 package disk
 
 import (
@@ -27,6 +27,7 @@ type Loader struct {
 var (
 	_ loader.Loader = (*Loader)(nil)
 	_ loader.Lister = (*Loader)(nil)
+	_ loader.Stater = (*Loader)(nil)
 	_ loader.Local  = (*Loader)(nil)
 )
 
@@ -78,12 +79,35 @@ func (l *Loader) List(ctx context.Context, path string) ([]fs.DirEntry, error) {
 	return entries, err
 }
 
+// Stat is what lies at path.
+func (l *Loader) Stat(ctx context.Context, path string) (fs.FileInfo, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if err := loader.Check("stat", path); err != nil {
+		return nil, err
+	}
+	info, err := l.stat(path)
+	if err != nil {
+		return nil, classify("stat", path, err)
+	}
+	return info, nil
+}
+
+func (l *Loader) stat(path string) (fs.FileInfo, error) {
+	info, err := l.root.Stat(path)
+	if l.dir == "/" && err != nil && !errors.Is(err, fs.ErrClosed) {
+		return os.Stat("/" + path)
+	}
+	return info, err
+}
+
 // LocalPath is path as an absolute name without symlinks.
 func (l *Loader) LocalPath(path string) (string, error) {
-	if err := check("resolve", path); err != nil {
+	if err := loader.Check("resolve", path); err != nil {
 		return "", err
 	}
-	if _, err := l.root.Stat(path); err != nil {
+	if _, err := l.stat(path); err != nil {
 		return "", classify("resolve", path, err)
 	}
 	real, err := filepath.EvalSymlinks(filepath.Join(l.dir, path))
@@ -104,26 +128,19 @@ func (l *Loader) open(ctx context.Context, path string) (*os.File, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	if err := check("open", path); err != nil {
+	if err := loader.Check("open", path); err != nil {
 		return nil, err
 	}
 	// Without O_NONBLOCK the open of a FIFO would wait for a writer.
-	f, err := l.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	const flags = os.O_RDONLY | syscall.O_NONBLOCK
+	f, err := l.root.OpenFile(path, flags, 0)
+	if l.dir == "/" && err != nil && !errors.Is(err, fs.ErrClosed) { // perhaps an absolute symlink
+		f, err = os.OpenFile("/"+path, flags, 0)
+	}
 	if err != nil {
 		return nil, classify("open", path, err)
 	}
 	return f, nil
-}
-
-// check refuses what a slash-separated path below a root cannot be.
-func check(op, path string) error {
-	switch {
-	case path == "" || strings.ContainsRune(path, 0):
-		return &fs.PathError{Op: op, Path: path, Err: fs.ErrInvalid}
-	case !filepath.IsLocal(path):
-		return &fs.PathError{Op: op, Path: path, Err: loader.ErrOutside}
-	}
-	return nil
 }
 
 // classify puts err into the words of the door.

@@ -149,6 +149,27 @@ func TestSpecialFiles(t *testing.T) {
 	}
 }
 
+// Nothing lies outside of /, so there an absolute symlink is one like any other.
+func TestWholeDisk(t *testing.T) {
+	root := tree(t, nil)
+	if err := os.Symlink(filepath.Join(root, "file"), filepath.Join(root, "absolute")); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, "/")
+	path := strings.TrimPrefix(filepath.Join(root, "absolute"), "/")
+	f, err := l.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if info, err := l.Stat(t.Context(), path); err != nil || info.Size() != int64(len("inside")) {
+		t.Errorf("stat: %v, %v", info, err)
+	}
+	if at, err := l.LocalPath(path); err != nil || at != filepath.Join(root, "file") {
+		t.Errorf("local path: %s, %v", at, err)
+	}
+}
+
 func TestRoot(t *testing.T) {
 	root := tree(t, nil)
 	link := filepath.Join(filepath.Dir(root), "link")

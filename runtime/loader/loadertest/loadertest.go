@@ -37,7 +37,7 @@ func files() fstest.MapFS {
 }
 
 // Run checks the loaders that newLoader makes. Each call is for one subtest and gives a loader whose root holds exactly these
-// files; what it opened besides it frees itself with t.Cleanup. The kit closes the loader. Lister and Local are checked where the
+// files; what it opened besides it frees itself with t.Cleanup. The kit closes the loader. Lister, Stater and Local are checked where the
 // loader has them.
 func Run(t *testing.T, newLoader func(t *testing.T, files fstest.MapFS) loader.Loader) {
 	open := func(t *testing.T) loader.Loader {
@@ -207,6 +207,33 @@ func Run(t *testing.T, newLoader func(t *testing.T, files fstest.MapFS) loader.L
 		}
 		if e, err := lister.List(ctx, "root.cml"); err == nil {
 			t.Errorf("list of a file: %v", e)
+		}
+	})
+	t.Run("stat", func(t *testing.T) {
+		l := open(t)
+		stater, ok := l.(loader.Stater)
+		if !ok {
+			t.Skip("it is no Stater")
+		}
+		for path, f := range files() {
+			info, err := stater.Stat(ctx, path)
+			if err != nil {
+				t.Error(err)
+			} else if info.Size() != int64(len(f.Data)) || !info.Mode().IsRegular() || info.Name() != filepath.Base(path) {
+				t.Errorf("stat %q: %q, %d bytes, %v", path, info.Name(), info.Size(), info.Mode())
+			}
+		}
+		for _, path := range []string{".", "net"} {
+			if info, err := stater.Stat(ctx, path); err != nil || !info.IsDir() {
+				t.Errorf("stat %q: %v, %v, want a directory", path, info, err)
+			}
+		}
+		for path, want := range map[string]error{
+			"none": loader.ErrNotExist, "root.cml/x": loader.ErrNotExist, "../root.cml": loader.ErrOutside,
+		} {
+			if info, err := stater.Stat(ctx, path); !errors.Is(err, want) {
+				t.Errorf("stat %s: %v, %v, want %v", path, info, err, want)
+			}
 		}
 	})
 	t.Run("local", func(t *testing.T) {
