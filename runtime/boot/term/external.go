@@ -166,8 +166,11 @@ func (e *encoder) list(l List) {
 }
 
 // Decode reads the external term at the beginning of b as binary_to_term does: what follows it is not looked at.
-func Decode(b []byte) (Term, error) {
-	d := decoder{b: b}
+func Decode(b []byte) (Term, error) { return DecodeWithin(b, MaxSize) }
+
+// DecodeWithin is Decode for what may be hostile: a compressed term may have at most size bytes when it is expanded.
+func DecodeWithin(b []byte, size int) (Term, error) {
+	d := decoder{b: b, most: size}
 	v, err := d.byte()
 	if err == nil && v != version {
 		err = fmt.Errorf("the first byte is %d, not %d: no external term", v, version)
@@ -186,8 +189,9 @@ func Decode(b []byte) (Term, error) {
 }
 
 type decoder struct {
-	b  []byte // what is left
-	at int    // bytes before it
+	b    []byte // what is left
+	at   int    // bytes before it
+	most int    // the size of a compressed term, expanded
 }
 
 var errShort = errors.New("the term is cut off")
@@ -235,8 +239,8 @@ func (d *decoder) expand() error {
 	if err != nil {
 		return err
 	}
-	if size > MaxSize {
-		return fmt.Errorf("a compressed term of %d bytes; at most %d are read", size, MaxSize)
+	if size > uint64(d.most) {
+		return fmt.Errorf("a compressed term of %d bytes; at most %d are read", size, d.most)
 	}
 	z, err := zlib.NewReader(bytes.NewReader(d.b))
 	if err != nil {
