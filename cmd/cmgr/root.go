@@ -119,11 +119,11 @@ or no manager runs.`,
 
 // subcommands are what cmgr can do, in the order of the manual.
 var subcommands = []func(*app) *cobra.Command{
-	newRun, newCompile, newVerify,
+	newRun, newBootserver, newCompile, newVerify,
 	newList, newShow, newGraph, newRoute, newCapability, newLogs, newEvents, newWait, newDoctor,
 	newStart, newStop, newRestart, newKill, newSignal, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
-	newScript, newSystools,
+	newFetch, newScript, newSystools,
 	newSchema, newLSP, newCompletion, newVersion,
 }
 

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/loader"
+	"github.com/cmgr/cmgr/runtime/loader/inet"
+	"github.com/cmgr/cmgr/runtime/loader/port"
+	"github.com/cmgr/cmgr/runtime/loader/prim"
+)
+
+// loaderFlags defines the flags that say what loader to use.
+func loaderFlags(f *pflag.FlagSet, cfg *prim.Config, transport *string) {
+	f.StringVar(&cfg.Loader, "loader", prim.Efile, "the `LOADER`: efile (the disk), inet (boot servers) or a port program")
+	f.StringVar(transport, "framing", "", "a port program's messages are `raw` (the default: one process each) or packet4")
+	f.StringSliceVar(&cfg.Hosts, "hosts", nil, "inet: the boot servers, each a `HOST`, the best first; several by commas")
+	f.StringVar(&cfg.ID, "id", "", "inet: this machine's `NAME`, for the server's log")
+	f.StringVar(&cfg.Version, "erts-version", "", "inet: ask Erlang's servers, which answer only their own ERTS `VERSION`")
+	f.StringArrayVar(&cfg.Path, "path", nil, "look for relative names in `DIR`; repeated, in this order (default .)")
+	f.StringArrayVar(&cfg.Pa, "pa", nil, "look in `DIR` before the others")
+	f.StringArrayVar(&cfg.Pz, "pz", nil, "look in `DIR` after the others")
+}
+
+// startLoader is prim.Start, with words for the command line.
+func startLoader(cmd *cobra.Command, cfg prim.Config, transport string) (*prim.Loader, error) {
+	if cfg.Loader == prim.Inet && len(cfg.Hosts) == 0 {
+		return nil, usagef(cmd, "usage: "+cmd.UseLine(), "--loader inet needs --hosts")
+	}
+	cfg.Transport = port.Transport(transport)
+	return prim.Start(cfg)
+}
+
+func newFetch(a *app) *cobra.Command {
+	var cfg prim.Config
+	var transport, outdir string
+	var timeout float64
+	cmd := &cobra.Command{
+		Use:   "fetch [--loader LOADER] [--hosts HOST] FILE",
+		Short: "fetch a file by a loader, to standard output",
+		Long: `Fetch a file as components' packages are fetched, and write it to standard
+output once it is there as a whole. A relative FILE is looked for along --path.
+
+Exit codes: 0 fine, 1 the other side has no such file or cannot read it, 111 it
+did not answer, or not as it should.`,
+		Example: `  cmgr fetch --loader inet --hosts 10.0.0.1,10.0.0.2 /srv/tree/root.cml
+  cmgr fetch --loader inet --hosts 10.0.0.1 --erts-version 13.1.5 /usr/lib/erlang/bin/start.boot
+  cmgr fetch --loader ./from-git.sh meta/net.cm`,
+		GroupID: groupTool,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			most := 1
+			if outdir != "" {
+				most = -1
+			}
+			if err := between(1, most)(cmd, args); err != nil {
+				return err
+			}
+			meter := &meter{screen: a.screen(a.err), out: a.err, now: a.now}
+			cfg.Progress = meter.progress
+			cfg.Log = slog.New(&plainLog{w: a.err, before: meter.clear})
+			l, err := startLoader(cmd, cfg, transport)
+			if err != nil {
+				return err
+			}
+			fetch := func(name string, to func(loader.File) error) error {
+				ctx := cmd.Context()
+				if timeout > 0 {
+					t := time.Duration(timeout * float64(time.Second))
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeoutCause(ctx, t, fmt.Errorf("given up after %v", t))
+					defer cancel()
+				}
+				f, _, err := l.Get(ctx, name)
+				meter.clear()
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				return to(f)
+			}
+			if outdir == "" {
+				err = fetch(args[0], func(f loader.File) error { _, err := io.Copy(a.out, f); return err })
+			} else {
+				err = a.fetchAll(args, outdir, fetch)
+			}
+			return errors.Join(fetchError(err), l.Stop())
+		},
+	}
+	loaderFlags(cmd.Flags(), &cfg, &transport)
+	cmd.Flags().StringVar(&cfg.Cookie, "cookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
+	cmd.Flags().Float64Var(&timeout, "timeout", 0, "give up after so many `SECONDS` (default: only when the loader does)")
+	cmd.Flags().StringVar(&outdir, "outdir", "", "fetch several files, to `DIR`/1, DIR/2 and so on, and say of each ok, notfound or fail")
+	_ = cmd.MarkFlagDirname("outdir")
+	completeFlag(cmd, "loader", []string{prim.Efile, prim.Inet}, cobra.ShellCompDirectiveDefault)
+	completeFlag(cmd, "framing", []string{string(port.Raw), string(port.Packet4)}, cobra.ShellCompDirectiveDefault)
+	return cmd
+}
+
+// fetchAll fetches files one after the other and says how each went; that some didn't is no failure of its own.
+func (a *app) fetchAll(names []string, outdir string, fetch func(string, func(loader.File) error) error) error {
+	for i, name := range names {
+		to := filepath.Join(outdir, strconv.Itoa(i+1))
+		err := fetch(name, func(f loader.File) error { return saveFile(to, f) })
+		word := "ok"
+		switch {
+		case errors.Is(err, loader.ErrNotExist):
+			word = "notfound"
+		case err != nil:
+			word = "fail"
+		}
+		if err != nil {
+			fmt.Fprintf(a.err, "cmgr: %v\n", err)
+		}
+		if _, err := fmt.Fprintf(a.out, "%d %s\n", i+1, word); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saveFile makes a file of f, or none.
+func saveFile(name string, f io.Reader) error {
+	t, err := os.CreateTemp(filepath.Dir(name), "."+path.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(t, f); err == nil {
+		err = t.Chmod(0o644)
+	}
+	if err = errors.Join(err, t.Close()); err == nil {
+		err = os.Rename(t.Name(), name)
+	}
+	if err != nil {
+		os.Remove(t.Name())
+	}
+	return err
+}
+
+// fetchError is err as it is reported: what the other side answered is a failure, anything else the system's.
+func fetchError(err error) error {
+	if err == nil {
+		return nil
+	}
+	p := &control.Problem{Kind: capabilities.Internal.String(), Message: err.Error()}
+	var reason inet.Reason
+	switch {
+	case errors.Is(err, loader.ErrNotExist):
+		p.Kind = capabilities.NotFound.String()
+	case errors.Is(err, os.ErrPermission):
+		p.Kind = capabilities.Denied.String()
+	case errors.As(err, &reason), errors.Is(err, syscall.EISDIR):
+		p.Kind = capabilities.Unavailable.String()
+	}
+	if h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		p.Hint = h.Hint()
+	}
+	return &control.Error{Problem: p}
+}
+
+// A meter shows on a terminal what has come of a file.
+type meter struct {
+	screen screen
+	out    io.Writer
+	now    func() time.Time
+	begun  time.Time
+	last   time.Time
+	shown  bool
+}
+
+// progress is called often, and shows something ten times a second.
+func (m *meter) progress(name string, done, total int64) {
+	now := m.now()
+	if m.screen.width == 0 || now.Sub(m.last) < 100*time.Millisecond {
+		return
+	}
+	if m.begun.IsZero() {
+		m.begun = now
+	}
+	m.last, m.shown = now, true
+	text := path.Base(name) + " " + size(done)
+	if total > 0 {
+		const bar = 24
+		full := int(done * bar / total)
+		text += fmt.Sprintf(" of %s [%s%s] %d%%", size(total), strings.Repeat("=", full), strings.Repeat(" ", bar-full), done*100/total)
+	}
+	if s := now.Sub(m.begun).Seconds(); s > 0 {
+		text += fmt.Sprintf(" %s/s", size(int64(float64(done)/s)))
+	}
+	fmt.Fprintf(m.out, "\r%s\x1b[K", m.screen.fit(text, 0))
+}
+
+// clear takes what is shown away.
+func (m *meter) clear() {
+	if m.shown {
+		fmt.Fprint(m.out, "\r\x1b[K")
+	}
+	m.shown, m.begun = false, time.Time{}
+}
+
+// size is a number of bytes to be read by people.
+func size(n int64) string {
+	for _, unit := range []string{"B", "KiB", "MiB"} {
+		if n < 10<<10 {
+			return fmt.Sprintf("%d %s", n, unit)
+		}
+		n >>= 10
+	}
+	return fmt.Sprintf("%d GiB", n)
+}
+
+// plainLog writes log records as cmgr's other messages on standard error.
+type plainLog struct {
+	w      io.Writer
+	before func()
+	attrs  []slog.Attr
+}
+
+func (h *plainLog) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+func (h *plainLog) WithGroup(string) slog.Handler                { return h }
+func (h *plainLog) WithAttrs(a []slog.Attr) slog.Handler {
+	c := *h
+	c.attrs = append(h.attrs[:len(h.attrs):len(h.attrs)], a...)
+	return &c
+}
+
+func (h *plainLog) Handle(_ context.Context, r slog.Record) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "cmgr: %s", strconv.Quote(r.Message)[1:len(strconv.Quote(r.Message))-1])
+	each := func(a slog.Attr) bool { fmt.Fprintf(&b, " %s=%v", a.Key, a.Value); return true }
+	for _, a := range h.attrs {
+		each(a)
+	}
+	r.Attrs(each)
+	b.WriteByte('\n')
+	h.before()
+	_, err := h.w.Write(b.Bytes())
+	return err
+}
