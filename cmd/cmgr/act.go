@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,8 +25,19 @@ func (a *app) action(doing, idle string, do act, cmd *cobra.Command) *cobra.Comm
 	cmd.GroupID = groupAct
 	cmd.Args = between(1, -1)
 	cmd.ValidArgsFunction = a.monikers(-1)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.act(cmd, args, anyInstance, doing, idle, do) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.act(cmd, args, anyInstance, doing, func(ctx context.Context, c *control.Client, m string, began time.Time) acted {
+			r, err := do(c, ctx, &controlpb.InstanceRequest{Query: m})
+			return acted{func(name string) error { return a.outcome(name, r.GetInstance(), idle, began) }, err}
+		})
+	}
 	return cmd
+}
+
+// acted is what came of an act on one instance: an error, or what writes it, each line with the name before it.
+type acted struct {
+	write func(name string) error
+	err   error
 }
 
 func anyInstance(*controlpb.Instance) bool { return true }
@@ -33,7 +45,8 @@ func anyInstance(*controlpb.Instance) bool { return true }
 // act does something to all instances that the queries mean, at once; of those that a pattern matches, to those that may be meant. It
 // begins with none before it has found all, and one that fails keeps no other from it.
 func (a *app) act(
-	cmd *cobra.Command, queries []string, may func(*controlpb.Instance) bool, doing, idle string, do act,
+	cmd *cobra.Command, queries []string, may func(*controlpb.Instance) bool, doing string,
+	do func(ctx context.Context, c *control.Client, moniker string, began time.Time) acted,
 ) error {
 	return a.with(cmd, func(ctx context.Context, c *control.Client) error {
 		monikers, err := selected(ctx, c, queries, may)
@@ -49,31 +62,21 @@ func (a *app) act(
 		}
 		began := a.now()
 		stop := a.showWaiting(ctx, c)
-		type result struct {
-			instance *controlpb.Instance
-			err      error
-		}
-		results := make([]chan result, len(monikers))
+		all := make([]acted, len(monikers))
+		var wg sync.WaitGroup
 		for k, m := range monikers {
-			results[k] = make(chan result, 1)
-			go func() {
-				r, err := do(c, ctx, &controlpb.InstanceRequest{Query: m})
-				results[k] <- result{r.GetInstance(), err}
-			}()
+			wg.Go(func() { all[k] = do(ctx, c, m, began) })
 		}
-		all := make([]result, len(monikers))
-		for k := range results {
-			all[k] = <-results[k]
-		}
+		wg.Wait()
 		stop()
 		code := exitFine
 		for k, r := range all {
+			name := ""
+			if len(all) > 1 {
+				name = monikers[k] + ": "
+			}
 			if r.err == nil {
-				name := ""
-				if len(all) > 1 {
-					name = monikers[k] + ": "
-				}
-				r.err = a.outcome(name, r.instance, idle, began)
+				r.err = r.write(name)
 			}
 			switch {
 			case r.err == nil:

@@ -148,6 +148,22 @@ func (shop) Signal(_ context.Context, r *controlpb.SignalRequest) (*controlpb.In
 	return &controlpb.InstanceResponse{Instance: i}, err
 }
 
+func (shop) Reload(_ context.Context, r *controlpb.ReloadRequest) (*controlpb.ReloadResponse, error) {
+	i, err := find(r.GetQuery())
+	out := &controlpb.ReloadResponse{Instance: i}
+	if r.GetQuery() == "/core/net" {
+		out.Changes = []*controlpb.Change{
+			{
+				Moniker: "/core/net", Kind: "restarted", Why: "its program changed",
+				Position: &controlpb.Position{File: "net.cml", Line: 3, Column: 7},
+			},
+			{Moniker: "/core/net/old", Kind: "removed", Why: "its parent does not have it any more"},
+			{Moniker: "/core/net/new", Kind: "added"},
+		}
+	}
+	return out, err
+}
+
 func (shop) Resolve(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	i, err := find(r.GetQuery())
 	return &controlpb.InstanceResponse{Instance: i}, err
@@ -391,6 +407,10 @@ version extra
 completion tcsh
 help lisst
 reload /core
+reload
+reload /core/net --dry-run
+reload /core /core/net
+reload --json
 `
 
 func TestGolden(t *testing.T) {

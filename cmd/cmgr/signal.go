@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -39,9 +40,10 @@ func (a *app) signal(cmd *cobra.Command, signal string, queries []string) error 
 	if err != nil {
 		return usagef(cmd, "names are as in `kill -l`: HUP, TERM, USR1", "%v", err)
 	}
-	send := func(c *control.Client, ctx context.Context, r *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
-		return c.Signal(ctx, &controlpb.SignalRequest{Query: r.GetQuery(), Signal: signal})
-	}
 	hasProgram := func(i *controlpb.Instance) bool { return i.GetUsage() != nil } // one that runs
-	return a.act(cmd, queries, hasProgram, "Sending "+runners.SignalName(sig)+" to", "Stopped", send)
+	return a.act(cmd, queries, hasProgram, "Sending "+runners.SignalName(sig)+" to",
+		func(ctx context.Context, c *control.Client, m string, began time.Time) acted {
+			r, err := c.Signal(ctx, &controlpb.SignalRequest{Query: m, Signal: signal})
+			return acted{func(name string) error { return a.outcome(name, r.GetInstance(), "Stopped", began) }, err}
+		})
 }

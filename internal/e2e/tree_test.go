@@ -83,8 +83,8 @@ func TestDocumentedManifests(t *testing.T) {
 
 // TestFortyComponents is a tree of 4 levels with renamed runners, environments and a collection.
 func TestFortyComponents(t *testing.T) {
-	dir, err := filepath.Abs("../../examples/tree")
-	if err != nil {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../examples/tree")); err != nil {
 		t.Fatal(err)
 	}
 	r := run(t, dir, "--json", "--stay")
@@ -103,13 +103,33 @@ func TestFortyComponents(t *testing.T) {
 		}
 	}
 	r.must("stop", "/north/coast/rain")
-	if out, _, _ := r.cmgr("list", "--only", "running"); strings.Contains(out, "/north/coast/rain\n") {
-		t.Errorf("it still runs:\n%s", out)
+	running := func() string { return r.must("list", "--only", "running") }
+	if out := running(); strings.Contains(out, "/north/coast/rain\n") || !strings.Contains(out, "/north/coast/sun\n") {
+		t.Errorf("one was stopped, this runs:\n%s", out)
 	}
-	r.must("reload", "/north/coast")
-	r.until("the reload", func() bool {
-		return strings.Contains(r.must("list", "--only", "running"), "/north/coast/sun\n")
-	})
+	r.must("unresolve", "/north/coast")
+	if out := running(); strings.Contains(out, "/north/coast") || strings.Count(out, "\n") != 36 {
+		t.Errorf("a subtree was stopped, this runs:\n%s", out)
+	}
+	r.must("start", "/north/coast")
+	r.until("40 components again", func() bool { return strings.Count(running(), "\n") == 40 })
+
+	// One of the sensors gets a manifest of its own: no other is disturbed.
+	began := len(r.events())
+	sensor, err := os.ReadFile(filepath.Join(dir, "sensor.cml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(dir, "better.cml"), string(sensor))
+	put(t, filepath.Join(dir, "coast.cml"), edit(t, filepath.Join(dir, "site.cml"), `"sensor.cml"`, `"better.cml"`))
+	put(t, filepath.Join(dir, "region.cml"), edit(t, filepath.Join(dir, "region.cml"), `"site.cml"`, `"coast.cml"`))
+	want := "/north updated\n/north/coast replaced: what its parent says of it changed"
+	if out := r.must("reload", "/north"); !strings.Contains(out, want) || strings.Contains(out, "/north/hill") {
+		t.Errorf("the reload says %s", out)
+	}
+	if es := r.events()[began:]; at(es, "started", "/north/coast/sun") < 0 || count(es, "started") != 4 || count(es, "stopped") != 4 {
+		t.Errorf("after a reload of one site of 4: %v", es)
+	}
 	job := r.must("run", "/jobs:once", "file://"+filepath.Join(dir, "job.cml"))
 	if !strings.Contains(job, "/jobs:once") {
 		t.Errorf("it says %q", job)
@@ -131,6 +151,55 @@ func TestFortyComponents(t *testing.T) {
 		if at(es, "shutdown", m) < 0 || at(es, "shutdown", m) > at(es, "shutdown", parent) {
 			t.Errorf("%s is not shut down before %s", m, parent)
 		}
+	}
+}
+
+// edit is the text of a file with the first old replaced by new.
+func edit(t *testing.T, file, old, new string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), old) {
+		t.Fatalf("%s has no %s", file, old)
+	}
+	return strings.Replace(string(text), old, new, 1)
+}
+
+// TestReload: what did not change has the same process afterwards.
+func TestReload(t *testing.T) {
+	r := run(t, write(t, map[string]string{
+		"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" }, { name: "b", url: "b.cml", startup: "eager" } ],
+			offer: [ { runner: "elf", from: "parent", to: [ "#a", "#b" ] } ] }`,
+		"a.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "echo a1 $$; exec sleep 1000" ] } }`,
+		"b.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "echo b1 $$; exec sleep 1000" ] } }`,
+	}))
+	r.until("both", func() bool { return strings.Count(r.out(), "\n") == 2 })
+	before := r.out()
+	if out := r.must("reload"); !strings.Contains(out, "Nothing has changed.") {
+		t.Errorf("a reload of what is as it was: %s", out)
+	}
+	put(t, filepath.Join(r.dir, "b.cml"), "{\n\tprogram: nothing }")
+	if _, stderr, code := r.cmgr("reload"); code != 1 || !strings.Contains(stderr, "b.cml:2:11") || !strings.Contains(stderr, "nothing was changed") {
+		t.Errorf("a reload of what is wrong: %d, %s", code, stderr)
+	}
+	put(t, filepath.Join(r.dir, "b.cml"), edit(t, filepath.Join(r.dir, "a.cml"), "a1", "b2"))
+	if out := r.must("reload", "--dry-run"); !strings.Contains(out, "/b would be restarted: its program changed (") {
+		t.Errorf("a dry run: %s", out)
+	}
+	if out := r.out(); out != before {
+		t.Errorf("after nothing but a dry run:\n%s", out)
+	}
+	if out := r.must("reload"); !strings.Contains(out, "/b restarted: its program changed (") || strings.Contains(out, "/a") {
+		t.Errorf("a reload: %s", out)
+	}
+	r.until("the new b", func() bool { return strings.Contains(r.out(), "/b | b2 ") })
+	if n := strings.Count(r.out(), "\n"); n != 3 {
+		t.Errorf("one program was started anew, but\n%s", r.out())
+	}
+	if code := r.stop(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, r.err())
 	}
 }
 

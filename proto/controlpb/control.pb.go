@@ -478,6 +478,185 @@ func (x *SignalRequest) GetSignal() string {
 	return ""
 }
 
+type ReloadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Query string                 `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// Only say what would be done.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadRequest) Reset() {
+	*x = ReloadRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadRequest) ProtoMessage() {}
+
+func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
+func (*ReloadRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReloadRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *ReloadRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ReloadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is afterwards.
+	Instance *Instance `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// What was done, from the top down.
+	Changes       []*Change `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadResponse) Reset() {
+	*x = ReloadResponse{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadResponse) ProtoMessage() {}
+
+func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
+func (*ReloadResponse) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReloadResponse) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *ReloadResponse) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type Change struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Moniker string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	// updated (it has a new manifest, and runs on), added, removed, restarted, started (it had failed before), or replaced (its
+	// parent says something else of it: all below it is made anew).
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// "its program changed"; "" where the kind says all.
+	Why string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	// Where; absent for what is removed.
+	Position      *Position `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Change) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *Change) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Change) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Change) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
 type InstanceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As it is after the action.
@@ -488,7 +667,7 @@ type InstanceResponse struct {
 
 func (x *InstanceResponse) Reset() {
 	*x = InstanceResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	mi := &file_proto_control_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +679,7 @@ func (x *InstanceResponse) String() string {
 func (*InstanceResponse) ProtoMessage() {}
 
 func (x *InstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	mi := &file_proto_control_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +692,7 @@ func (x *InstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceResponse.ProtoReflect.Descriptor instead.
 func (*InstanceResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *InstanceResponse) GetInstance() *Instance {
@@ -532,7 +711,7 @@ type DestroyResponse struct {
 
 func (x *DestroyResponse) Reset() {
 	*x = DestroyResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	mi := &file_proto_control_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +723,7 @@ func (x *DestroyResponse) String() string {
 func (*DestroyResponse) ProtoMessage() {}
 
 func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	mi := &file_proto_control_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +736,7 @@ func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyResponse.ProtoReflect.Descriptor instead.
 func (*DestroyResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DestroyResponse) GetMoniker() string {
@@ -579,7 +758,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	mi := &file_proto_control_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +770,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	mi := &file_proto_control_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +783,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRequest) GetOnly() string {
@@ -630,7 +809,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[8]
+	mi := &file_proto_control_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +821,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[8]
+	mi := &file_proto_control_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +834,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListResponse) GetInstances() []*Instance {
@@ -690,7 +869,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[9]
+	mi := &file_proto_control_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +881,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[9]
+	mi := &file_proto_control_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +894,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ShowResponse) GetMoniker() string {
@@ -835,7 +1014,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[10]
+	mi := &file_proto_control_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +1026,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[10]
+	mi := &file_proto_control_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +1039,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Resolved) GetResolvedUrl() string {
@@ -936,7 +1115,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[11]
+	mi := &file_proto_control_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1127,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[11]
+	mi := &file_proto_control_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1140,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Started) GetRuntime() string {
@@ -1016,7 +1195,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[12]
+	mi := &file_proto_control_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1207,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[12]
+	mi := &file_proto_control_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1220,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Detail) GetKey() string {
@@ -1069,7 +1248,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[13]
+	mi := &file_proto_control_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1260,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[13]
+	mi := &file_proto_control_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1273,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateRequest) GetMoniker() string {
@@ -1124,7 +1303,7 @@ type RunInCollectionRequest struct {
 
 func (x *RunInCollectionRequest) Reset() {
 	*x = RunInCollectionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[14]
+	mi := &file_proto_control_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1315,7 @@ func (x *RunInCollectionRequest) String() string {
 func (*RunInCollectionRequest) ProtoMessage() {}
 
 func (x *RunInCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[14]
+	mi := &file_proto_control_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1328,7 @@ func (x *RunInCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunInCollectionRequest.ProtoReflect.Descriptor instead.
 func (*RunInCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RunInCollectionRequest) GetMoniker() string {
@@ -1184,7 +1363,7 @@ type RouteRequest struct {
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[15]
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1375,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[15]
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1388,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RouteRequest) GetQuery() string {
@@ -1236,7 +1415,7 @@ type RouteResponse struct {
 
 func (x *RouteResponse) Reset() {
 	*x = RouteResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[16]
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1427,7 @@ func (x *RouteResponse) String() string {
 func (*RouteResponse) ProtoMessage() {}
 
 func (x *RouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[16]
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1440,7 @@ func (x *RouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResponse.ProtoReflect.Descriptor instead.
 func (*RouteResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RouteResponse) GetMoniker() string {
@@ -1303,7 +1482,7 @@ type RouteReport struct {
 
 func (x *RouteReport) Reset() {
 	*x = RouteReport{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[17]
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1494,7 @@ func (x *RouteReport) String() string {
 func (*RouteReport) ProtoMessage() {}
 
 func (x *RouteReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[17]
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1507,7 @@ func (x *RouteReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReport.ProtoReflect.Descriptor instead.
 func (*RouteReport) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RouteReport) GetDeclType() string {
@@ -1404,7 +1583,7 @@ type CapabilityRequest struct {
 
 func (x *CapabilityRequest) Reset() {
 	*x = CapabilityRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1595,7 @@ func (x *CapabilityRequest) String() string {
 func (*CapabilityRequest) ProtoMessage() {}
 
 func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1608,7 @@ func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityRequest.ProtoReflect.Descriptor instead.
 func (*CapabilityRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CapabilityRequest) GetName() string {
@@ -1452,7 +1631,7 @@ type CapabilityResponse struct {
 
 func (x *CapabilityResponse) Reset() {
 	*x = CapabilityResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1643,7 @@ func (x *CapabilityResponse) String() string {
 func (*CapabilityResponse) ProtoMessage() {}
 
 func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1656,7 @@ func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityResponse.ProtoReflect.Descriptor instead.
 func (*CapabilityResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CapabilityResponse) GetDeclarations() []*Mention {
@@ -1527,7 +1706,7 @@ type Mention struct {
 
 func (x *Mention) Reset() {
 	*x = Mention{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1718,7 @@ func (x *Mention) String() string {
 func (*Mention) ProtoMessage() {}
 
 func (x *Mention) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1731,7 @@ func (x *Mention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mention.ProtoReflect.Descriptor instead.
 func (*Mention) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Mention) GetMoniker() string {
@@ -1617,7 +1796,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1808,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1821,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Hop) GetMoniker() string {
@@ -1685,7 +1864,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1876,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1889,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Position) GetFile() string {
@@ -1745,7 +1924,7 @@ type GraphRequest struct {
 
 func (x *GraphRequest) Reset() {
 	*x = GraphRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1936,7 @@ func (x *GraphRequest) String() string {
 func (*GraphRequest) ProtoMessage() {}
 
 func (x *GraphRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1949,7 @@ func (x *GraphRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphRequest.ProtoReflect.Descriptor instead.
 func (*GraphRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GraphRequest) GetOnly() string {
@@ -1797,7 +1976,7 @@ type GraphResponse struct {
 
 func (x *GraphResponse) Reset() {
 	*x = GraphResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1988,7 @@ func (x *GraphResponse) String() string {
 func (*GraphResponse) ProtoMessage() {}
 
 func (x *GraphResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +2001,7 @@ func (x *GraphResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphResponse.ProtoReflect.Descriptor instead.
 func (*GraphResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GraphResponse) GetInstances() []*Instance {
@@ -1852,7 +2031,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +2043,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2056,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Edge) GetFrom() string {
@@ -1922,7 +2101,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2113,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2126,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LogsRequest) GetQueries() []string {
@@ -1989,7 +2168,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2180,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2193,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LogLine) GetMoniker() string {
@@ -2070,7 +2249,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2261,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2274,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *EventsRequest) GetSinceSeq() float64 {
@@ -2157,7 +2336,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2348,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2361,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Event) GetSeq() float64 {
@@ -2259,7 +2438,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2450,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2463,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitRequest) GetQuery() string {
@@ -2313,7 +2492,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2504,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2517,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WaitResponse) GetMoniker() string {
@@ -2370,7 +2549,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2561,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2574,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 type DoctorResponse struct {
@@ -2407,7 +2586,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2598,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2611,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -2456,7 +2635,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2647,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2660,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Check) GetStatus() string {
@@ -2520,7 +2699,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2711,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2724,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 type ShutdownResponse struct {
@@ -2556,7 +2735,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2747,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2760,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 type VersionRequest struct {
@@ -2592,7 +2771,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2783,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2796,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 type VersionResponse struct {
@@ -2633,7 +2812,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2824,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2837,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2715,7 +2894,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2906,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2919,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Problem) GetKind() string {
@@ -2794,7 +2973,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2985,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2998,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Finding) GetPosition() *Position {
@@ -2916,7 +3095,18 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x05query\x18\x01 \x01(\tR\x05query\"=\n" +
 	"\rSignalRequest\x12\x14\n" +
 	"\x05query\x18\x01 \x01(\tR\x05query\x12\x16\n" +
-	"\x06signal\x18\x02 \x01(\tR\x06signal\"I\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal\">\n" +
+	"\rReloadRequest\x12\x14\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"z\n" +
+	"\x0eReloadResponse\x125\n" +
+	"\binstance\x18\x01 \x01(\v2\x19.cmgr.control.v1.InstanceR\binstance\x121\n" +
+	"\achanges\x18\x02 \x03(\v2\x17.cmgr.control.v1.ChangeR\achanges\"\x7f\n" +
+	"\x06Change\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x125\n" +
+	"\bposition\x18\x04 \x01(\v2\x19.cmgr.control.v1.PositionR\bposition\"I\n" +
 	"\x10InstanceResponse\x125\n" +
 	"\binstance\x18\x01 \x01(\v2\x19.cmgr.control.v1.InstanceR\binstance\"+\n" +
 	"\x0fDestroyResponse\x12\x18\n" +
@@ -3101,7 +3291,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04hint\x18\x04 \x01(\tR\x04hint\x12\x18\n" +
 	"\awarning\x18\x05 \x01(\bR\awarning\x12:\n" +
 	"\vincluded_at\x18\x06 \x01(\v2\x19.cmgr.control.v1.PositionR\n" +
-	"includedAt2\xd4\f\n" +
+	"includedAt2\xd0\f\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -3110,8 +3300,8 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x05Start\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x04Stop\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x04Kill\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
-	"\x06Signal\x12\x1e.cmgr.control.v1.SignalRequest\x1a!.cmgr.control.v1.InstanceResponse\x12M\n" +
-	"\x06Reload\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
+	"\x06Signal\x12\x1e.cmgr.control.v1.SignalRequest\x1a!.cmgr.control.v1.InstanceResponse\x12I\n" +
+	"\x06Reload\x12\x1e.cmgr.control.v1.ReloadRequest\x1a\x1f.cmgr.control.v1.ReloadResponse\x12K\n" +
 	"\x06Create\x12\x1e.cmgr.control.v1.CreateRequest\x1a!.cmgr.control.v1.InstanceResponse\x12]\n" +
 	"\x0fRunInCollection\x12'.cmgr.control.v1.RunInCollectionRequest\x1a!.cmgr.control.v1.InstanceResponse\x12M\n" +
 	"\aDestroy\x12 .cmgr.control.v1.InstanceRequest\x1a .cmgr.control.v1.DestroyResponse\x12F\n" +
@@ -3138,134 +3328,140 @@ func file_proto_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_v1_control_proto_rawDescData
 }
 
-var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_proto_control_v1_control_proto_goTypes = []any{
 	(*Instance)(nil),               // 0: cmgr.control.v1.Instance
 	(*Exit)(nil),                   // 1: cmgr.control.v1.Exit
 	(*Usage)(nil),                  // 2: cmgr.control.v1.Usage
 	(*InstanceRequest)(nil),        // 3: cmgr.control.v1.InstanceRequest
 	(*SignalRequest)(nil),          // 4: cmgr.control.v1.SignalRequest
-	(*InstanceResponse)(nil),       // 5: cmgr.control.v1.InstanceResponse
-	(*DestroyResponse)(nil),        // 6: cmgr.control.v1.DestroyResponse
-	(*ListRequest)(nil),            // 7: cmgr.control.v1.ListRequest
-	(*ListResponse)(nil),           // 8: cmgr.control.v1.ListResponse
-	(*ShowResponse)(nil),           // 9: cmgr.control.v1.ShowResponse
-	(*Resolved)(nil),               // 10: cmgr.control.v1.Resolved
-	(*Started)(nil),                // 11: cmgr.control.v1.Started
-	(*Detail)(nil),                 // 12: cmgr.control.v1.Detail
-	(*CreateRequest)(nil),          // 13: cmgr.control.v1.CreateRequest
-	(*RunInCollectionRequest)(nil), // 14: cmgr.control.v1.RunInCollectionRequest
-	(*RouteRequest)(nil),           // 15: cmgr.control.v1.RouteRequest
-	(*RouteResponse)(nil),          // 16: cmgr.control.v1.RouteResponse
-	(*RouteReport)(nil),            // 17: cmgr.control.v1.RouteReport
-	(*CapabilityRequest)(nil),      // 18: cmgr.control.v1.CapabilityRequest
-	(*CapabilityResponse)(nil),     // 19: cmgr.control.v1.CapabilityResponse
-	(*Mention)(nil),                // 20: cmgr.control.v1.Mention
-	(*Hop)(nil),                    // 21: cmgr.control.v1.Hop
-	(*Position)(nil),               // 22: cmgr.control.v1.Position
-	(*GraphRequest)(nil),           // 23: cmgr.control.v1.GraphRequest
-	(*GraphResponse)(nil),          // 24: cmgr.control.v1.GraphResponse
-	(*Edge)(nil),                   // 25: cmgr.control.v1.Edge
-	(*LogsRequest)(nil),            // 26: cmgr.control.v1.LogsRequest
-	(*LogLine)(nil),                // 27: cmgr.control.v1.LogLine
-	(*EventsRequest)(nil),          // 28: cmgr.control.v1.EventsRequest
-	(*Event)(nil),                  // 29: cmgr.control.v1.Event
-	(*WaitRequest)(nil),            // 30: cmgr.control.v1.WaitRequest
-	(*WaitResponse)(nil),           // 31: cmgr.control.v1.WaitResponse
-	(*DoctorRequest)(nil),          // 32: cmgr.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 33: cmgr.control.v1.DoctorResponse
-	(*Check)(nil),                  // 34: cmgr.control.v1.Check
-	(*ShutdownRequest)(nil),        // 35: cmgr.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 36: cmgr.control.v1.ShutdownResponse
-	(*VersionRequest)(nil),         // 37: cmgr.control.v1.VersionRequest
-	(*VersionResponse)(nil),        // 38: cmgr.control.v1.VersionResponse
-	(*Problem)(nil),                // 39: cmgr.control.v1.Problem
-	(*Finding)(nil),                // 40: cmgr.control.v1.Finding
-	(*timestamppb.Timestamp)(nil),  // 41: google.protobuf.Timestamp
+	(*ReloadRequest)(nil),          // 5: cmgr.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),         // 6: cmgr.control.v1.ReloadResponse
+	(*Change)(nil),                 // 7: cmgr.control.v1.Change
+	(*InstanceResponse)(nil),       // 8: cmgr.control.v1.InstanceResponse
+	(*DestroyResponse)(nil),        // 9: cmgr.control.v1.DestroyResponse
+	(*ListRequest)(nil),            // 10: cmgr.control.v1.ListRequest
+	(*ListResponse)(nil),           // 11: cmgr.control.v1.ListResponse
+	(*ShowResponse)(nil),           // 12: cmgr.control.v1.ShowResponse
+	(*Resolved)(nil),               // 13: cmgr.control.v1.Resolved
+	(*Started)(nil),                // 14: cmgr.control.v1.Started
+	(*Detail)(nil),                 // 15: cmgr.control.v1.Detail
+	(*CreateRequest)(nil),          // 16: cmgr.control.v1.CreateRequest
+	(*RunInCollectionRequest)(nil), // 17: cmgr.control.v1.RunInCollectionRequest
+	(*RouteRequest)(nil),           // 18: cmgr.control.v1.RouteRequest
+	(*RouteResponse)(nil),          // 19: cmgr.control.v1.RouteResponse
+	(*RouteReport)(nil),            // 20: cmgr.control.v1.RouteReport
+	(*CapabilityRequest)(nil),      // 21: cmgr.control.v1.CapabilityRequest
+	(*CapabilityResponse)(nil),     // 22: cmgr.control.v1.CapabilityResponse
+	(*Mention)(nil),                // 23: cmgr.control.v1.Mention
+	(*Hop)(nil),                    // 24: cmgr.control.v1.Hop
+	(*Position)(nil),               // 25: cmgr.control.v1.Position
+	(*GraphRequest)(nil),           // 26: cmgr.control.v1.GraphRequest
+	(*GraphResponse)(nil),          // 27: cmgr.control.v1.GraphResponse
+	(*Edge)(nil),                   // 28: cmgr.control.v1.Edge
+	(*LogsRequest)(nil),            // 29: cmgr.control.v1.LogsRequest
+	(*LogLine)(nil),                // 30: cmgr.control.v1.LogLine
+	(*EventsRequest)(nil),          // 31: cmgr.control.v1.EventsRequest
+	(*Event)(nil),                  // 32: cmgr.control.v1.Event
+	(*WaitRequest)(nil),            // 33: cmgr.control.v1.WaitRequest
+	(*WaitResponse)(nil),           // 34: cmgr.control.v1.WaitResponse
+	(*DoctorRequest)(nil),          // 35: cmgr.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 36: cmgr.control.v1.DoctorResponse
+	(*Check)(nil),                  // 37: cmgr.control.v1.Check
+	(*ShutdownRequest)(nil),        // 38: cmgr.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 39: cmgr.control.v1.ShutdownResponse
+	(*VersionRequest)(nil),         // 40: cmgr.control.v1.VersionRequest
+	(*VersionResponse)(nil),        // 41: cmgr.control.v1.VersionResponse
+	(*Problem)(nil),                // 42: cmgr.control.v1.Problem
+	(*Finding)(nil),                // 43: cmgr.control.v1.Finding
+	(*timestamppb.Timestamp)(nil),  // 44: google.protobuf.Timestamp
 }
 var file_proto_control_v1_control_proto_depIdxs = []int32{
-	41, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	44, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
-	41, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
+	44, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
 	2,  // 3: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
-	41, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
-	41, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
-	0,  // 6: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
-	0,  // 7: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
-	10, // 8: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
-	1,  // 9: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
-	41, // 10: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
-	11, // 11: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
-	41, // 12: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
-	2,  // 13: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
-	12, // 14: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
-	17, // 15: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
-	21, // 16: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
-	20, // 17: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
-	20, // 18: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
-	20, // 19: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
-	20, // 20: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
-	22, // 21: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
-	22, // 22: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
-	0,  // 23: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
-	25, // 24: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
-	41, // 25: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	41, // 26: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	41, // 27: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 28: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
-	1,  // 29: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
-	34, // 30: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
-	41, // 31: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	40, // 32: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
-	22, // 33: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	22, // 34: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
-	7,  // 35: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 36: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 37: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 38: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 39: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 40: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 41: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 42: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	3,  // 43: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.InstanceRequest
-	13, // 44: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	14, // 45: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 46: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	15, // 47: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	18, // 48: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	23, // 49: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	26, // 50: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	28, // 51: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	30, // 52: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	32, // 53: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	35, // 54: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	37, // 55: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	8,  // 56: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	9,  // 57: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	5,  // 58: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 59: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 60: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 61: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 62: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 63: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 64: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 65: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	5,  // 66: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 67: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	16, // 68: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	19, // 69: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	24, // 70: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	27, // 71: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	29, // 72: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	31, // 73: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	33, // 74: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	36, // 75: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	38, // 76: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	56, // [56:77] is the sub-list for method output_type
-	35, // [35:56] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	44, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
+	44, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
+	0,  // 6: cmgr.control.v1.ReloadResponse.instance:type_name -> cmgr.control.v1.Instance
+	7,  // 7: cmgr.control.v1.ReloadResponse.changes:type_name -> cmgr.control.v1.Change
+	25, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
+	0,  // 9: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
+	0,  // 10: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
+	13, // 11: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
+	1,  // 12: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
+	44, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
+	14, // 14: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
+	44, // 15: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
+	2,  // 16: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
+	15, // 17: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
+	20, // 18: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
+	24, // 19: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
+	23, // 20: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
+	23, // 21: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
+	23, // 22: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
+	23, // 23: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
+	25, // 24: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
+	25, // 25: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
+	0,  // 26: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
+	28, // 27: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
+	44, // 28: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	44, // 29: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	44, // 30: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 31: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
+	1,  // 32: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
+	37, // 33: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
+	44, // 34: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	43, // 35: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
+	25, // 36: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
+	25, // 37: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	10, // 38: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 39: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 40: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 41: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 42: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 43: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 44: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 45: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 46: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 47: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 48: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 49: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	18, // 50: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	21, // 51: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	26, // 52: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	29, // 53: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	31, // 54: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	33, // 55: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	35, // 56: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	38, // 57: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	40, // 58: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 59: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 60: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 61: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 62: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 63: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 64: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 65: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 66: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 67: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 68: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 69: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 70: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	19, // 71: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	22, // 72: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	27, // 73: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	30, // 74: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	32, // 75: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	34, // 76: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	36, // 77: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	39, // 78: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	41, // 79: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	59, // [59:80] is the sub-list for method output_type
+	38, // [38:59] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
@@ -3274,15 +3470,15 @@ func file_proto_control_v1_control_proto_init() {
 		return
 	}
 	file_proto_control_v1_control_proto_msgTypes[2].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[26].OneofWrappers = []any{}
 	file_proto_control_v1_control_proto_msgTypes[29].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_v1_control_proto_rawDesc), len(file_proto_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,7 +32,7 @@ type Tree interface {
 	Start(ctx context.Context, m name.Moniker, reason string) error
 	Stop(ctx context.Context, m name.Moniker) error
 	Kill(ctx context.Context, m name.Moniker) error
-	Reload(ctx context.Context, m name.Moniker) error
+	Reload(ctx context.Context, m name.Moniker, dry bool) ([]realm.Change, error)
 	Create(ctx context.Context, parent name.Moniker, collection string, c realm.ChildDecl) (name.Moniker, error)
 	Destroy(ctx context.Context, m name.Moniker) error
 	Instances() []realm.Info

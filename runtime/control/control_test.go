@@ -204,8 +204,17 @@ func TestActions(t *testing.T) {
 	step("signal without a program", "precondition: signal /core: no program of it runs", r, err)
 	r, err = c.Stop(ctx, query("net"))
 	step("stop", "/core/net resolved", r, err)
-	r, err = c.Reload(ctx, query("net"))
-	step("reload", "/core/net started", r, err)
+	for _, dry := range []bool{true, false} {
+		rr, err := c.Reload(ctx, &controlpb.ReloadRequest{Query: "net", DryRun: dry})
+		state := map[bool]string{true: "resolved", false: "started"}[dry]
+		step("reload", "/core/net "+state, &controlpb.InstanceResponse{Instance: rr.GetInstance()}, err)
+		got, err := JSON(rr)
+		const want = `"changes":[{"moniker":"/core/net","kind":"restarted","why":"its program changed",` +
+			`"position":{"file":"net.cml","line":3,"column":7}},{"moniker":"/core/net/new","kind":"added","why":""}]}`
+		if err != nil || !strings.HasSuffix(string(got), want) {
+			t.Errorf("reload: %s, %v", got, err)
+		}
+	}
 	r, err = c.Kill(ctx, query("net"))
 	step("kill", "/core/net resolved", r, err)
 	r, err = c.Unresolve(ctx, query("net"))

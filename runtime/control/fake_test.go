@@ -156,8 +156,15 @@ func (t *tree) Unresolve(_ context.Context, m name.Moniker) error {
 	return t.change(m, realm.Event{Kind: realm.EventUnresolved}, func(i *realm.Info) { i.State, i.Decl = realm.Unresolved, nil })
 }
 
-func (t *tree) Reload(ctx context.Context, m name.Moniker) error {
-	return errors.Join(t.Unresolve(ctx, m), t.Start(ctx, m, "reload"))
+func (t *tree) Reload(ctx context.Context, m name.Moniker, dry bool) ([]realm.Change, error) {
+	changes := []realm.Change{
+		{Moniker: m, Kind: realm.ChangeRestarted, Why: "its program changed", Pos: manifest.Pos{File: "net.cml", Line: 3, Col: 7}},
+		{Moniker: m.Child("new"), Kind: realm.ChangeAdded},
+	}
+	if dry {
+		return changes, nil
+	}
+	return changes, errors.Join(t.Unresolve(ctx, m), t.Start(ctx, m, "reload"))
 }
 
 func (t *tree) Create(_ context.Context, parent name.Moniker, collection string, c realm.ChildDecl) (name.Moniker, error) {

@@ -164,8 +164,22 @@ func (s *Server) Signal(ctx context.Context, req *controlpb.SignalRequest) (*con
 }
 
 // Reload answers cmgr.control.v1.Control/Reload.
-func (s *Server) Reload(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
-	return s.act(ctx, "reload", req.GetQuery(), s.cfg.Tree.Reload)
+func (s *Server) Reload(ctx context.Context, req *controlpb.ReloadRequest) (*controlpb.ReloadResponse, error) {
+	out := &controlpb.ReloadResponse{}
+	r, err := s.act(ctx, "reload", req.GetQuery(), func(ctx context.Context, m name.Moniker) error {
+		changes, err := s.cfg.Tree.Reload(ctx, m, req.GetDryRun())
+		for _, c := range changes {
+			out.Changes = append(out.Changes, &controlpb.Change{
+				Moniker: string(c.Moniker), Kind: c.Kind.String(), Why: c.Why, Position: position(c.Pos),
+			})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.Instance = r.GetInstance()
+	return out, nil
 }
 
 // Destroy answers cmgr.control.v1.Control/Destroy.

@@ -71,8 +71,8 @@ func (i *instance) doResolve(ctx context.Context) error {
 	got, err := i.fetch(within(ctx, i))
 	if err != nil {
 		at := ""
-		if i.decl.pos.IsValid() {
-			at = fmt.Sprintf(" (declared at %s)", i.decl.pos)
+		if pos := i.declaredAt(); pos.IsValid() {
+			at = fmt.Sprintf(" (declared at %s)", pos)
 		}
 		err = fmt.Errorf("resolve %s%s: %w", i.moniker, at, err)
 		i.realm.cfg.Sinks.Note(i.moniker, err.Error())
@@ -100,16 +100,14 @@ func (i *instance) doResolve(ctx context.Context) error {
 	}
 	for k := range d.Children {
 		c := &d.Children[k]
-		child := newInstance(i.realm, i, c.Name, childDecl{
-			pos: c.Pos, url: c.URL, startup: c.Startup, onTerminate: c.OnTerminate, policy: c.Restart, environment: c.Environment,
-		})
+		child := newInstance(i.realm, i, c.Name, staticChild(c))
 		i.children[c.Name] = child
 		child.emitLocked(Event{Kind: EventDiscovered})
 	}
 	return nil
 }
 
-// fetch finds the resolver for i's URL and asks it.
+// fetch reads i's manifest.
 func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
 	var parent *resolver.Resolved
 	if i.parent != nil {
@@ -119,20 +117,25 @@ func (i *instance) fetch(ctx context.Context) (*resolver.Resolved, error) {
 		}
 		parent = res.Resolved
 	}
+	return i.realm.fetch(ctx, i, i.decl.url, parent)
+}
+
+// fetch finds the resolver for the URL of n and asks it.
+func (r *Realm) fetch(ctx context.Context, n routing.Node, url string, parent *resolver.Resolved) (*resolver.Resolved, error) {
 	// A relative URL is resolved by what resolved the nearest ancestor with an absolute one: the parent's resolved URL is absolute.
-	scheme := name.Scheme(i.decl.url)
+	scheme := name.Scheme(url)
 	if scheme == "" && parent != nil {
 		scheme = name.Scheme(parent.URL)
 	}
-	route, err := i.realm.engine.Resolver(ctx, i, scheme)
+	route, err := r.engine.Resolver(ctx, n, scheme)
 	if err != nil {
 		return nil, err
 	}
-	r, err := i.realm.resolver(ctx, i, route)
+	asked, err := r.resolver(ctx, n.Moniker(), route)
 	if err != nil {
 		return nil, err
 	}
-	return r.Resolve(ctx, i.decl.url, parent)
+	return asked.Resolve(ctx, url, parent)
 }
 
 func (i *instance) start(ctx context.Context, reason string) error {

@@ -207,39 +207,3 @@ func (i *instance) forget() ([]*instance, error) {
 	i.emitLocked(Event{Kind: EventUnresolved})
 	return kids, nil
 }
-
-// Reload reads m's manifest and those below it anew: it shuts the subtree down, resolves again, and starts what ran before, as far as
-// it is still there. A manifest that has become invalid is reported before anything is stopped.
-func (r *Realm) Reload(ctx context.Context, m name.Moniker) error {
-	i, err := r.reach(ctx, m)
-	if err != nil {
-		return err
-	}
-	if _, err := i.fetch(ctx); err != nil {
-		return &Error{Op: "reload", At: m, Why: capabilities.CodeOf(err), Err: err, Hint: "nothing was stopped"}
-	}
-	var ran []name.Moniker
-	for _, n := range r.Instances() {
-		if m.Contains(n.Moniker) && n.State == Started {
-			ran = append(ran, n.Moniker)
-		}
-	}
-	if err := i.unresolve(ctx); err != nil {
-		return err
-	}
-	if _, err := i.resolve(ctx); err != nil {
-		return err
-	}
-	var errs []error
-	for _, n := range ran {
-		if n.Collection() != "" {
-			continue // dynamic children went with the old manifest
-		}
-		err := r.Start(ctx, n, "reload")
-		if e := (*Error)(nil); errors.As(err, &e) && e.Op == "find" {
-			continue
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}

@@ -35,7 +35,6 @@ type instance struct {
 
 // childDecl is what the parent says of an instance, whether in its manifest or when creating it.
 type childDecl struct {
-	pos         manifest.Pos // unknown for the root and for dynamic children
 	url         string
 	startup     manifest.Startup
 	onTerminate manifest.OnTerminate
@@ -43,6 +42,28 @@ type childDecl struct {
 	environment string
 	collection  *manifest.Collection // nil for a static child
 	offers      []manifest.Offer
+}
+
+func staticChild(c *manifest.Child) childDecl {
+	return childDecl{
+		url: c.URL, startup: c.Startup, onTerminate: c.OnTerminate, policy: c.Restart, environment: c.Environment,
+	}
+}
+
+// declaredAt is where the parent's manifest names i; unknown for the root and for dynamic children.
+func (i *instance) declaredAt() manifest.Pos {
+	if i.parent == nil {
+		return manifest.Pos{}
+	}
+	i.parent.mu.Lock()
+	res := i.parent.resolutionLocked()
+	i.parent.mu.Unlock()
+	if res != nil {
+		if c := res.Decl.Decl().Child(i.moniker.Base()); c != nil {
+			return c.Pos
+		}
+	}
+	return manifest.Pos{}
 }
 
 // past is what is remembered beyond a run.

@@ -83,24 +83,24 @@ func (ls *links[C]) close() {
 	}
 }
 
-// provided is the connection to what the component at the source of route provides; it is made by make if there is none.
+// provided is the connection to what the component at the source of the route of asker provides; it is made by make if there is none.
 func provided[C peer](
-	ctx context.Context, i *instance, route *capabilities.Route, ls *links[C], dial func(context.Context, *net.UnixConn) (C, error),
+	ctx context.Context, r *Realm, asker name.Moniker, route *capabilities.Route, ls *links[C], dial func(context.Context, *net.UnixConn) (C, error),
 ) (C, error) {
 	var none C
 	src := route.Source
 	fail := func(err error) (C, error) {
 		return none, &Error{
-			Op: "start", At: i.moniker, Why: capabilities.Unavailable,
+			Op: "start", At: asker, Why: capabilities.Unavailable,
 			Err: fmt.Errorf("%s %s: comes from %s: %w", route.Kind, src.Name, src.At, err),
 		}
 	}
-	p := i.realm.find(src.At)
+	p := r.find(src.At)
 	if p == nil {
 		return fail(errors.New("it is gone"))
 	}
 	// The connection alone would start it too, but not say why it can't be. What is waited for after this needs no other instance.
-	if err := p.start(ctx, fmt.Sprintf("%s requested capability %q", i.moniker, src.Name)); err != nil {
+	if err := p.start(ctx, fmt.Sprintf("%s requested capability %q", asker, src.Name)); err != nil {
 		return fail(err)
 	}
 	l, err := ls.get(providedKey{src.At, route.Kind, src.Name})
@@ -123,10 +123,10 @@ func provided[C peer](
 			return conn, nil
 		}
 	}
-	if i.realm.cfg.Dial == nil {
+	if r.cfg.Dial == nil {
 		return fail(errors.New("this manager connects to no components"))
 	}
-	f, err := i.realm.cfg.Dial(ctx, src.At, src.Capability)
+	f, err := r.cfg.Dial(ctx, src.At, src.Capability)
 	if err != nil {
 		return fail(err)
 	}
@@ -135,16 +135,16 @@ func provided[C peer](
 		return fail(err)
 	}
 	if conn, err = dial(ctx, c); err != nil {
-		i.realm.cfg.Sinks.Note(src.At, fmt.Sprintf("%s %s: %v", route.Kind, src.Name, err))
+		r.cfg.Sinks.Note(src.At, fmt.Sprintf("%s %s: %v", route.Kind, src.Name, err))
 		return fail(err)
 	}
 	l.mu.Lock()
 	l.conn, l.there = conn, true
 	l.mu.Unlock()
-	i.realm.wg.Go(func() {
+	r.wg.Go(func() {
 		<-conn.Done()
-		if err := conn.Err(); err != nil && i.realm.ctx.Err() == nil {
-			i.realm.cfg.Sinks.Note(src.At, fmt.Sprintf("%s %s: %v", route.Kind, src.Name, err))
+		if err := conn.Err(); err != nil && r.ctx.Err() == nil {
+			r.cfg.Sinks.Note(src.At, fmt.Sprintf("%s %s: %v", route.Kind, src.Name, err))
 		}
 	})
 	ls.mu.Lock()
@@ -179,22 +179,22 @@ func (r *Realm) runner(ctx context.Context, i *instance, route *capabilities.Rou
 			return b, nil
 		}
 	case capabilities.FromComponent:
-		return provided(ctx, i, route, &r.remoteRunners, func(ctx context.Context, c *net.UnixConn) (*remote.Runner, error) {
+		return provided(ctx, r, i.moniker, route, &r.remoteRunners, func(ctx context.Context, c *net.UnixConn) (*remote.Runner, error) {
 			return remote.New(ctx, c, remote.Config{})
 		})
 	}
 	return nil, fmt.Errorf("runner %s: not in this manager", route.Source.Name)
 }
 
-// resolver is what route, the answer to which resolver resolves i's URL, leads to.
-func (r *Realm) resolver(ctx context.Context, i *instance, route *capabilities.Route) (resolver.Resolver, error) {
+// resolver is what route, the answer to which resolver resolves the URL of asker, leads to.
+func (r *Realm) resolver(ctx context.Context, asker name.Moniker, route *capabilities.Route) (resolver.Resolver, error) {
 	switch route.Source.Kind {
 	case capabilities.FromBuiltin:
 		if b := r.cfg.Resolvers[route.Source.Name]; b != nil {
 			return b, nil
 		}
 	case capabilities.FromComponent:
-		return provided(ctx, i, route, &r.remoteResolvers, func(ctx context.Context, c *net.UnixConn) (*resolver.Remote, error) {
+		return provided(ctx, r, asker, route, &r.remoteResolvers, func(ctx context.Context, c *net.UnixConn) (*resolver.Remote, error) {
 			return resolver.NewRemote(ctx, c, r.packageOf(route.Source.At))
 		})
 	}

@@ -59,6 +59,8 @@ type Realm struct {
 	remoteRunners   links[*remote.Runner]
 	remoteResolvers links[*resolver.Remote]
 
+	reloading chan struct{} // holds who reloads
+
 	// mu guards what follows. It is a leaf.
 	mu     sync.Mutex
 	active int           // runs, actions and due restarts: while there are any, something can still happen
@@ -77,7 +79,9 @@ func New(cfg Config) *Realm {
 		engine: routing.New(cfg.Builtins),
 		launch: make(chan struct{}, eagerAtOnce),
 		kill:   make(chan struct{}),
-		failed: map[name.Moniker]string{},
+
+		reloading: make(chan struct{}, 1),
+		failed:    map[name.Moniker]string{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.root = newInstance(r, nil, "", childDecl{url: cfg.RootURL})

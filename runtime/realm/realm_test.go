@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -398,33 +399,176 @@ func TestCollections(t *testing.T) {
 	})
 }
 
+// reloaded is what a reload says that it changes, in a line each.
+func (w *world) reloaded(m name.Moniker, dry bool) string {
+	w.t.Helper()
+	changes, err := w.Reload(w.t.Context(), m, dry)
+	w.must(err)
+	w.settle()
+	var b strings.Builder
+	for _, c := range changes {
+		fmt.Fprintf(&b, "%s %s: %s\n", c.Moniker, c.Kind, c.Why)
+	}
+	return b.String()
+}
+
+// TestReload: what did not change runs on, and what is wrong changes nothing.
 func TestReload(t *testing.T) {
+	const (
+		child = `{ name: "x", url: "mem:///x", startup: "eager" }`
+		uses  = `use: [ { protocol: "p" } ]`
+	)
+	for name, c := range map[string]struct {
+		was, now files
+		at       name.Moniker
+		want     string
+		starts   string // of the runner, since the reload
+	}{
+		"nothing": {
+			files{"a": `{ ` + prog + ` }`}, files{"a": "{\n\n// moved\n" + prog + ` }`}, "/", "", "",
+		},
+		"a program": {
+			files{"a": `{ ` + prog + `, children: [ ` + child + ` ] }`, "x": `{ ` + prog + ` }`},
+			files{"a": `{ program: { runner: "fake", args: [ "new" ] }, children: [ ` + child + ` ] }`},
+			"/", "/a restarted: its program changed\n", "/a",
+		},
+		"only below": {
+			files{"a": `{ ` + prog + ` }`, "b": `{ ` + prog + ` }`},
+			files{"a": `{ program: { runner: "fake", args: [ "new" ] } }`, "b": `{ program: { runner: "fake", args: [ "new" ] } }`},
+			"/b", "/b restarted: its program changed\n", "/b",
+		},
+		"children": {
+			files{"a": `{ ` + prog + `, children: [ { name: "old", url: "mem:///b", startup: "eager" }, ` + child + ` ] }`, "x": `{ ` + prog + ` }`},
+			files{"a": `{ ` + prog + `, children: [ ` + child + `, { name: "new", url: "mem:///b", startup: "eager" },
+				{ name: "lazy", url: "mem:///b" } ] }`},
+			"/a", "/a updated: \n/a/old removed: its parent does not have it any more\n/a/lazy added: \n/a/new added: \n", "/a/new",
+		},
+		"a child's clause": {
+			files{"a": `{ ` + prog + `, children: [ ` + child + ` ] }`, "x": `{ ` + prog + `, children: [ { name: "y", url: "mem:///b", startup: "eager" } ] }`},
+			files{"a": `{ ` + prog + `, children: [ { name: "x", url: "mem:///x", startup: "eager", on_terminate: "restart" } ] }`},
+			"/a", "/a updated: \n/a/x replaced: what its parent says of it changed\n", "/a/x /a/x/y",
+		},
+		"a route": { // of x alone, by what its parent's parent offers
+			files{
+				"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" }, { name: "b", url: "mem:///b" }, { name: "c", url: "mem:///b" } ],
+					offer: [ { protocol: "p", from: "#b", to: "#a" } ] }`,
+				"a": `{ ` + prog + `, children: [ ` + child + ` ], offer: [ { protocol: "p", from: "parent", to: "#x" } ] }`,
+				"x": `{ ` + prog + `, ` + uses + ` }`,
+				"b": `{ ` + prog + `, capabilities: [ { protocol: "p" } ], expose: [ { protocol: "p", from: "self" } ] }`,
+			},
+			files{"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" }, { name: "b", url: "mem:///b" }, { name: "c", url: "mem:///b" } ],
+				offer: [ { protocol: "p", from: "#c", to: "#a" } ] }`},
+			"/", "/ updated: \n/a/x restarted: the route of protocol p changed\n", "/a/x",
+		},
+		"a capability": { // no program of its own provides it: only who uses it is restarted
+			files{
+				"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" } ], capabilities: [ { directory: "d", rights: [ "r*" ], path: "/x" } ],
+					offer: [ { directory: "d", from: "self", to: "#a" } ] }`,
+				"a": `{ ` + prog + `, use: [ { directory: "d", rights: [ "r*" ], path: "/d" } ], children: [ ` + child + ` ] }`,
+				"x": `{ ` + prog + ` }`,
+			},
+			files{"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" } ], capabilities: [ { directory: "d", rights: [ "r*" ], path: "/y" } ],
+				offer: [ { directory: "d", from: "self", to: "#a" } ] }`},
+			"/", "/ updated: what it provides changed\n/a restarted: the route of directory d changed\n", "/a",
+		},
+		"what failed": {
+			files{"a": `{ ` + prog + `, children: [ ` + child + ` ] }`, "x": `{ nonsense: 1 }`},
+			files{"x": `{ ` + prog + ` }`},
+			"/", "/a/x started: it failed before\n", "/a/x",
+		},
+		"what failed, by its name": {
+			files{"a": `{ ` + prog + `, children: [ ` + child + ` ] }`, "x": `{ program: { runner: "none" } }`},
+			files{"x": `{ ` + prog + ` }`},
+			"/a/x", "/a/x started: it failed before\n", "/a/x",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := files{
+					"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" }, { name: "b", url: "mem:///b", startup: "eager" } ] }`,
+					"b":    `{ ` + prog + ` }`,
+				}
+				maps.Copy(f, c.was)
+				w := newWorld(t, f)
+				w.must(w.Start(t.Context(), "/", "root"))
+				w.settle()
+				before, events := w.fake.Running(), len(w.events())
+
+				maps.Copy(f, c.now)
+				if got := w.reloaded(c.at, true); got != c.want {
+					t.Errorf("it would change\n%swant\n%s", got, c.want)
+				}
+				if now := w.fake.Running(); !slices.Equal(now, before) {
+					t.Errorf("after a dry run: running %q, before %q", now, before)
+				}
+				if got := w.reloaded(c.at, false); got != c.want {
+					t.Errorf("it changed\n%swant\n%s", got, c.want)
+				}
+				var starts []string
+				for _, e := range w.events()[events:] {
+					if m, ok := strings.CutPrefix(e, "started "); ok {
+						starts = append(starts, m)
+					}
+				}
+				slices.Sort(starts)
+				if got := strings.Join(starts, " "); got != c.starts {
+					t.Errorf("started %q, want %q", got, c.starts)
+				}
+				if again := w.reloaded(c.at, false); again != "" {
+					t.Errorf("once more: %s", again)
+				}
+			})
+		})
+	}
+}
+
+// TestReloadOfWhatIsWrong: a manifest anywhere below that has become invalid is told before anything is changed.
+func TestReloadOfWhatIsWrong(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := files{
 			"root": `{ children: [ { name: "a", url: "mem:///a", startup: "eager" } ] }`,
-			"a":    `{ ` + prog + `, children: [ { name: "old", url: "mem:///p", startup: "eager" }, { name: "both", url: "mem:///p" } ] }`,
-			"p":    `{ ` + prog + ` }`,
+			"a": `{ ` + prog + `, children: [ { name: "b", url: "mem:///b", startup: "eager" } ],
+				collections: [ { name: "c", durability: "transient" }, { name: "jobs", durability: "single_run" } ] }`,
+			"b": `{ ` + prog + ` }`,
 		}
 		w := newWorld(t, f)
-		ctx := t.Context()
-		w.must(w.Start(ctx, "/", "root"))
+		w.must(w.Start(t.Context(), "/", "root"))
 		w.settle()
-		w.must(w.Start(ctx, "/a/both", "test"))
-
-		f["a"] = `{ nonsense: 1 }`
-		if err := w.Reload(ctx, "/a"); capabilities.CodeOf(err) != capabilities.Invalid {
-			t.Errorf("reload of a bad manifest: %v", err)
+		for _, c := range []string{"c", "jobs"} {
+			_, err := w.Create(t.Context(), "/a", c, ChildDecl{Name: "x", URL: "mem:///b", Startup: manifest.Eager})
+			w.must(err)
 		}
-		w.states(map[name.Moniker]State{"/a": Started, "/a/old": Started, "/a/both": Started})
-
-		f["a"] = `{ ` + prog + `, children: [ { name: "both", url: "mem:///p" }, { name: "new", url: "mem:///p", startup: "eager" } ] }`
-		w.must(w.Reload(ctx, "/a"))
+		running := []name.Moniker{"/a", "/a/b", "/a/c:x", "/a/jobs:x"}
+		f["a"] = `{ program: { runner: "fake", args: [ "new" ] } }`
+		f["b"] = `{ nonsense: 1 }`
+		f["root"] = `{ children: [ { name: "a", url: "mem:///a", startup: "eager" } ], facets: { new: "1" } }`
+		for _, m := range []name.Moniker{"/", "/a", "/a/b"} {
+			f["a"] = `{ ` + prog + `, children: [ { name: "b", url: "mem:///b", startup: "eager" } ],
+				collections: [ { name: "c", durability: "transient" }, { name: "jobs", durability: "single_run" } ], facets: { new: "1" } }`
+			if c, err := w.Reload(t.Context(), m, false); capabilities.CodeOf(err) != capabilities.Invalid || len(c) > 0 {
+				t.Errorf("reload of %s: %v, %v", m, c, err)
+			}
+		}
 		w.settle()
-		w.states(map[name.Moniker]State{"/": Started, "/a": Started, "/a/both": Started, "/a/new": Started})
-		if _, ok := w.Instance("/a/old"); ok {
-			t.Error("/a/old is still there")
+		if got := w.fake.Running(); !slices.Equal(got, running) {
+			t.Errorf("running: %q", got)
 		}
-		if got := w.fake.Running(); !slices.Equal(got, []name.Moniker{"/a", "/a/both", "/a/new"}) {
+		// A collection that is as it was keeps what is in it, and a run in it is not disturbed.
+		f["b"] = `{ program: { runner: "fake", args: [ "new" ] } }`
+		const want = "/ updated: \n/a updated: \n/a/b restarted: its program changed\n/a/c:x restarted: its program changed\n"
+		if got := w.reloaded("/", false); got != want {
+			t.Errorf("changed\n%swant\n%s", got, want)
+		}
+		if got := w.fake.Running(); !slices.Equal(got, running) {
+			t.Errorf("running: %q", got)
+		}
+		f["a"] = `{ ` + prog + ` }`
+		const gone = "/a updated: \n/a/b removed: its parent does not have it any more\n/a/c:x removed: collection c changed\n" +
+			"/a/jobs:x removed: collection jobs changed\n"
+		if got := w.reloaded("/a", false); got != gone {
+			t.Errorf("changed\n%swant\n%s", got, gone)
+		}
+		if got := w.fake.Running(); !slices.Equal(got, []name.Moniker{"/a"}) {
 			t.Errorf("running: %q", got)
 		}
 	})
@@ -644,7 +788,7 @@ func TestStress(t *testing.T) {
 		done := make(chan struct{})
 		all := []func(){
 			func() { _ = w.Start(ctx, "/", "x") }, func() { _ = w.Stop(ctx, "/") }, func() { _ = w.Start(ctx, "/a/b", "x") },
-			func() { _ = w.Kill(ctx, "/a/b") }, func() { _ = w.Reload(ctx, "/a") }, func() { _ = w.Unresolve(ctx, "/a") },
+			func() { _ = w.Kill(ctx, "/a/b") }, func() { _, _ = w.Reload(ctx, "/a", false) }, func() { _ = w.Unresolve(ctx, "/a") },
 			func() { _ = w.Unresolve(ctx, "/a/b") }, func() { _ = w.Unresolve(ctx, "/c:x") }, func() { _ = w.Start(ctx, "/c:x", "x") },
 			func() { _, _ = w.Create(ctx, "/", "c", ChildDecl{Name: "x", URL: "mem:///p", Startup: manifest.Eager}) },
 			func() { _ = w.Destroy(ctx, "/c:x") }, func() { w.fake.Exit("/a/b", runners.Exit{Code: 1}) }, func() { w.Instances() },

@@ -28,39 +28,55 @@ func (i *instance) doShutdown(ctx context.Context) error {
 	if err := i.abortStart(ctx, errEnds); err != nil {
 		return err
 	}
-	i.mu.Lock()
-	res := i.resolutionLocked()
-	var kids []*instance // by vertex: static children as declared, then the dynamic ones; vertex 0 is i itself
-	var dynamic []routing.Dynamic
-	if res != nil {
-		d := res.Decl.Decl()
-		kids = make([]*instance, 1, 1+len(i.children))
-		for k := range d.Children {
-			kids = append(kids, i.children[d.Children[k].Name])
-		}
-		for seg, c := range i.children {
-			if c.decl.collection != nil {
-				kids = append(kids, c)
-				dynamic = append(dynamic, routing.Dynamic{Segment: seg, Offers: c.decl.offers})
+	g, kids := i.dependencies()
+	if g != nil {
+		stop := func(v routing.Vertex) error {
+			if v == routing.Self {
+				return i.stop(ctx, "shutdown")
 			}
+			if c := kids[v]; c != nil {
+				return c.shutdown(ctx)
+			}
+			return nil
 		}
-	}
-	i.mu.Unlock()
-
-	if res != nil {
-		if err := i.stopInOrder(ctx, routing.Dependencies(res.Decl.Decl(), dynamic), kids); err != nil {
+		if err := i.inOrder(g, stop); err != nil {
 			return err // something of it runs and could not be ended: it may be tried again
 		}
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.state = shutdown{res}
+	i.state = shutdown{i.resolutionLocked()}
 	i.emitLocked(Event{Kind: EventShutdown})
 	return nil
 }
 
-// stopInOrder drives the order that routing computed: each part that may stop does so at once, on a goroutine of its own.
-func (i *instance) stopInOrder(ctx context.Context, g *routing.Graph, kids []*instance) error {
+// dependencies are who relies on whom in i's realm, and the instances by vertex: static children as declared, nil for one that is not
+// there, then the dynamic ones; vertex 0 is i itself. The graph is nil if i is not resolved.
+func (i *instance) dependencies() (*routing.Graph, []*instance) {
+	i.mu.Lock()
+	res := i.resolutionLocked()
+	if res == nil {
+		i.mu.Unlock()
+		return nil, nil
+	}
+	d := res.Decl.Decl()
+	var dynamic []routing.Dynamic
+	kids := make([]*instance, 1, 1+len(i.children))
+	for k := range d.Children {
+		kids = append(kids, i.children[d.Children[k].Name])
+	}
+	for seg, c := range i.children {
+		if c.decl.collection != nil {
+			kids = append(kids, c)
+			dynamic = append(dynamic, routing.Dynamic{Segment: seg, Offers: c.decl.offers})
+		}
+	}
+	i.mu.Unlock()
+	return routing.Dependencies(d, dynamic), kids
+}
+
+// inOrder drives the order that routing computed: f is called for each part as soon as it may stop, on a goroutine of its own.
+func (i *instance) inOrder(g *routing.Graph, f func(routing.Vertex) error) error {
 	stops, ready, err := g.Stops()
 	if err != nil {
 		i.realm.cfg.Sinks.Note(i.moniker, "shutdown: "+err.Error())
@@ -74,13 +90,7 @@ func (i *instance) stopInOrder(ctx context.Context, g *routing.Graph, kids []*in
 	begin = func(ready []routing.Vertex) {
 		for _, v := range ready {
 			wg.Go(func() {
-				var err error
-				if v == routing.Self {
-					err = i.stop(ctx, "shutdown")
-				} else if c := kids[v]; c != nil {
-					err = c.shutdown(ctx)
-				}
-				if err != nil {
+				if err := f(v); err != nil {
 					mu.Lock()
 					errs = append(errs, err)
 					mu.Unlock()

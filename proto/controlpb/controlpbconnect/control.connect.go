@@ -106,9 +106,10 @@ type ControlClient interface {
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
 	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
-	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
-	// has become invalid, it says so and stops nothing.
-	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Reload reads the manifests of the instance and of those below it again, and changes what has changed: it restarts what has another
+	// program, other capabilities or other routes than before, adds what is new and removes what is gone; all else runs on. If a
+	// manifest has become invalid, it says so and changes nothing.
+	Reload(context.Context, *controlpb.ReloadRequest) (*controlpb.ReloadResponse, error)
 	// Create adds an instance to a collection.
 	Create(context.Context, *controlpb.CreateRequest) (*controlpb.InstanceResponse, error)
 	// RunInCollection is Create and Start.
@@ -196,7 +197,7 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Signal")),
 			connect.WithClientOptions(opts...),
 		),
-		reload: connect.NewClient[controlpb.InstanceRequest, controlpb.InstanceResponse](
+		reload: connect.NewClient[controlpb.ReloadRequest, controlpb.ReloadResponse](
 			httpClient,
 			baseURL+ControlReloadProcedure,
 			connect.WithSchema(controlMethods.ByName("Reload")),
@@ -287,7 +288,7 @@ type controlClient struct {
 	stop            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	kill            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	signal          *connect.Client[controlpb.SignalRequest, controlpb.InstanceResponse]
-	reload          *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
+	reload          *connect.Client[controlpb.ReloadRequest, controlpb.ReloadResponse]
 	create          *connect.Client[controlpb.CreateRequest, controlpb.InstanceResponse]
 	runInCollection *connect.Client[controlpb.RunInCollectionRequest, controlpb.InstanceResponse]
 	destroy         *connect.Client[controlpb.InstanceRequest, controlpb.DestroyResponse]
@@ -375,7 +376,7 @@ func (c *controlClient) Signal(ctx context.Context, req *controlpb.SignalRequest
 }
 
 // Reload calls cmgr.control.v1.Control.Reload.
-func (c *controlClient) Reload(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+func (c *controlClient) Reload(ctx context.Context, req *controlpb.ReloadRequest) (*controlpb.ReloadResponse, error) {
 	response, err := c.reload.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
@@ -501,9 +502,10 @@ type ControlHandler interface {
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
 	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
-	// Reload shuts the instance and all below it down, reads the manifests again, and starts what ran. If the instance's manifest
-	// has become invalid, it says so and stops nothing.
-	Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Reload reads the manifests of the instance and of those below it again, and changes what has changed: it restarts what has another
+	// program, other capabilities or other routes than before, adds what is new and removes what is gone; all else runs on. If a
+	// manifest has become invalid, it says so and changes nothing.
+	Reload(context.Context, *controlpb.ReloadRequest) (*controlpb.ReloadResponse, error)
 	// Create adds an instance to a collection.
 	Create(context.Context, *controlpb.CreateRequest) (*controlpb.InstanceResponse, error)
 	// RunInCollection is Create and Start.
@@ -750,7 +752,7 @@ func (UnimplementedControlHandler) Signal(context.Context, *controlpb.SignalRequ
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Signal is not implemented"))
 }
 
-func (UnimplementedControlHandler) Reload(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+func (UnimplementedControlHandler) Reload(context.Context, *controlpb.ReloadRequest) (*controlpb.ReloadResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Reload is not implemented"))
 }
 
