@@ -76,6 +76,8 @@ fmt --check good.cml own.cml
 fmt --check good.cml own.cml --json
 fmt --fix slips.cml
 fmt --fix worse.cml
+fmt --fix brackets.cml
+fmt --fix closed.cml --json
 fmt --fix -w slips.cml good.cml --json
 fmt --check good.cml slips.cml
 fmt - --json < x.json5

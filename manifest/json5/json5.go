@@ -3,9 +3,8 @@
 // in it as they were written (unquoted, single-quoted, hexadecimal, …): read them with KindOf, Text, Name, Int, Uint and Float
 // of this package, not with hujson's own accessors, and give tools that know only JSON the result of ToJSON.
 //
-// A slip with one obvious repair (a missing comma, colon or closing bracket) is an error that carries the repair, and reading
-// goes
-// on behind it, so that one reading finds them all.
+// A slip with one obvious repair (a missing comma or colon, a closing bracket too few or too many) is an error that carries the
+// repair, and reading goes on behind it, so that one reading finds them all.
 package json5
 
 import (
@@ -156,7 +155,15 @@ func Parse(src []byte, o Options) (Tree, error) {
 	for _, e := range p.errors {
 		e.Position = t.Position(e.Offset)
 	}
-	slices.SortStableFunc(p.errors, func(a, b *Error) int { return cmp.Compare(a.Offset, b.Offset) })
+	deletes := func(e *Error) int { // after what is inserted at the same place
+		if e.Fix == nil {
+			return 0
+		}
+		return min(e.Fix.Delete, 1)
+	}
+	slices.SortStableFunc(p.errors, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(deletes(a), deletes(b)))
+	})
 	return t, p.errors
 }
 

@@ -68,8 +68,38 @@ func TestErrors(t *testing.T) {
 		{"{'ä' 'b'}", "1:5: missing colon after the name 'ä'", "{'ä': 'b'}"},
 		{"{a = 1; b: 2}", "1:4: found `=` where a colon should be\n1:7: found `;` where a comma should be", "{a : 1, b: 2}"},
 		{"[1,,2]", "1:4: a comma with no value before it", "[1,2]"},
-		{"{a: 1]", "1:6: found `]` where `}` should close the `{` of line 1", ""},
-		{"[1}", "1:3: found `}` where `]` should close the `[` of line 1", ""},
+		{"{a: 1]", "1:6: found `]` where `}` should close the `{` of line 1", "{a: 1}"},
+		{"[1}", "1:3: found `}` where `]` should close the `[` of line 1", "[1]"},
+		{"[{a: 1]}", "1:7: found `]` where `}` should close the `{` of line 1", ""}, // which of the two?
+		{"{a: [1, 2 } // c", "1:10: missing `]`: the `[` of 1:5 is not closed", "{a: [1, 2] } // c"},
+		{"{a: [1, 2, /* c */ }", "1:10: missing `]`: the `[` of 1:5 is not closed", "{a: [1, 2], /* c */ }"},
+		{"{a: [ }", "1:6: missing `]`: the `[` of 1:5 is not closed", "{a: [] }"},
+		{
+			"{\n  use: [\n    { a: 1 },\n  offer: [ 'x' ]\n}", "3:13: missing `]`: the `[` of 2:8 is not closed",
+			"{\n  use: [\n    { a: 1 }],\n  offer: [ 'x' ]\n}",
+		},
+		{
+			"{a: [1 'b': 2, c: 'x'}", "1:7: missing `]`: the `[` of 1:5 is not closed\n1:7: missing comma between `1` and `'b'`",
+			"{a: [1], 'b': 2, c: 'x'}",
+		},
+		{"{a: [1, 'b': 2}", "1:7: missing `]`: the `[` of 1:5 is not closed", "{a: [1], 'b': 2}"},
+		{"[{a: 1, {a: 2}]", "1:7: missing `}`: the `{` of 1:2 is not closed", "[{a: 1}, {a: 2}]"},
+		{
+			"[{a: 1 {a: 2}]", "1:7: missing `}`: the `{` of 1:2 is not closed\n1:7: missing comma between `1` and `{`",
+			"[{a: 1}, {a: 2}]",
+		},
+		{"[{a: 1, b: {c: 2], 3]", "1:17: found `]` where `}` should close the `{` of line 1", ""},
+		{"{a: [{b: 1 ], c: 2}", "1:11: missing `}`: the `{` of 1:6 is not closed", "{a: [{b: 1} ], c: 2}"},
+		{"{a: 1}}", "1:7: superfluous `}`", "{a: 1}"},
+		{"{a: 1} ] // c\n}", "1:8: superfluous `]`\n2:1: superfluous `}`", "{a: 1}  // c\n"},
+		{"{a: {b: 1}}, c: 2}", "1:11: superfluous `}`", "{a: {b: 1}, c: 2}"},
+		{"{a: {b: 1}, }, c: 2}", "1:13: superfluous `}`\n1:14: a comma with no value before it", "{a: {b: 1},  c: 2}"},
+		{"{a: 1}\nb: 2}", "1:6: missing comma between `1` and `b`\n1:6: superfluous `}`", "{a: 1,\nb: 2}"},
+		{"[{a: 1}}, {b: 2}]", "1:8: superfluous `}`", "[{a: 1}, {b: 2}]"},
+		{"[1, 2], 3]", "1:6: superfluous `]`", "[1, 2, 3]"},
+		{"{a: [1]], b: 2}", "1:8: superfluous `]`", "{a: [1], b: 2}"},
+		{"{a: [1, ], ], b: 2}", "1:12: superfluous `]`\n1:13: a comma with no value before it", "{a: [1, ],  b: 2}"},
+		{"{a: '}', b: [ '[' /* ] */ }", "1:18: missing `]`: the `[` of 1:13 is not closed", "{a: '}', b: [ '[' ]/* ] */ }"},
 		{"", "1:1: expected a value, found end of file", ""},
 		{"{a: elf}", "1:5: unexpected word `elf`; a string needs quotes", `{a: "elf"}`},
 		{"{a: bin/x-1 // c\n}", "1:5: unexpected word `bin/x-1`; a string needs quotes", "{a: \"bin/x-1\" // c\n}"},
@@ -298,6 +328,8 @@ func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		`{"a": [1, -2.5e3, true, null, "x\u0041"], /* c */ "b": {}, }`, "{a: 'b\\\n', \\u0061: +.5, c: 0xF, d: -Infinity,}// x",
 		"{a: 1 b: [1 2], c 'd'", "[1,,;]", "\uFEFF\u00a0[\u2028]", "{a:{a:1 a:2}", "[1;2}", "'\\ud800'",
+		"{a: [1, 'b': 2}", "[{a: 1 {a: 2}]", "{a: [1,}}", "{a: 1}, b: 2}]", "[{a: 1]]", "[[1,,}/**/,]", "{a: [b c: [1}",
+		"{a: [x\nb: 1}", "{a: {b: 'c }, d: [e}",
 	} {
 		f.Add([]byte(s))
 	}

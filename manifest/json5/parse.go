@@ -15,7 +15,7 @@ import (
 type parser struct {
 	src      []byte
 	pos      int
-	depth    int
+	opens    []int // offsets of the brackets that are open
 	maxDepth int
 
 	inComment  bool // the source ends within a line comment
@@ -70,7 +70,16 @@ func (p *parser) document(v *hujson.Value) bool {
 	if !p.value(v) {
 		return false
 	}
+	for p.pos < len(p.src) && (p.src[p.pos] == '}' || p.src[p.pos] == ']') {
+		if !p.superfluous() || !p.moreExtra(&v.AfterExtra) {
+			return false
+		}
+	}
 	if p.pos < len(p.src) {
+		if c := p.src[v.EndOffset-1]; c == '}' || c == ']' {
+			return p.fail(p.pos, "unexpected %s after the end of the value, which the `%c` of %s closes", p.found(), c,
+				p.lines.position(v.EndOffset-1))
+		}
 		return p.fail(p.pos, "unexpected %s after the end of the value", p.found())
 	}
 	return true
@@ -124,10 +133,10 @@ func (p *parser) bareValue(v *hujson.Value) bool {
 		v.Value, v.EndOffset = lit, p.pos
 		return true
 	case c == '{' || c == '[':
-		if p.depth == p.maxDepth {
+		if len(p.opens) == p.maxDepth {
 			return p.fail(start, "nested more than %d deep", p.maxDepth)
 		}
-		p.depth++
+		p.opens = append(p.opens, start)
 		ok := false
 		if c == '{' {
 			obj := &hujson.Object{}
@@ -136,7 +145,7 @@ func (p *parser) bareValue(v *hujson.Value) bool {
 			arr := &hujson.Array{}
 			v.Value, ok = arr, p.array(arr)
 		}
-		p.depth--
+		p.opens = p.opens[:len(p.opens)-1]
 		v.EndOffset = p.pos
 		return ok
 	case c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.':
@@ -231,8 +240,8 @@ func clip(s string) string {
 }
 
 func (p *parser) object(obj *hujson.Object) bool {
-	open, bottom := p.pos, len(p.members)
-	p.pos++
+	bottom := len(p.members)
+	c := p.open()
 	var last *hujson.Value // the last member's value, while it lies on the stack
 	for {
 		var name hujson.Value
@@ -240,14 +249,28 @@ func (p *parser) object(obj *hujson.Object) bool {
 			return false
 		}
 		name.StartOffset = p.pos
-		if c := p.peek(); c == '}' || c == 0 && p.pos == len(p.src) {
+		switch b := p.peek(); {
+		case b == '}' && p.tooEarly():
+			if !p.superfluous() {
+				return false
+			}
+			continue
+		case b == '}' || p.pos == len(p.src):
 			obj.AfterExtra = name.BeforeExtra
 			if last != nil && last.AfterExtra == nil {
 				last.AfterExtra = hujson.Extra{} // hujson's mark of a trailing comma
 			}
-			return p.closeObject(obj, open, bottom)
-		} else if c == ',' {
+			return p.closeObject(obj, bottom, false)
+		case b == ',':
 			if !p.extraComma() {
+				return false
+			}
+			continue
+		case b == ']' || b == '{' && p.within('['):
+			switch p.misplaced('}', c) {
+			case closed:
+				return p.closeObject(obj, bottom, true)
+			case stopped:
 				return false
 			}
 			continue
@@ -278,14 +301,33 @@ func (p *parser) object(obj *hujson.Object) bool {
 		}
 		p.members = append(p.members, hujson.ObjectMember{Name: name, Value: v})
 		last = &p.members[len(p.members)-1].Value
-		switch c := p.peek(); {
-		case c == ',':
+		c = p.ended(v.EndOffset)
+	after:
+		switch b := p.peek(); {
+		case b == ',':
 			p.pos++
-		case c == '}' || p.pos == len(p.src):
+		case b == '}' && p.tooEarly():
+			if !p.superfluous() || !p.moreExtra(&last.AfterExtra) {
+				return false
+			}
+			goto after
+		case b == '}' || p.pos == len(p.src):
 			obj.AfterExtra, last.AfterExtra = last.AfterExtra, nil
-			return p.closeObject(obj, open, bottom)
-		case c == ';' || c == ']':
-			if !p.wrongAfter(c, v.EndOffset, open, "}") {
+			return p.closeObject(obj, bottom, false)
+		case b == ']' || b == '{' && p.within('['):
+			switch p.misplaced('}', c) {
+			case closed:
+				last.AfterExtra = nil
+				return p.closeObject(obj, bottom, true)
+			case stopped:
+				return false
+			}
+			if !p.moreExtra(&last.AfterExtra) {
+				return false
+			}
+			goto after
+		case b == ';':
+			if !p.semicolon() {
 				return false
 			}
 		default:
@@ -331,14 +373,132 @@ func (p *parser) missingComma(v *hujson.Value) bool {
 		clip(string(p.src[next:end])))
 }
 
-// wrongAfter deals with `;` after a value, and with a closing bracket of the other kind.
-func (p *parser) wrongAfter(c byte, end, open int, want string) bool {
-	if c == ';' {
-		fix := Fix{Offset: p.pos, Delete: 1, Insert: ","}
-		p.pos++
-		return p.slip(fix.Offset, fix, "found `;` where a comma should be")
+// semicolon reads a `;` after a value.
+func (p *parser) semicolon() bool {
+	fix := Fix{Offset: p.pos, Delete: 1, Insert: ","}
+	p.pos++
+	return p.slip(fix.Offset, fix, "found `;` where a comma should be")
+}
+
+// superfluous reads a closing bracket that closes nothing.
+func (p *parser) superfluous() bool {
+	fix := Fix{Offset: p.pos, Delete: 1}
+	p.pos++
+	return p.slip(fix.Offset, fix, "superfluous `%c`", p.src[fix.Offset])
+}
+
+// moreExtra reads blanks and comments behind those of into.
+func (p *parser) moreExtra(into *hujson.Extra) bool {
+	var more hujson.Extra
+	ok := p.extra(&more)
+	*into = append((*into)[:len(*into):len(*into)], more...)
+	return ok
+}
+
+// A solid is the last place within a bracket up to which all was clear: the end of the last value, or of the bracket itself.
+type solid struct {
+	end, errors int
+}
+
+// open reads an opening bracket.
+func (p *parser) open() solid {
+	p.pos++
+	return p.ended(p.pos)
+}
+
+func (p *parser) ended(end int) solid { return solid{end, len(p.errors)} }
+
+// tooEarly says whether the bracket here closes the whole text although more follows, which is well without the bracket.
+func (p *parser) tooEarly() bool {
+	if len(p.opens) != 1 {
+		return false
 	}
-	return p.fail(p.pos, "found `%c` where `%s` should close the `%c` of line %d", c, want, p.src[open], p.lines.position(open).Line)
+	ahead := parser{src: p.src, pos: p.pos + 1, lines: p.lines}
+	var extra hujson.Extra
+	if !ahead.extra(&extra) || ahead.pos == len(p.src) || p.src[ahead.pos] == '}' || p.src[ahead.pos] == ']' {
+		return false
+	}
+	return p.balanced(p.pos+1, 0)
+}
+
+// within says whether what is open stands in a bracket of the kind.
+func (p *parser) within(kind byte) bool {
+	return len(p.opens) > 1 && p.src[p.opens[len(p.opens)-2]] == kind
+}
+
+// What became of something misplaced.
+type outcome uint8
+
+const (
+	stopped outcome = iota // it cannot be read past
+	closed                 // what is open has been closed
+	dropped                // it is as if it were not there
+)
+
+// misplaced deals with something that cannot stand in what is open, which want closes: a closing bracket of the other kind, or
+// what belongs to what stands around it. Only one of the possible slips can leave all brackets of the text in pairs: that want is
+// missing after c, that the bracket here is superfluous, or that it is of the wrong kind.
+func (p *parser) misplaced(want byte, c solid) outcome {
+	open, found := p.opens[len(p.opens)-1], p.src[p.pos]
+	isBracket := found == '}' || found == ']'
+	line := p.lines.position(open).Line
+	ok := false
+	switch {
+	case p.balanced(p.pos, 1):
+		// What stands around reads again what follows.
+		p.pos, p.errors = c.end, p.errors[:c.errors]
+		ok = p.slip(c.end, Fix{Offset: c.end, Insert: string(want)}, "missing `%c`: the `%c` of %s is not closed", want, p.src[open],
+			p.lines.position(open))
+	case isBracket && p.balanced(p.pos+1, 0):
+		if p.superfluous() {
+			return dropped
+		}
+	case isBracket && p.balanced(p.pos+1, 1):
+		fix := Fix{Offset: p.pos, Delete: 1, Insert: string(want)}
+		p.pos++
+		ok = p.slip(fix.Offset, fix, "found `%c` where `%c` should close the `%c` of line %d", found, want, p.src[open], line)
+	default:
+		p.fail(p.pos, "found %s where `%c` should close the `%c` of line %d", p.found(), want, p.src[open], line)
+	}
+	if ok {
+		return closed
+	}
+	return stopped
+}
+
+// balanced says whether the brackets from offset i on close all that is open, but for the innermost ones that closed counts, and
+// nothing but blanks and comments follows.
+func (p *parser) balanced(i, closed int) bool {
+	stack := make([]byte, 0, len(p.opens)+8)
+	for _, open := range p.opens[:len(p.opens)-closed] {
+		stack = append(stack, p.src[open]+2) // the closing bracket of either kind
+	}
+	ahead := parser{src: p.src, pos: i, lines: p.lines}
+	var extra hujson.Extra
+	for ahead.extra(&extra) {
+		switch c := ahead.peek(); {
+		case ahead.pos == len(p.src):
+			return len(stack) == 0
+		case len(stack) == 0:
+			return false
+		case c == '{' || c == '[':
+			stack = append(stack, c+2)
+			ahead.pos++
+		case c == '}' || c == ']':
+			if c != stack[len(stack)-1] {
+				return false
+			}
+			stack = stack[:len(stack)-1]
+			ahead.pos++
+		case c == '"' || c == '\'':
+			if _, ok := ahead.string(c); !ok {
+				return false
+			}
+		default:
+			ahead.pos++
+		}
+	}
+	return false
 }
 
 func (p *parser) extraComma() bool {
@@ -347,15 +507,16 @@ func (p *parser) extraComma() bool {
 	return p.slip(fix.Offset, fix, "a comma with no value before it")
 }
 
-func (p *parser) closeObject(obj *hujson.Object, open, bottom int) bool {
+// closeObject takes the members from the stack, and reads the bracket unless the object is closed already.
+func (p *parser) closeObject(obj *hujson.Object, bottom int, closed bool) bool {
 	obj.Members = slices.Clone(p.members[bottom:])
 	p.members = p.members[:bottom]
 	p.findDuplicates(obj.Members)
-	return p.close('}', open)
+	return closed || p.close('}')
 }
 
-// close reads the closing bracket of what was opened at open.
-func (p *parser) close(bracket byte, open int) bool {
+// close reads the closing bracket of what is open.
+func (p *parser) close(bracket byte) bool {
 	if p.pos < len(p.src) {
 		p.pos++
 		return true
@@ -364,32 +525,49 @@ func (p *parser) close(bracket byte, open int) bool {
 	if p.inComment {
 		insert, p.inComment = "\n"+insert, false
 	}
+	open := p.opens[len(p.opens)-1]
 	return p.slip(p.pos, Fix{Offset: p.pos, Insert: insert}, "missing `%c`: the `%c` of %s is not closed",
 		bracket, p.src[open], p.lines.position(open))
 }
 
 func (p *parser) array(arr *hujson.Array) bool {
-	open, bottom := p.pos, len(p.elements)
-	p.pos++
-	done := func() bool {
+	bottom := len(p.elements)
+	c := p.open()
+	done := func(closed bool) bool {
 		arr.Elements = slices.Clone(p.elements[bottom:])
 		p.elements = p.elements[:bottom]
-		return p.close(']', open)
+		return closed || p.close(']')
 	}
 	for {
 		var v hujson.Value
 		if !p.extra(&v.BeforeExtra) {
 			return false
 		}
-		switch c := p.peek(); {
-		case c == ']' || p.pos == len(p.src):
+		switch b := p.peek(); {
+		case b == ']' && p.tooEarly():
+			if !p.superfluous() {
+				return false
+			}
+			continue
+		case b == ']' || p.pos == len(p.src):
 			arr.AfterExtra = v.BeforeExtra
 			if n := len(p.elements); n > bottom && p.elements[n-1].AfterExtra == nil {
 				p.elements[n-1].AfterExtra = hujson.Extra{}
 			}
-			return done()
-		case c == ',':
+			return done(false)
+		case b == ',':
 			if !p.extraComma() {
+				return false
+			}
+			continue
+		case b == '}' || p.isName(b):
+			switch p.misplaced(']', c) {
+			case closed:
+				if n := len(p.elements); n > bottom {
+					p.elements[n-1].AfterExtra = nil
+				}
+				return done(true)
+			case stopped:
 				return false
 			}
 			continue
@@ -397,19 +575,49 @@ func (p *parser) array(arr *hujson.Array) bool {
 		if !p.bareValue(&v) || !p.extra(&v.AfterExtra) {
 			return false
 		}
-		p.elements = append(p.elements, v)
-		last := &p.elements[len(p.elements)-1]
-		switch c := p.peek(); {
-		case c == ',':
-			p.pos++
-		case c == ']' || p.pos == len(p.src):
-			arr.AfterExtra, last.AfterExtra = last.AfterExtra, nil
-			return done()
-		case c == ';' || c == '}':
-			if !p.wrongAfter(c, v.EndOffset, open, "]") {
+		if p.peek() == ':' && p.within('{') && isQuoted(v.Value) {
+			// It is a name of what stands around.
+			p.pos = v.StartOffset
+			if p.misplaced(']', c) != closed {
 				return false
 			}
-		case c == '"' || c == '\'' || c == '{' || c == '[' || c >= '0' && c <= '9' || c == '-':
+			if n := len(p.elements); n > bottom {
+				p.elements[n-1].AfterExtra = nil
+			}
+			return done(true)
+		}
+		p.elements = append(p.elements, v)
+		last := &p.elements[len(p.elements)-1]
+		c = p.ended(v.EndOffset)
+	after:
+		switch b := p.peek(); {
+		case b == ',':
+			p.pos++
+		case b == ']' && p.tooEarly():
+			if !p.superfluous() || !p.moreExtra(&last.AfterExtra) {
+				return false
+			}
+			goto after
+		case b == ']' || p.pos == len(p.src):
+			arr.AfterExtra, last.AfterExtra = last.AfterExtra, nil
+			return done(false)
+		case b == ';':
+			if !p.semicolon() {
+				return false
+			}
+		case b == '}' || p.isName(b):
+			switch p.misplaced(']', c) {
+			case closed:
+				last.AfterExtra = nil
+				return done(true)
+			case stopped:
+				return false
+			}
+			if !p.moreExtra(&last.AfterExtra) {
+				return false
+			}
+			goto after
+		case b == '"' || b == '\'' || b == '{' || b == '[' || b >= '0' && b <= '9' || b == '-':
 			if !p.missingComma(&v) {
 				return false
 			}
@@ -417,6 +625,22 @@ func (p *parser) array(arr *hujson.Array) bool {
 			return p.fail(p.pos, "expected `,` or `]` after the value, found %s", p.found())
 		}
 	}
+}
+
+func isQuoted(v hujson.ValueTrimmed) bool {
+	lit, ok := v.(hujson.Literal)
+	return ok && (lit[0] == '"' || lit[0] == '\'')
+}
+
+// isName says whether an identifier and a colon stand here, in an array that stands in an object; b is the first byte.
+func (p *parser) isName(b byte) bool {
+	if !p.within('{') || b < utf8.RuneSelf && !(b|0x20 >= 'a' && b|0x20 <= 'z' || b == '_' || b == '$') {
+		return false
+	}
+	ahead := parser{src: p.src, lines: p.lines}
+	ahead.pos, _ = ahead.identifier(p.pos)
+	var extra hujson.Extra
+	return ahead.pos > p.pos && ahead.extra(&extra) && ahead.peek() == ':'
 }
 
 // name reads a member's name: a string or an ECMAScript 5.1 IdentifierName.
