@@ -29,7 +29,16 @@ is not given; - is standard output.`,
 		GroupID:           groupTool,
 		Args:              between(1, 1),
 		ValidArgsFunction: completeFiles("cml"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out.output == "" {
+				out.output = "-"
+				if args[0] != "-" {
+					out.output = strings.TrimSuffix(args[0], filepath.Ext(args[0])) + ".cm"
+				}
+			}
+			if err := out.check(cmd); err != nil {
+				return err
+			}
 			file, src, err := a.readManifest(args[0])
 			if err != nil {
 				return err
@@ -43,12 +52,6 @@ is not given; - is standard output.`,
 			b, err := codec.Encode(v.Decl())
 			if err != nil {
 				return fmt.Errorf("compile %s: %w", file, err)
-			}
-			if out.output == "" {
-				out.output = "-"
-				if file != stdinName {
-					out.output = strings.TrimSuffix(file, filepath.Ext(file)) + ".cm"
-				}
 			}
 			if err := out.write(a, b, v.Decl().Sources); err != nil || !a.json || out.output == "-" {
 				return err

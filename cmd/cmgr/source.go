@@ -188,7 +188,9 @@ func depfile(target string, inputs []string) []byte {
 	inputs = slices.Compact(slices.Sorted(slices.Values(inputs)))
 	line := escape.Replace(target) + ":"
 	for _, in := range inputs {
-		line += " " + escape.Replace(in)
+		if in != stdinName && in != "-" {
+			line += " " + escape.Replace(in)
+		}
 	}
 	return []byte(line + "\n")
 }

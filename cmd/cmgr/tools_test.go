@@ -40,6 +40,8 @@ compile good.cml -p shards --json
 compile bad.cml -f allow_long_names,none
 compile bad.cml --json
 compile nothing.cml
+compile good.cml -p shards -o - -d out.d
+compile - -d out.d < good.cml
 compile good.cml -p shards --experimental-force-runner own -o own.cm
 check own.cm
 decompile out.cm
@@ -348,7 +350,7 @@ func TestEndlessFiles(t *testing.T) {
 
 // TestDepfileEscapes: make reads the names that were meant.
 func TestDepfileEscapes(t *testing.T) {
-	got := string(depfile("a b.cm", []string{"z.cml", "$x#.cml", "z.cml"}))
+	got := string(depfile("a b.cm", []string{"z.cml", "$x#.cml", "z.cml", stdinName}))
 	if want := `a\ b.cm: $$x\#.cml z.cml` + "\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
