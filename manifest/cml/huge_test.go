@@ -2,9 +2,12 @@ package cml
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cmgr/cmgr/manifest"
 )
 
 // TestHugeManifests: what is much longer than anybody writes is decided in seconds, whatever its form.
@@ -60,5 +63,88 @@ func TestHugeManifests(t *testing.T) {
 		if d > 30*time.Second {
 			t.Errorf("%s: %d bytes take %v", name, len(src), d)
 		}
+	}
+}
+
+// TestManyIncludes: as many files as may be included take no more time than their text in one.
+func TestManyIncludes(t *testing.T) {
+	shard := func(i int) string {
+		return strings.ReplaceAll(`{
+			use: [{ protocol: "p%" }, { protocol: "log", availability: "optional" }],
+			children: [{ name: "c%", url: "#c" }],
+			offer: [{ protocol: "q%", from: "parent", to: "#c%" }],
+			expose: [{ protocol: "r%", from: "#c%" }],
+			environments: [{ name: "e%", extends: "realm" }],
+			config: { k%: { type: "bool" } },
+			program: { o%: { k: "v" } },
+			facets: { f%: "x" },
+		}`, "%", fmt.Sprint(i))
+	}
+	load := func(files map[string]string) (manifest.Validated, manifest.Diagnostics) {
+		return Load("root.cml", []byte(files["root.cml"]), Options{Includes: &Includes{Open: func(file string) ([]byte, error) {
+			if src, ok := files[file]; ok {
+				return []byte(src), nil
+			}
+			return nil, fs.ErrNotExist
+		}}})
+	}
+	wide := func(n int) map[string]string {
+		files, list := map[string]string{}, ""
+		for i := range n {
+			files[fmt.Sprintf("s%d", i)] = shard(i)
+			list += fmt.Sprintf("%q, ", fmt.Sprintf("s%d", i))
+		}
+		files["root.cml"] = `{ program: { runner: "elf" }, include: [` + list + `] }`
+		return files
+	}
+	v, ds := load(wide(maxIncludes))
+	if v.IsZero() {
+		t.Fatal(ds.Err())
+	}
+	if d := v.Decl(); len(d.Children) != maxIncludes || len(d.Uses) != maxIncludes+1 || len(d.Sources) != maxIncludes+1 ||
+		len(d.Environments) != maxIncludes || len(d.Config.Fields) != maxIncludes || len(d.Facets) != maxIncludes {
+		t.Errorf("%d children, %d uses, %d sources", len(d.Children), len(d.Uses), len(d.Sources))
+	}
+	if _, ds := load(wide(maxIncludes + 2)); len(ds.Errors()) != 1 || !strings.Contains(ds[0].Message, "more than 1000 files") {
+		t.Error(ds.Err())
+	}
+
+	deep := func(n int) map[string]string {
+		files := map[string]string{"root.cml": `{ include: [ "s0" ] }`}
+		for i := range n {
+			files[fmt.Sprintf("s%d", i)] = fmt.Sprintf(`{ include: [ "s%d" ], children: [{ name: "c%d", url: "#c" }] }`, i+1, i)
+		}
+		files[fmt.Sprintf("s%d", n)] = "{}"
+		return files
+	}
+	if v, ds := load(deep(maxIncludeDepth - 1)); v.IsZero() || len(v.Decl().Children) != maxIncludeDepth-1 {
+		t.Error(ds.Err())
+	}
+	_, ds = load(deep(maxIncludeDepth))
+	if len(ds) != 1 || ds[0].Message != "files include each other more than 100 deep" || ds[0].Pos.String() != "s99:1:14" ||
+		ds[0].IncludedAt.String() != "s98:1:14" {
+		t.Error(ds.Err())
+	}
+}
+
+// BenchmarkIncludes reads manifests that include so many files of one kind; the time for each file is to stay the same.
+func BenchmarkIncludes(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			list := ""
+			for i := range n {
+				list += fmt.Sprintf("%q, ", fmt.Sprintf("s%d", i))
+			}
+			in := &Includes{Open: func(file string) ([]byte, error) {
+				return fmt.Appendf(nil, `{ use: [{ protocol: "p%s" }], children: [{ name: "c%[1]s", url: "#c" }], facets: { f%[1]s: "x" } }`,
+					file), nil
+			}}
+			for b.Loop() {
+				if v, ds := Load("root.cml", []byte(`{ include: [`+list+`] }`), Options{Includes: in}); v.IsZero() {
+					b.Fatal(ds)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/file")
+		})
 	}
 }

@@ -11,8 +11,11 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 )
 
-// maxIncludes bounds the files of one manifest.
-const maxIncludes = 1000
+// Bounds of what one manifest includes: files in all, and within each other. What is included deeply is merged at every level.
+const (
+	maxIncludes     = 1000
+	maxIncludeDepth = 100
+)
 
 // Includes say where included files are found. An include "//x" is x below Root; an absolute path is itself; any other is the
 // first that
@@ -69,6 +72,7 @@ func (e *expander) report(at At, hint, format string, args ...any) {
 func (e *expander) expand(doc *Document, stack []string) {
 	includes := doc.Include.Items
 	doc.Include = Texts{}
+	var m *merger
 	for _, t := range includes {
 		file, src, err := e.find(t.Value, path.Dir(stack[len(stack)-1]))
 		switch {
@@ -87,16 +91,27 @@ func (e *expander) expand(doc *Document, stack []string) {
 		if e.visited[file] {
 			continue
 		}
-		if len(e.files) == maxIncludes {
+		switch {
+		case len(e.files) == maxIncludes:
 			e.report(t.At, "", "more than %d files included", maxIncludes)
-			return
+			return // said once
+		case len(stack) > maxIncludeDepth:
+			e.report(t.At, "", "files include each other more than %d deep", maxIncludeDepth)
+			continue
 		}
 		e.visited[file] = true
 		e.files, e.places = append(e.files, file), append(e.places, t.At)
 		part, ds := Parse(file, src)
 		e.diagnostics = append(e.diagnostics, ds...)
 		e.expand(part, append(stack[:len(stack):len(stack)], file))
-		e.diagnostics = append(e.diagnostics, doc.Merge(part)...)
+		if m == nil {
+			m = newMerger(doc)
+		}
+		m.add(part)
+	}
+	if m != nil {
+		m.finish()
+		e.diagnostics = append(e.diagnostics, m.diagnostics...)
 	}
 }
 

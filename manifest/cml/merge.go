@@ -11,35 +11,73 @@ import (
 )
 
 // Merge adds what o says to d, as an include does. o's parts become d's; it must not be used afterwards. What d already says is
-// not
-// said again, and of two availabilities the stronger one stays. Contradictions that only validation can see are left to it.
+// not said again, and of two availabilities the stronger one stays. Contradictions that only validation can see are left to it.
 func (d *Document) Merge(o *Document) manifest.Diagnostics {
-	m := merger{}
+	m := newMerger(d)
+	m.add(o)
+	m.finish()
+	return m.diagnostics
+}
+
+// A merger merges documents into one. It keeps what it knows of that one, so that many small documents take no more time than one
+// large.
+type merger struct {
+	doc         *Document
+	diagnostics manifest.Diagnostics
+
+	clauses [4]clauseMerger
+	// Indices by name, nil if not made yet.
+	children, collections map[string][]int
+	environments, fields  map[string]int
+	members               map[string]map[string]int // of program and facets
+}
+
+func newMerger(d *Document) *merger {
+	return &merger{doc: d, clauses: [4]clauseMerger{
+		{into: &d.Capabilities, alike: likeness{shape: &capabilityShape, anyAvailability: true}},
+		{into: &d.Use, alike: likeness{shape: &useShape, anyAvailability: true}},
+		{into: &d.Offer, alike: likeness{shape: &offerShape, anyAvailability: true}},
+		{into: &d.Expose, alike: likeness{shape: &exposeShape, anyAvailability: true}},
+	}}
+}
+
+func (m *merger) add(o *Document) {
+	d := m.doc
 	if !d.At.IsSet() {
 		d.At = o.At
 	}
-	m.clauses(&d.Capabilities, &o.Capabilities, &capabilityShape)
-	m.clauses(&d.Use, &o.Use, &useShape)
-	m.clauses(&d.Offer, &o.Offer, &offerShape)
-	m.clauses(&d.Expose, &o.Expose, &exposeShape)
-	appendNew(&d.Children, &o.Children, &childShape, func(c *Child) string { return c.Name.Value })
-	appendNew(&d.Collections, &o.Collections, &collectionShape, func(c *Collection) string { return c.Name.Value })
-	m.environments(&d.Environments, &o.Environments)
+	for i, list := range []*List[Clause]{&o.Capabilities, &o.Use, &o.Offer, &o.Expose} {
+		m.diagnostics = append(m.diagnostics, m.clauses[i].add(list)...)
+	}
+	appendNew(&d.Children, &o.Children, &childShape, &m.children, func(c *Child) string { return c.Name.Value })
+	appendNew(&d.Collections, &o.Collections, &collectionShape, &m.collections, func(c *Collection) string { return c.Name.Value })
+	m.addEnvironments(&d.Environments, &o.Environments)
 	m.object(&d.Program, &o.Program, "program", programArrays)
 	m.object(&d.Facets, &o.Facets, "facets", allArrays)
 	m.config(&d.Config, &o.Config)
-	return m.diagnostics
+}
+
+// finish leaves the document as it is to be.
+func (m *merger) finish() {
+	for i := range m.clauses {
+		m.clauses[i].finish()
+	}
+	if m.environments != nil {
+		slices.SortStableFunc(m.doc.Environments.Items, func(x, y Environment) int {
+			return strings.Compare(x.Name.Value, y.Name.Value)
+		})
+	}
 }
 
 // MergeAll merges documents into a new one in their order, and lists once what they include. They must not be used afterwards.
 func MergeAll(docs []*Document) (*Document, manifest.Diagnostics) {
 	out := &Document{Source: &Source{}}
-	var ds manifest.Diagnostics
+	m := newMerger(out)
 	for _, doc := range docs {
 		if !out.At.IsSet() {
 			out.Source = doc.Source
 		}
-		ds = append(ds, out.Merge(doc)...)
+		m.add(doc)
 		out.Include.At, out.Include.Many = orElse(out.Include.At, doc.Include.At), true
 		for _, t := range doc.Include.Items {
 			if !slices.Contains(values(out.Include), t.Value) {
@@ -47,10 +85,9 @@ func MergeAll(docs []*Document) (*Document, manifest.Diagnostics) {
 			}
 		}
 	}
-	return out, ds
+	m.finish()
+	return out, m.diagnostics
 }
-
-type merger struct{ diagnostics manifest.Diagnostics }
 
 func (m *merger) conflict(at, first At, format string, args ...any) {
 	m.diagnostics = append(m.diagnostics, manifest.Diagnostic{
@@ -60,82 +97,103 @@ func (m *merger) conflict(at, first At, format string, args ...any) {
 	})
 }
 
-// clauses merges two lists of clauses.
-func (m *merger) clauses(a, b *List[Clause], s *shape[Clause]) {
-	for _, list := range []*List[Clause]{a, b} {
-		for i := range list.Items {
-			if c := &list.Items[i]; c.Kind == 0 || len(c.Names.Items) == 0 {
-				m.diagnostics = append(m.diagnostics, manifest.Diagnostic{
-					Pos: c.At.Pos(), Rule: "missing-keyword",
-					Message: fmt.Sprintf("cannot merge an entry of `%s` without a capability name", s.section),
-				})
-				return
-			}
+// A clauseMerger merges lists of clauses into one. Only clauses that share a name and say all else alike, but for their
+// availability, have something to say about each other.
+type clauseMerger struct {
+	into   *List[Clause]
+	alike  likeness
+	byName map[named][]int // indices into into.Items; nil if not made yet
+	gone   map[mention]bool
+}
+
+type named struct {
+	like int
+	name string
+}
+
+type mention struct {
+	clause int
+	name   string
+}
+
+// nameless reports the first clause that names no capability.
+func (m *clauseMerger) nameless(l *List[Clause]) manifest.Diagnostics {
+	for i := range l.Items {
+		if c := &l.Items[i]; c.Kind == 0 || len(c.Names.Items) == 0 {
+			return manifest.Diagnostics{{
+				Pos: c.At.Pos(), Rule: "missing-keyword",
+				Message: fmt.Sprintf("cannot merge an entry of `%s` without a capability name", m.alike.shape.section),
+			}}
 		}
+	}
+	return nil
+}
+
+func (m *clauseMerger) add(b *List[Clause]) manifest.Diagnostics {
+	a := m.into
+	if m.byName == nil {
+		if ds := m.nameless(a); ds != nil {
+			return ds
+		}
+	}
+	if ds := m.nameless(b); ds != nil {
+		return ds
 	}
 	switch {
 	case !b.At.IsSet():
-		return
+		return nil
 	case !a.At.IsSet():
 		*a = *b
-		return
+		return nil
 	}
-	// Only clauses that share a name and say all else alike, but for their availability, have something to say about each other.
-	alike := likeness{shape: s, anyAvailability: true, ids: map[string]int{}}
-	type named struct {
-		like int
-		name string
-	}
-	type mention struct {
-		clause int
-		name   string
-	}
-	byName := make(map[named][]int, len(a.Items)) // indices into a.Items
-	gone := map[mention]bool{}
-	for i := range a.Items {
-		like := alike.of(&a.Items[i])
-		for _, n := range a.Items[i].Names.Items {
-			byName[named{like, n.Value}] = append(byName[named{like, n.Value}], i)
+	if m.byName == nil {
+		m.byName, m.gone, m.alike.ids = make(map[named][]int, len(a.Items)), map[mention]bool{}, map[string]int{}
+		for i := range a.Items {
+			like := m.alike.of(&a.Items[i])
+			for _, n := range a.Items[i].Names.Items {
+				m.byName[named{like, n.Value}] = append(m.byName[named{like, n.Value}], i)
+			}
 		}
 	}
 	for i := range b.Items {
 		c := b.Items[i]
-		like := alike.of(&c)
+		like := m.alike.of(&c)
 		var kept []Text
 		for _, n := range c.Names.Items {
 			key := named{like, n.Value}
 			drop := false
-			byName[key] = slices.DeleteFunc(byName[key], func(j int) bool {
+			m.byName[key] = slices.DeleteFunc(m.byName[key], func(j int) bool {
 				switch strength(&a.Items[j], &c) {
 				case notWeaker:
 					drop = true
 				case weaker:
-					gone[mention{j, n.Value}] = true
+					m.gone[mention{j, n.Value}] = true
 					return true
 				}
 				return false
 			})
 			if !drop {
 				kept = append(kept, n)
-				byName[key] = append(byName[key], len(a.Items))
+				m.byName[key] = append(m.byName[key], len(a.Items))
 			}
 		}
 		if c.Names.Items = kept; len(kept) > 0 {
 			a.Items = append(a.Items, c)
 		}
 	}
-	if len(gone) == 0 {
+	return nil
+}
+
+// finish takes away what a stronger clause has replaced.
+func (m *clauseMerger) finish() {
+	if len(m.gone) == 0 {
 		return
 	}
-	for i := range a.Items {
-		a.Items[i].Names.Items = slices.DeleteFunc(slices.Clone(a.Items[i].Names.Items), func(n Text) bool {
-			return gone[mention{
-				i,
-				n.Value,
-			}]
-		})
+	for i := range m.into.Items {
+		names := &m.into.Items[i].Names
+		names.Items = slices.DeleteFunc(slices.Clone(names.Items), func(n Text) bool { return m.gone[mention{i, n.Value}] })
 	}
-	a.Items = slices.DeleteFunc(a.Items, func(c Clause) bool { return len(c.Names.Items) == 0 })
+	m.into.Items = slices.DeleteFunc(m.into.Items, func(c Clause) bool { return len(c.Names.Items) == 0 })
 }
 
 // likeness numbers clauses so that those that say the same have the same number, their names and perhaps their availability
@@ -182,38 +240,46 @@ func strength(a, b *Clause) int {
 	return weaker
 }
 
-// appendNew appends the items of b that a doesn't have.
-func appendNew[T any](a, b *List[T], s *shape[T], name func(*T) string) {
+// appendNew appends the items of b that a doesn't have; of are the indices of a's items by name.
+func appendNew[T any](a, b *List[T], s *shape[T], of *map[string][]int, name func(*T) string) {
 	form := objectForm[T]{s}
 	a.At = orElse(a.At, b.At)
 	if len(b.Items) == 0 {
 		return
 	}
-	byName := make(map[string][]int, len(a.Items))
-	for i := range a.Items {
-		byName[name(&a.Items[i])] = append(byName[name(&a.Items[i])], i)
+	if *of == nil {
+		*of = make(map[string][]int, len(a.Items))
+		for i := range a.Items {
+			(*of)[name(&a.Items[i])] = append((*of)[name(&a.Items[i])], i)
+		}
 	}
+	before := len(a.Items)
 	for i := range b.Items {
-		if !slices.ContainsFunc(byName[name(&b.Items[i])], func(j int) bool { return form.equal(&a.Items[j], &b.Items[i]) }) {
+		if !slices.ContainsFunc((*of)[name(&b.Items[i])], func(j int) bool { return form.equal(&a.Items[j], &b.Items[i]) }) {
 			a.Items = append(a.Items, b.Items[i])
 		}
 	}
+	for i := before; i < len(a.Items); i++ {
+		(*of)[name(&a.Items[i])] = append((*of)[name(&a.Items[i])], i)
+	}
 }
 
-func (m *merger) environments(a, b *List[Environment]) {
+func (m *merger) addEnvironments(a, b *List[Environment]) {
 	if !b.At.IsSet() {
 		return
 	}
 	a.At = orElse(a.At, b.At)
-	byName := make(map[string]int, len(a.Items))
-	for i := range a.Items {
-		byName[a.Items[i].Name.Value] = i
+	if m.environments == nil {
+		m.environments = make(map[string]int, len(a.Items))
+		for i := range a.Items {
+			m.environments[a.Items[i].Name.Value] = i
+		}
 	}
 	for i := range b.Items {
 		e := &b.Items[i]
-		at, ok := byName[e.Name.Value]
+		at, ok := m.environments[e.Name.Value]
 		if !ok {
-			byName[e.Name.Value] = len(a.Items)
+			m.environments[e.Name.Value] = len(a.Items)
 			a.Items = append(a.Items, *e)
 			continue
 		}
@@ -234,7 +300,6 @@ func (m *merger) environments(a, b *List[Environment]) {
 		concat(&old.Resolvers, &e.Resolvers)
 		concat(&old.Debug, &e.Debug)
 	}
-	slices.SortStableFunc(a.Items, func(x, y Environment) int { return strings.Compare(x.Name.Value, y.Name.Value) })
 }
 
 func concat[T any](a, b *List[T]) {
@@ -257,9 +322,18 @@ func (m *merger) object(a, b *Free, path string, concatenated func(string) bool)
 		*a = *b
 		return
 	}
-	of := make(map[string]int, len(a.Members))
-	for i := range a.Members {
-		of[a.Members[i].Name] = i
+	of := m.members[path]
+	if of == nil {
+		of = make(map[string]int, len(a.Members))
+		for i := range a.Members {
+			of[a.Members[i].Name] = i
+		}
+		if !strings.Contains(path, ".") { // a path with dots may be that of several objects
+			if m.members == nil {
+				m.members = map[string]map[string]int{}
+			}
+			m.members[path] = of
+		}
 	}
 	for i := range b.Members {
 		n := &b.Members[i]
@@ -270,6 +344,7 @@ func (m *merger) object(a, b *Free, path string, concatenated func(string) bool)
 		sub := path + "." + n.Name
 		switch {
 		case old == nil:
+			of[n.Name] = len(a.Members)
 			a.Members = append(a.Members, *n)
 		case sub == "program.runner" && freeEqual(&old.Value, &n.Value):
 		case old.Value.Kind == json5.Object && n.Value.Kind == json5.Object:
@@ -287,13 +362,16 @@ func (m *merger) config(a, b *ConfigSection) {
 		return
 	}
 	a.At = orElse(a.At, b.At)
-	byKey := make(map[string]int, len(a.Fields))
-	for i := range a.Fields {
-		byKey[a.Fields[i].Key.Value] = i
+	if m.fields == nil {
+		m.fields = make(map[string]int, len(a.Fields))
+		for i := range a.Fields {
+			m.fields[a.Fields[i].Key.Value] = i
+		}
 	}
 	for i := range b.Fields {
 		f := &b.Fields[i]
-		if at, ok := byKey[f.Key.Value]; !ok {
+		if at, ok := m.fields[f.Key.Value]; !ok {
+			m.fields[f.Key.Value] = len(a.Fields)
 			a.Fields = append(a.Fields, *f)
 		} else if !(objectForm[ConfigType]{&configTypeShape}).equal(&a.Fields[at].Type, &f.Type) {
 			m.conflict(f.Key.At, a.Fields[at].Key.At, "Found conflicting entry for config key `%s`", f.Key.Value)
