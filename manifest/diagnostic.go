@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 )
 
@@ -62,6 +63,16 @@ func (ds Diagnostics) Err() error {
 		return e
 	}
 	return nil
+}
+
+// Omitted is a finding that stands for n others, errors or warnings, which are too many to tell them all; pos is where the last
+// one is that is told.
+func Omitted(pos Pos, n int, warning bool) Diagnostic {
+	what := "errors"
+	if warning {
+		what = "warnings"
+	}
+	return Diagnostic{Pos: pos, Rule: "too-many", Message: "there are " + strconv.Itoa(n) + " more " + what, Warning: warning}
 }
 
 // AsDiagnostics finds the diagnostics in err's chain.

@@ -67,7 +67,7 @@ func (v *validator) cycles() {
 				k.Pos)
 		}
 	}
-	found := g.elementary()
+	found, more := g.elementary()
 	if len(found) == 0 {
 		return
 	}
@@ -90,6 +90,9 @@ func (v *validator) cycles() {
 			}
 		}
 		texts[i] = "{" + b.String() + cycle[0].from + "}"
+	}
+	if more {
+		fmt.Fprintf(&hint, "\n    and there are more cycles than these %d", len(found))
 	}
 	v.report(here(found[0][0].pos), "cycle", hint.String(),
 		"Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. Cycles: {%s}",
@@ -122,13 +125,13 @@ func (g *graph) add(from, to, what string, pos Pos) {
 	}
 }
 
-// elementary lists cycles that pass no node twice, each from its smallest node, in order. It stops after the first few: their
-// number can grow exponentially.
-func (g *graph) elementary() [][]edge {
+// elementary lists cycles that pass no node twice, each from its smallest node, in order. It stops after the first few, since their
+// number can grow exponentially; more says that there are others.
+func (g *graph) elementary() (out [][]edge, more bool) {
 	const maxCycles, maxSteps = 10, 100_000
 	component := g.components()
 	if len(component) == 0 {
-		return nil
+		return nil, false
 	}
 	for from, es := range g.next {
 		slices.SortStableFunc(es, func(a, b edge) int { return cmp.Compare(a.to, b.to) })
@@ -139,14 +142,13 @@ func (g *graph) elementary() [][]edge {
 		nodes = append(nodes, n)
 	}
 	slices.Sort(nodes)
-	var out [][]edge
 	var path []edge
 	on := map[string]bool{}
 	steps := 0
 	var walk func(start, at string)
 	walk = func(start, at string) {
 		for _, e := range g.next[at] {
-			if steps++; steps > maxSteps || len(out) == maxCycles {
+			if steps++; steps > maxSteps || len(out) > maxCycles {
 				return
 			}
 			if component[e.to] != component[start] || e.to < start || on[e.to] {
@@ -166,10 +168,13 @@ func (g *graph) elementary() [][]edge {
 	for _, n := range nodes {
 		walk(n, n)
 	}
-	if len(out) == 0 {
-		out = append(out, g.shortest(nodes[0], component))
+	switch {
+	case len(out) == 0:
+		return [][]edge{g.shortest(nodes[0], component)}, false // a long ring, most likely the only one
+	case len(out) > maxCycles:
+		return out[:maxCycles], true
 	}
-	return out
+	return out, steps > maxSteps
 }
 
 // shortest is a shortest cycle through start.

@@ -225,7 +225,15 @@ func (v *validator) usedPaths() {
 		for len(stack) > 0 && !within(e.path, stack[len(stack)-1].path) {
 			stack = stack[:len(stack)-1]
 		}
-		if n := len(stack); v.full() || n > 0 && stack[n-1].path == e.path && isSocket(v.c.Uses[stack[n-1].i].Kind) &&
+		n := len(stack)
+		if v.full() { // there can be as many overlaps as pairs
+			if n > 0 && !v.mayOverlap(stack[n-1].i, e.i, stack[n-1].path == e.path) {
+				v.omitted++
+			}
+			stack = append(stack, e)
+			continue
+		}
+		if n > 0 && stack[n-1].path == e.path && isSocket(v.c.Uses[stack[n-1].i].Kind) &&
 			isSocket(v.c.Uses[e.i].Kind) {
 			continue // one socket stands for all of its directory
 		}

@@ -68,6 +68,9 @@ func Validate(c *Component, o ValidateOptions) (Validated, Diagnostics) {
 	slices.SortStableFunc(v.out, func(a, b Diagnostic) int {
 		return cmp.Or(strings.Compare(a.Pos.File, b.Pos.File), cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
 	})
+	if v.omitted > 0 {
+		v.out = append(v.out, Omitted(v.out[len(v.out)-1].Pos, v.omitted, false))
+	}
 	if o.Partial || len(v.out.Errors()) > 0 {
 		return Validated{}, v.out
 	}
@@ -78,6 +81,7 @@ type validator struct {
 	c       *Component
 	options ValidateOptions
 	out     Diagnostics
+	omitted int // findings beyond maxFindings; of paths that overlap only one for each use
 
 	children_, collections_, environments_ map[string]int
 	capabilities_                          map[capability]int
@@ -93,6 +97,7 @@ const maxFindings = 1000
 
 func (v *validator) report(p place, rule, hint, format string, args ...any) {
 	if v.full() {
+		v.omitted++
 		return
 	}
 	v.out = append(v.out, Diagnostic{Pos: v.find(p), Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)})

@@ -96,7 +96,9 @@ type compiler struct {
 	options     Options
 	out         *manifest.Component
 	diagnostics manifest.Diagnostics
-	warnings    int // of diagnostics
+	warnings    int // so many there are; at most maxWarnings of them in diagnostics
+	omitted     int // errors beyond maxFindings
+	lastWarning manifest.Pos
 
 	// What each entry of out's lists was made from.
 	capabilities, uses, exposes []*Clause
@@ -133,9 +135,11 @@ func (k *compiler) report(at At, rule, hint, format string, args ...any) {
 }
 
 func (k *compiler) reportAt(pos manifest.Pos, rule, hint, message string) {
-	if len(k.diagnostics) < maxFindings {
-		k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: pos, Rule: rule, Hint: hint, Message: message})
+	if len(k.diagnostics) >= maxFindings {
+		k.omitted++
+		return
 	}
+	k.diagnostics = append(k.diagnostics, manifest.Diagnostic{Pos: pos, Rule: rule, Hint: hint, Message: message})
 }
 
 // restricted reports what needs a feature that is not enabled.
@@ -230,6 +234,12 @@ func (k *compiler) compile() {
 	}
 	k.config()
 	k.requirements()
+	if k.warnings > maxWarnings {
+		k.diagnostics = append(k.diagnostics, manifest.Omitted(k.lastWarning, k.warnings-maxWarnings, true))
+	}
+	if k.omitted > 0 {
+		k.diagnostics = append(k.diagnostics, manifest.Omitted(k.diagnostics[maxFindings-1].Pos, k.omitted, false))
+	}
 }
 
 // indexNames notes what a reference "#name" means: a child before a collection before a capability.
@@ -499,8 +509,12 @@ func (k *compiler) applies(s *shape[Clause], c *Clause) {
 		if key.of == nil || slices.Contains(key.of, c.Kind) {
 			continue
 		}
-		if pos := keyPos(s, c, key.name); pos.IsValid() && k.warnings < maxWarnings {
-			k.warnings++
+		pos := keyPos(s, c, key.name)
+		if !pos.IsValid() {
+			continue
+		}
+		if k.warnings++; k.warnings <= maxWarnings {
+			k.lastWarning = pos
 			k.diagnostics = append(k.diagnostics, manifest.Diagnostic{
 				Pos: pos, Rule: "no-effect", Warning: true,
 				Message: fmt.Sprintf("`%s` has no effect on `%s`", key.name, c.Kind),

@@ -322,12 +322,28 @@ func TestMalformed(t *testing.T) {
 // However many warnings there are, the error behind them counts.
 func TestWarningsHideNoError(t *testing.T) {
 	src := "{ use: [" + strings.Repeat(`{ protocol: "p", numbered_handle: 1, subdir: "x" },`, 2000)
-	if v, ds := Load("m.cml", []byte(src+"] }"), Options{}); v.IsZero() || len(ds) != maxWarnings {
-		t.Errorf("%d findings, %v", len(ds), ds.Err())
+	if v, ds := Load("m.cml", []byte(src+"] }"), Options{}); v.IsZero() || len(ds) != maxWarnings+1 ||
+		ds[maxWarnings].Message != "there are 1900 more warnings" {
+		t.Errorf("%d findings, %v, %v", len(ds), ds.Err(), ds[len(ds)-1])
 	}
 	v, ds := Load("m.cml", []byte(src+`{ directory: "d", path: "/d", rights: ["r*", "connect"] }] }`), Options{})
 	if !v.IsZero() || len(ds.Errors()) != 1 {
 		t.Errorf("%d errors of %d findings", len(ds.Errors()), len(ds))
+	}
+}
+
+// TestTooManyErrors: each stage says how many errors it keeps to itself.
+func TestTooManyErrors(t *testing.T) {
+	for src, want := range map[string]string{
+		"{ children: [" + strings.Repeat(`{ nme: "a", name: "a", url: "#a" },`, 1500) + "] }":              "there are 500 more errors",
+		"{ use: [" + strings.Repeat(`{ directory: "d", path: "/d", rights: ["r*", "r*"] },`, 1500) + "] }": "there are 500 more errors",
+		"{ offer: [" + strings.Repeat(`{ protocol: "p", from: "void", to: "#a" },`, 1500) + "] }":          "there are 3499 more errors",
+	} {
+		_, ds := Load("m.cml", []byte(src), Options{})
+		i := slices.IndexFunc(ds, func(d manifest.Diagnostic) bool { return d.Rule == "too-many" })
+		if i < 0 || ds[i].Message != want || ds[i].Warning || ds[i].Pos != ds[i-1].Pos {
+			t.Errorf("%.40s…: %d findings: %v", src, len(ds), ds[max(i, 0)])
+		}
 	}
 }
 

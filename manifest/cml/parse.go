@@ -17,7 +17,8 @@ import (
 // that helps later stages to find more.
 func Parse(file string, src []byte) (*Document, manifest.Diagnostics) {
 	d := newDecoder(file, src)
-	return d.document(&d.source.Tree.Root), d.diagnostics
+	doc := d.document(&d.source.Tree.Root)
+	return doc, d.findings()
 }
 
 // ParseMany is Parse for a file that may also hold an array of manifests; they are never none.
@@ -25,13 +26,14 @@ func ParseMany(file string, src []byte) ([]*Document, manifest.Diagnostics) {
 	d := newDecoder(file, src)
 	arr, ok := d.source.Tree.Root.Value.(*hujson.Array)
 	if !ok || len(arr.Elements) == 0 {
-		return []*Document{d.document(&d.source.Tree.Root)}, d.diagnostics
+		doc := d.document(&d.source.Tree.Root)
+		return []*Document{doc}, d.findings()
 	}
 	var docs []*Document
 	for i := range arr.Elements {
 		docs = append(docs, d.document(&arr.Elements[i]))
 	}
-	return docs, d.diagnostics
+	return docs, d.findings()
 }
 
 func newDecoder(file string, src []byte) *decoder {
@@ -57,6 +59,15 @@ func (d *decoder) document(v *hujson.Value) *Document {
 type decoder struct {
 	source      *Source
 	diagnostics manifest.Diagnostics
+	omitted     int // findings beyond maxFindings
+}
+
+// findings are those that are told, and how many are not.
+func (d *decoder) findings() manifest.Diagnostics {
+	if d.omitted == 0 {
+		return d.diagnostics
+	}
+	return append(arrange(d.diagnostics), manifest.Omitted(d.diagnostics[maxFindings-1].Pos, d.omitted, false))
 }
 
 func (d *decoder) at(offset int) At { return At{d.source, offset} }
@@ -66,6 +77,7 @@ const maxFindings = 1000
 
 func (d *decoder) report(at At, rule, hint, format string, args ...any) {
 	if len(d.diagnostics) >= maxFindings {
+		d.omitted++
 		return
 	}
 	d.diagnostics = append(d.diagnostics, manifest.Diagnostic{Pos: at.Pos(), Rule: rule, Hint: hint, Message: fmt.Sprintf(format,

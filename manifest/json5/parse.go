@@ -57,7 +57,7 @@ func (p *parser) fail(offset int, format string, args ...any) bool {
 // slip reports what can be repaired; false when there have been too many to go on.
 func (p *parser) slip(offset int, fix Fix, format string, args ...any) bool {
 	if len(p.errors) >= maxErrors {
-		return p.fail(offset, "too many errors")
+		return p.fail(offset, "too many errors; only the first %d are told", maxErrors)
 	}
 	p.errors = append(p.errors, &Error{Position: Position{Offset: offset}, Message: fmt.Sprintf(format, args...), Fix: &fix})
 	return true
