@@ -40,8 +40,13 @@ type StartInfo struct {
 	URL     string // resolved
 	Program Block
 	Package Package
-	// Namespace is what the program finds, by path.
+	// Namespace is what the program finds, by path. An entry may lie within another.
 	Namespace []NamespaceEntry
+	// View is a directory of this run's own that holds, by path, what of Namespace the manager made for it: sockets, and empty
+	// places for the rest. It is for programs that share the manager's file system; "" for none.
+	View string
+	// Listeners are the sockets of the protocols that the program provides: it accepts from them.
+	Listeners []Listener
 	// Outgoing is the directory in which the program provides what it exposes; nil for none.
 	Outgoing *os.File
 	// Handles are descriptors that the program finds under numbers.
@@ -65,9 +70,13 @@ func (info *StartInfo) Close() {
 	for _, h := range info.Handles {
 		closeFile(h.File)
 	}
+	for _, l := range info.Listeners {
+		closeFile(l.File)
+	}
 	closeFile(info.Outgoing)
 	closeFile(info.Stdout)
 	closeFile(info.Stderr)
+	info.Listeners = nil
 	info.Namespace, info.Handles, info.Outgoing, info.Stdout, info.Stderr = nil, nil, nil, nil, nil
 }
 
@@ -87,6 +96,13 @@ type NamespaceEntry struct {
 	Path   string
 	File   *os.File // an O_PATH descriptor
 	Rights manifest.Rights
+}
+
+// A Listener is a listening unix socket of a protocol (SOCK_STREAM) or of a runner or resolver (SOCK_SEQPACKET) that the component
+// declares. It blocks, and the manager has it too: what nobody accepts waits for the next run.
+type Listener struct {
+	Name string // the capability's
+	File *os.File
 }
 
 // A Handle is a descriptor that the program finds under a number.

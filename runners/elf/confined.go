@@ -3,6 +3,7 @@ package elf
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +31,13 @@ func (r *Runner) grants(m name.Moniker) confine.Grants {
 func (r *Runner) confine(s *settings, info *runners.StartInfo, spec *job.Spec) (release func(), err error) {
 	in := confine.Contents{Package: -1, Grants: r.grants(info.Moniker)}
 	if in.Grants.Unconfined {
-		return func() {}, nil
+		if len(info.Listeners) > 0 {
+			spec.TellPID = listenPID
+		}
+		return func() {}, beside(info, spec)
+	}
+	if len(info.Listeners) > 0 {
+		spec.Env = append(spec.Env, listenPID+"=1") // of a PID namespace of its own
 	}
 	var opened []int
 	closeAll := func() {
@@ -79,6 +86,40 @@ func (r *Runner) confine(s *settings, info *runners.StartInfo, spec *job.Spec) (
 		done()
 		closeAll()
 	}, nil
+}
+
+const listenPID = "LISTEN_PID"
+
+// beside has a program that shares the manager's file system find its namespace below info.View, where what is not there yet is
+// linked to.
+func beside(info *runners.StartInfo, spec *job.Spec) error {
+	if info.View == "" {
+		return nil
+	}
+	for _, e := range info.Namespace {
+		at := filepath.Join(info.View, e.Path)
+		var here, there unix.Stat_t
+		if err := unix.Fstat(int(e.File.Fd()), &there); err != nil {
+			return &unavailable{fmt.Errorf("path %s: %w", e.Path, err)}
+		}
+		if err := unix.Lstat(at, &here); err == nil {
+			if here.Dev == there.Dev && here.Ino == there.Ino {
+				continue
+			}
+			_ = os.Remove(at) // an empty place for it
+		}
+		target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.File.Fd()))
+		if err == nil {
+			if err = os.MkdirAll(filepath.Dir(at), 0o755); err == nil {
+				err = os.Symlink(target, at)
+			}
+		}
+		if err != nil {
+			return &unavailable{fmt.Errorf("path %s: %w", e.Path, err)}
+		}
+	}
+	spec.Env = append(spec.Env, "CMGR_NAMESPACE="+info.View)
+	return nil
 }
 
 // alone returns for the descriptor of a directory another one, of the same directory without anything above it: ".." of the one

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +33,9 @@ import (
 const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // ownVariables are the environment variables that the runner sets and a manifest must not.
-var ownVariables = []string{"CMGR_MONIKER", "CMGR_URL", lifecycle.Env}
+var ownVariables = []string{
+	"CMGR_MONIKER", "CMGR_URL", "CMGR_NAMESPACE", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", lifecycle.Env,
+}
 
 // Config is what a Runner needs.
 type Config struct {
@@ -75,8 +78,9 @@ func New(cfg Config) *Runner {
 func (r *Runner) Close() { r.wg.Wait() }
 
 // Start runs info's program in a job of its own. With `ready: "lifecycle"` it returns when the program is ready. A confined
-// program finds its package at /pkg and what Namespace says at the paths there; to one that shares the manager's file system
-// they mean nothing. The outgoing directory is closed.
+// program finds its package at /pkg and what Namespace says at the paths there; one that shares the manager's file system finds
+// it at the same paths below $CMGR_NAMESPACE. Listeners are passed as systemd does (sd_listen_fds(3)). The outgoing directory is
+// closed.
 func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Program, error) {
 	defer info.Close() // the program has duplicates
 	p, err := r.start(ctx, &info)
@@ -178,11 +182,37 @@ func (s *settings) spec(info *runners.StartInfo) (*job.Spec, error) {
 	if s.stderr && info.Stderr != nil {
 		spec.Files[2] = int(info.Stderr.Fd())
 	}
+	for _, l := range info.Listeners {
+		grant(spec, max(len(spec.Files), firstListener), int(l.File.Fd()))
+	}
 	for _, h := range info.Handles {
-		grant(spec, int(h.Number), int(h.File.Fd()))
+		n := int(h.Number)
+		if n < len(spec.Files) && n >= firstListener && len(info.Listeners) > 0 {
+			return nil, &conflict{fmt.Errorf("numbered_handle %d: the sockets of what it provides are descriptors %d to %d",
+				n, firstListener, firstListener+len(info.Listeners)-1)}
+		}
+		grant(spec, n, int(h.File.Fd()))
+	}
+	if n := len(info.Listeners); n > 0 {
+		names := make([]string, n)
+		for i, l := range info.Listeners {
+			names[i] = l.Name
+		}
+		spec.Env = append(spec.Env, "LISTEN_FDS="+strconv.Itoa(n), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	}
 	return spec, nil
 }
+
+// firstListener is the number of the first of the sockets (sd_listen_fds(3), SD_LISTEN_FDS_START).
+const firstListener = 3
+
+// conflict is an error of the manifest.
+type conflict struct{ error }
+
+func (e *conflict) Unwrap() error { return e.error }
+
+// Code is Invalid.
+func (*conflict) Code() capabilities.Code { return capabilities.Invalid }
 
 // grant makes fd the program's descriptor number.
 func grant(spec *job.Spec, number, fd int) {

@@ -24,15 +24,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/cmgr/cmgr/capabilities/routing"
+	"github.com/cmgr/cmgr/capabilities/protocol"
 	"github.com/cmgr/cmgr/internal/sys/poll"
-	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
@@ -82,10 +80,12 @@ type Manager struct {
 	loop    *poll.Loop
 	jobs    *job.Manager
 	logs    *logs.Logs
+	sockets *protocol.Sockets
 	elf     *elf.Runner
 	runit   *runit.Runner
 	realm   *realm.Realm
 	control *control.Server
+	hosts   hosts // of the protocols that it speaks itself
 	socket  net.Listener
 
 	down     chan struct{} // closed when the tree must go down
@@ -166,6 +166,9 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("logs: %w", err)
 	}
+	if m.sockets, err = protocol.Open(filepath.Join(cfg.StateDir, "run"), m.loop); err != nil {
+		return nil, err
+	}
 	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.allows, Log: cfg.Log})
 
 	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Log: cfg.Log}); err != nil {
@@ -181,9 +184,10 @@ func New(cfg Config) (_ *Manager, err error) {
 		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
 	}
 	resolvers := diskResolvers(cml.Options{})
+	m.serveFramework()
 	m.realm = realm.New(realm.Config{
-		RootURL: m.root, Builtins: builtins{slices.Collect(maps.Keys(all)), slices.Collect(maps.Keys(resolvers))}, Runners: all, Resolvers: resolvers,
-		Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
+		RootURL: m.root, Builtins: m.builtins(all, resolvers), Runners: all, Resolvers: resolvers,
+		Sockets: m.sockets, Hosts: m.hosts, Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs,
@@ -367,9 +371,13 @@ func (m *Manager) close() {
 	if m.logs != nil {
 		_ = m.logs.Close()
 	}
+	if m.sockets != nil {
+		_ = m.sockets.Close() // what remains, the next manager removes
+	}
 	if m.loop != nil {
 		_ = m.loop.Close()
 	}
+	m.sockets = nil
 	m.socket, m.realm, m.elf, m.runit, m.jobs, m.logs, m.loop = nil, nil, nil, nil, nil, nil, nil
 }
 
@@ -450,41 +458,3 @@ const (
 	runnerELF   = "elf"
 	runnerRunit = "runit"
 )
-
-// diskResolvers are the resolvers that every manager has; they compile with o.
-func diskResolvers(o cml.Options) map[string]resolver.Resolver {
-	return map[string]resolver.Resolver{"file": resolver.NewDisk(o)}
-}
-
-// Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the resolvers
-// among them by name, which compile with o.
-func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
-	resolvers := diskResolvers(o)
-	return builtins{[]string{runnerELF, runnerRunit}, slices.Collect(maps.Keys(resolvers))}, resolvers
-}
-
-// builtins is what stands above the root, by name.
-type builtins struct{ runners, resolvers []string }
-
-func (b builtins) Has(k manifest.Kind, capability string) bool {
-	return slices.Contains(b.of(k), capability)
-}
-
-func (builtins) Framework(manifest.Kind, string) bool { return false }
-
-func (b builtins) InRootEnvironment(k manifest.Kind, nameOrScheme string) bool {
-	return b.Has(k, nameOrScheme)
-}
-
-func (b builtins) List(k manifest.Kind) []string { return slices.Sorted(slices.Values(b.of(k))) }
-
-func (b builtins) of(k manifest.Kind) []string {
-	switch k {
-	case manifest.KindRunner:
-		return b.runners
-	case manifest.KindResolver:
-		return b.resolvers
-	default:
-		return nil
-	}
-}

@@ -85,8 +85,8 @@ func (i *instance) doResolve(ctx context.Context) error {
 	}
 	res := &resolution{got}
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	if i.closing {
+		i.mu.Unlock()
 		return i.precondition("resolve", "%w", errEnds)
 	}
 	i.state = resolved{res}
@@ -104,6 +104,8 @@ func (i *instance) doResolve(ctx context.Context) error {
 		i.children[c.Name] = child
 		child.emitLocked(Event{Kind: EventDiscovered})
 	}
+	i.mu.Unlock()
+	i.declares(d)
 	return nil
 }
 
@@ -214,6 +216,7 @@ func (i *instance) doStart(ctx context.Context, reason string, launched func()) 
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}
 	if u := (*unresolvable)(nil); errors.As(err, &u) {
+		i.notStarted()
 		return u.error // resolving has told it
 	}
 	err = i.startError(err)
@@ -234,6 +237,7 @@ func (i *instance) doStart(ctx context.Context, reason string, launched func()) 
 	i.emitLocked(Event{Kind: EventFailed, Err: err, Text: reason})
 	if ctx.Err() != nil { // it was asked to end
 		i.mu.Unlock()
+		i.afterEnd()
 		return err
 	}
 	reboot := ""
@@ -248,6 +252,7 @@ func (i *instance) doStart(ctx context.Context, reason string, launched func()) 
 	}
 	i.mu.Unlock()
 	i.realm.noteEnd(i.moniker, err.Error())
+	i.notStarted()
 	i.takeDown(reboot, exit)
 	return err
 }
@@ -315,8 +320,14 @@ func (i *instance) launch(ctx context.Context, reason string, launched func()) (
 	if info.Stdout, info.Stderr, n.drained, err = i.realm.cfg.Sinks.Open(i.moniker); err != nil {
 		return nil, err
 	}
+	if n.has, err = i.deliver(ctx, d, &info); err != nil {
+		info.Close()
+		n.drained(i.realm.ctx)
+		return nil, err
+	}
 	if n.program, err = runner.Start(ctx, info); err != nil {
 		n.drained(i.realm.ctx)
+		n.has.end()
 		return nil, err
 	}
 	return n, nil
@@ -402,6 +413,7 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*KillTimeout)
 	n.drained(ctx)
 	cancel()
+	n.has.end()
 
 	i.mu.Lock()
 	res := i.resolutionLocked()
@@ -434,6 +446,7 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 		i.realm.cfg.Sinks.Note(i.moniker, exit.String())
 	}
 	i.takeDown(reboot, exit)
+	i.afterEnd()
 	if !closing {
 		i.afterRun(res)
 	}

@@ -125,6 +125,7 @@ func (i *instance) doDestroy(ctx context.Context) error {
 	i.children = nil
 	i.state = destroyed{}
 	i.mu.Unlock()
+	i.unprovide()
 	for _, c := range kids {
 		c.leave()
 	}
@@ -148,6 +149,7 @@ func (i *instance) leave() {
 	i.children = nil
 	i.state = destroyed{}
 	i.mu.Unlock()
+	i.unprovide()
 	for _, c := range kids {
 		c.leave()
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cmgr/cmgr/capabilities/protocol"
 	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -29,8 +30,9 @@ type instance struct {
 	acts     [verbs]*action
 	closing  bool // a shutdown has begun: nothing may be resolved, started or created here any more
 	children map[string]*instance
-	restart  *time.Timer // a restart that is due; nil for none
-	past     *past       // nil until something has happened
+	restart  *time.Timer        // a restart that is due; nil for none
+	past     *past              // nil until something has happened
+	provides *protocol.Provider // the sockets of what it provides; nil until somebody needs one
 }
 
 // childDecl is what the parent says of an instance, whether in its manifest or when creating it.
@@ -74,6 +76,9 @@ type past struct {
 	history   supervision.History
 	nextStart time.Time
 	gaveUp    bool
+	// demands counts the starts on demand since demandSince.
+	demands     int
+	demandSince time.Time
 }
 
 func (i *instance) pastLocked() *past {
@@ -117,6 +122,7 @@ type run struct {
 	reason  string
 	since   time.Time
 	drained func(context.Context) // nil without a program
+	has     *delivery             // what was routed to it; nil without a program
 
 	asked    bool // somebody asked it to end: no policy follows its exit
 	timedOut bool

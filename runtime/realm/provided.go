@@ -123,10 +123,7 @@ func provided[C peer](
 			return conn, nil
 		}
 	}
-	if r.cfg.Dial == nil {
-		return fail(errors.New("this manager connects to no components"))
-	}
-	f, err := r.cfg.Dial(ctx, src.At, src.Capability)
+	f, err := r.dial(ctx, src.At, src.Capability)
 	if err != nil {
 		return fail(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/protocol"
 	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -32,11 +33,15 @@ type Config struct {
 	Builtins  routing.Builtins
 	Runners   map[string]runners.Runner
 	Resolvers map[string]resolver.Resolver
-	Sinks     Sinks
-	Policy    Policy
-	Log       *slog.Logger
-	// Dial connects to the socket of a runner or resolver that the component at declares, and which runs. nil: there are no sockets.
+	// Dial connects to the socket of a runner or resolver that the component at declares, and which runs. nil: by Sockets.
 	Dial func(ctx context.Context, at name.Moniker, c *manifest.Capability) (*os.File, error)
+	// Sockets makes the sockets of protocols; it stays the caller's. nil: nothing is delivered to programs.
+	Sockets *protocol.Sockets
+	// Hosts are the protocols that the manager itself speaks; nil for none.
+	Hosts  Hosts
+	Sinks  Sinks
+	Policy Policy
+	Log    *slog.Logger
 	// Rebooted is called, on a goroutine of its own, when an end must take the whole tree down: a critical program's, or one with
 	// on_terminate "reboot". The callee is expected to call Shutdown.
 	Rebooted func(m name.Moniker, why string)
@@ -105,7 +110,18 @@ func (r *Realm) Close() {
 	case <-time.After(KillTimeout): // somebody's runner has a program that no kill ends; it has been said
 		r.cfg.Log.Warn("programs outlive the manager", "monikers", r.running())
 	}
+	r.root.closeSockets()
 	r.events.close()
+}
+
+func (i *instance) closeSockets() {
+	i.unprovide()
+	i.mu.Lock()
+	kids := i.childrenLocked()
+	i.mu.Unlock()
+	for _, c := range kids {
+		c.closeSockets()
+	}
 }
 
 func (r *Realm) running() []name.Moniker {

@@ -313,7 +313,7 @@ func keep(control int) error {
 	if err != nil {
 		return err
 	}
-	s := &Spec{Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits}
+	s := &Spec{Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits, TellPID: o.tellPID}
 	if o.world != nil {
 		s.World = o.world
 		number := control + 3

@@ -43,6 +43,9 @@ type Spec struct {
 	Credential *syscall.Credential
 	// Limits are set before the program is executed. Without a World a start with limits costs a second exec.
 	Limits []Limit
+	// TellPID names a variable that Env gets, which tells the program its own process number; "": none. Without a World it costs
+	// a second exec; with one it must be "": there the number is 1, or of no use.
+	TellPID string
 	// Cgroup is the directory of the cgroup v2 that it starts in; "": this process's own.
 	Cgroup string
 	// World is what it takes on first; nil: it shares this process's.
@@ -96,7 +99,7 @@ func (l *Launcher) Start(s *Spec, exited func(Status)) (*Process, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	if len(s.Limits) > 0 && s.World == nil {
+	if (len(s.Limits) > 0 || s.TellPID != "") && s.World == nil {
 		return launch.shimmed(s, exited)
 	}
 	p, err := launch.start(s, exited)

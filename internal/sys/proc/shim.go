@@ -63,6 +63,9 @@ func execShim(report int) (op string, err error) {
 	if err := become(o.credential); err != nil {
 		return "setuid", err
 	}
+	if o.tellPID != "" {
+		o.env = append(o.env, o.tellPID+"="+strconv.Itoa(os.Getpid()))
+	}
 	return "exec", syscall.Exec(o.path, o.args, o.env)
 }
 
@@ -92,6 +95,7 @@ type orders struct {
 	args, env  []string
 	limits     []Limit
 	credential *syscall.Credential
+	tellPID    string
 	// What follows is the keeper's alone; the launch thread does it for the other.
 	dir   string
 	umask *uint32
@@ -132,7 +136,7 @@ func (o *orders) write() (fd int, err error) {
 	if o.umask != nil {
 		umask = strconv.FormatUint(uint64(*o.umask), 10)
 	}
-	own := []string{o.dir, umask, strconv.FormatBool(o.hold)}
+	own := []string{o.dir, umask, strconv.FormatBool(o.hold), o.tellPID}
 	if o.world != nil {
 		own = append(own, hex.EncodeToString(o.world.encode()), strconv.Itoa(len(o.world.Files)))
 	}
@@ -190,20 +194,20 @@ func readOrders(fd int) (*orders, error) {
 	for _, n := range given {
 		o.given = append(o.given, int(number(n)))
 	}
-	if len(own) != 3 && len(own) != 5 {
+	if len(own) != 4 && len(own) != 6 {
 		return nil, unix.EBADMSG
 	}
-	if len(own) == 5 {
-		b, err := hex.DecodeString(own[3])
+	if len(own) == 6 {
+		b, err := hex.DecodeString(own[4])
 		if err != nil {
 			return nil, unix.EBADMSG
 		}
 		if o.world, err = decodeWorld(b); err != nil {
 			return nil, err
 		}
-		o.world.Files = make([]int, number(own[4]))
+		o.world.Files = make([]int, number(own[5]))
 	}
-	o.dir, o.hold = own[0], own[2] == "true"
+	o.dir, o.hold, o.tellPID = own[0], own[2] == "true", own[3]
 	if own[1] != "" {
 		u := uint32(number(own[1]))
 		o.umask = &u
@@ -261,9 +265,9 @@ func (l *launcher) shimmed(s *Spec, exited func(Status)) (*Process, error) {
 
 // startShim starts the shim in the place of s, with hold, if not -1, as a third descriptor.
 func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func(Status)) (*Process, error) {
-	o := orders{path: s.Path, args: s.argv(), env: s.Env, limits: s.Limits, credential: s.Credential}
+	o := orders{path: s.Path, args: s.argv(), env: s.Env, limits: s.Limits, credential: s.Credential, tellPID: s.TellPID}
 	shim := *s
-	shim.Path, shim.Env, shim.Credential = "/proc/self/exe", nil, nil
+	shim.Path, shim.Env, shim.Credential, shim.TellPID = "/proc/self/exe", nil, nil, ""
 	if mode == "keep" {
 		o.dir, o.umask, o.hold, o.world = s.Dir, s.Umask, hold >= 0, s.World
 		shim.Dir, shim.Umask, shim.World = "", nil, nil

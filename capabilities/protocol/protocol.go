@@ -1,0 +1,91 @@
+// Package protocol holds the sockets of protocols.
+//
+// For a protocol that a component declares the manager makes the listening socket (Socket) and keeps it, whether the component runs
+// or not. A component that uses the protocol finds a hard link of the socket's file in a directory of its own (View), so that it
+// connects to the very socket that the provider accepts from: nothing stands between. The first connection that waits wakes the
+// provider (Provider), which is given the socket; while it starts, or starts again, connections wait in the kernel.
+//
+// A protocol of the manager's own has a socket for each component that uses it: so the manager knows who speaks.
+package protocol
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/cmgr/cmgr/internal/sys/poll"
+)
+
+// Sockets are all sockets of one manager, in a directory of its own.
+type Sockets struct {
+	dir  string
+	loop *poll.Loop
+	sock *os.File // the directory of the sockets' files, which have numbers for names
+
+	mu   sync.Mutex
+	next uint64
+}
+
+// Open empties dir, which is made if need be, and puts sockets there from then on. loop watches them; it stays the caller's and must
+// outlive them all.
+func Open(dir string, loop *poll.Loop) (*Sockets, error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("sockets: %w", err)
+	}
+	// Whoever knows the name of a view gets in; the names are secret, and the directories cannot be listed.
+	for _, d := range []string{"", "view", "sock", "out"} {
+		mode := os.FileMode(0o711)
+		if d == "sock" {
+			mode = 0o700
+		}
+		d = filepath.Join(dir, d)
+		if err := os.MkdirAll(d, mode); err != nil {
+			return nil, fmt.Errorf("sockets: %w", err)
+		}
+		if err := os.Chmod(d, mode); err != nil {
+			return nil, fmt.Errorf("sockets: %w", err)
+		}
+	}
+	f, err := os.Open(filepath.Join(dir, "sock"))
+	if err != nil {
+		return nil, fmt.Errorf("sockets: %w", err)
+	}
+	return &Sockets{dir: dir, loop: loop, sock: f}, nil
+}
+
+// Close removes the directory. All that was made here must have been closed.
+func (s *Sockets) Close() error {
+	return errors.Join(s.sock.Close(), os.RemoveAll(s.dir))
+}
+
+// name is one that no socket has had.
+func (s *Sockets) name() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next++
+	return strconv.FormatUint(s.next, 36)
+}
+
+// path is that of the socket's file.
+func (s *Sockets) path(name string) string { return filepath.Join(s.sock.Name(), name) }
+
+// secret is a name that nobody guesses.
+func secret() string {
+	var b [12]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// Outgoing makes a directory for what a component provides by paths. It is the caller's to remove.
+func (s *Sockets) Outgoing() (dir string, err error) {
+	dir = filepath.Join(s.dir, "out", secret())
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o777)
+}

@@ -1,0 +1,166 @@
+package protocol
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cmgr/cmgr/internal/sys/mnt"
+	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/internal/sys/sock"
+)
+
+// A View is a directory that holds the sockets that one run of a component finds, at their paths in its namespace.
+type View struct {
+	s   *Sockets
+	dir string
+
+	mu     sync.Mutex
+	hosted []*hosted
+	closed bool
+}
+
+// View makes an empty one.
+func (s *Sockets) View() (*View, error) {
+	v := &View{s: s, dir: filepath.Join(s.dir, "view", secret())}
+	if err := os.Mkdir(v.dir, 0o755); err != nil {
+		return nil, err
+	}
+	return v, os.Chmod(v.dir, 0o755)
+}
+
+// Dir is the directory.
+func (v *View) Dir() string { return v.dir }
+
+// File is an O_PATH descriptor of what is at path.
+func (v *View) File(path string) (*os.File, error) { return mnt.Open(filepath.Join(v.dir, path)) }
+
+// place makes room for path.
+func (v *View) place(path string) (string, error) {
+	path = filepath.Join(v.dir, path)
+	return path, os.MkdirAll(filepath.Dir(path), 0o755)
+}
+
+// Link puts so at path.
+func (v *View) Link(path string, so *Socket) error {
+	at, err := v.place(path)
+	if err != nil {
+		return err
+	}
+	return os.Link(v.s.path(so.name), at)
+}
+
+// Refuse puts a socket at path that refuses every connection.
+func (v *View) Refuse(path string) error {
+	at, err := v.place(path)
+	if err != nil {
+		return err
+	}
+	n := v.s.name()
+	if err := sock.Unheard(v.s.sock, n); err != nil {
+		return err
+	}
+	return os.Rename(v.s.path(n), at)
+}
+
+// Hold makes an empty file, or directory, at path, for something to be mounted on.
+func (v *View) Hold(path string, dir bool) error {
+	at, err := v.place(path)
+	if err != nil {
+		return err
+	}
+	if dir {
+		return os.MkdirAll(at, 0o755)
+	}
+	return os.WriteFile(at, nil, 0o644)
+}
+
+// atOnce is how many connections to one hosted protocol one component may have; further ones wait.
+const atOnce = 64
+
+// hosted is a socket of a protocol that the manager itself speaks.
+type hosted struct {
+	fd      int
+	serving int // under View.mu
+}
+
+// Serve puts a socket at path whose connections are given to serve, each on a goroutine of its own, of which there are 64 at most.
+// run starts such a goroutine; the connection is serve's, and blocks.
+func (v *View) Serve(path string, t sock.Type, run func(func()), serve func(conn *os.File)) error {
+	at, err := v.place(path)
+	if err != nil {
+		return err
+	}
+	n := v.s.name()
+	h := &hosted{}
+	if h.fd, err = sock.Listen(v.s.sock, n, t); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed {
+		syscall.Close(h.fd)
+		return os.ErrClosed
+	}
+	v.hosted = append(v.hosted, h)
+	if err := os.Rename(v.s.path(n), at); err != nil {
+		return err
+	}
+	return v.s.loop.Add(h.fd, poll.In, func(uint32) { v.accept(h, run, serve) })
+}
+
+// accept takes one connection; on the loop.
+func (v *View) accept(h *hosted, run func(func()), serve func(*os.File)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed {
+		return
+	}
+	fd, ok, err := sock.Accept(h.fd)
+	if err != nil { // out of descriptors, most likely
+		_ = v.s.loop.Modify(h.fd, 0)
+		time.AfterFunc(time.Second, func() { v.listen(h) })
+		return
+	}
+	if !ok {
+		return
+	}
+	if h.serving++; h.serving == atOnce {
+		_ = v.s.loop.Modify(h.fd, 0)
+	}
+	run(func() {
+		serve(os.NewFile(uintptr(fd), "connection"))
+		v.mu.Lock()
+		h.serving--
+		v.mu.Unlock()
+		v.listen(h)
+	})
+}
+
+// listen goes on accepting.
+func (v *View) listen(h *hosted) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.closed && h.serving < atOnce {
+		_ = v.s.loop.Modify(h.fd, poll.In)
+	}
+}
+
+// Close ends the view: nobody can connect by it any more. Connections that are there go on.
+func (v *View) Close() error {
+	v.mu.Lock()
+	v.closed = true
+	for _, h := range v.hosted {
+		v.s.loop.Remove(h.fd)
+		syscall.Close(h.fd)
+	}
+	v.hosted = nil
+	v.mu.Unlock()
+	if err := os.RemoveAll(v.dir); err != nil {
+		return fmt.Errorf("remove what a component saw: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package mnt
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open returns an O_PATH descriptor of what is at path, symbolic links followed: what can be mounted elsewhere, and nothing more.
+func Open(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// Beneath is Open of rel within dir, which nothing that stands there, no ".." and no symbolic link, can lead out of (openat2(2),
+// RESOLVE_BENEATH).
+func Beneath(dir *os.File, rel string) (*os.File, error) { return beneath(dir, rel, unix.O_PATH) }
+
+func beneath(dir *os.File, rel string, flags uint64) (*os.File, error) {
+	if rel == "" {
+		rel = "."
+	}
+	fd, err := unix.Openat2(int(dir.Fd()), rel, &unix.OpenHow{
+		Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path.Join(dir.Name(), rel), Err: err}
+	}
+	return os.NewFile(uintptr(fd), path.Join(dir.Name(), rel)), nil
+}
+
+// MakeBeneath makes the directory rel within dir, and those above it as far as they are missing, with the mode, whatever the umask,
+// and returns it as Beneath does.
+func MakeBeneath(dir *os.File, rel string, mode uint32) (*os.File, error) {
+	at, err := Beneath(dir, "")
+	if err != nil {
+		return nil, err
+	}
+	for part := range strings.SplitSeq(path.Clean("/" + rel)[1:], "/") {
+		if part == "" {
+			continue
+		}
+		err := unix.Mkdirat(int(at.Fd()), part, 0o700)
+		next, oerr := beneath(at, part, unix.O_RDONLY|unix.O_DIRECTORY)
+		if oerr == nil && err == nil {
+			oerr = next.Chmod(fs.FileMode(mode & 0o777))
+		}
+		at.Close()
+		if err != nil && err != unix.EEXIST {
+			if next != nil {
+				next.Close()
+			}
+			return nil, fmt.Errorf("make directory %s: %w", path.Join(dir.Name(), rel), err)
+		}
+		if oerr != nil {
+			return nil, oerr
+		}
+		at = next
+	}
+	return at, nil
+}

@@ -1,0 +1,128 @@
+package manager
+
+import (
+	"context"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/framework"
+	"github.com/cmgr/cmgr/capabilities/routing"
+	"github.com/cmgr/cmgr/internal/sys/sock"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runtime/host"
+	"github.com/cmgr/cmgr/runtime/realm"
+	"github.com/cmgr/cmgr/runtime/resolver"
+)
+
+// hosts are the protocols that a manager speaks itself, by the kind of source and by name.
+type hosts struct {
+	framework  map[string]realm.Host // from "framework", in each component
+	builtin    map[string]realm.Host // offered to the root
+	capability map[string]realm.Host // made of a storage capability: routing.StorageAdmin
+	events     realm.Host            // event streams, whatever their source; nobody if Serve is nil
+}
+
+// Host is what serves a route of that kind to that source.
+func (h hosts) Host(k manifest.Kind, s capabilities.Source) (realm.Host, bool) {
+	if k == manifest.KindEventStream {
+		return h.events, h.events.Serve != nil
+	}
+	by, named := h.builtin, s.Name
+	switch s.Kind {
+	case capabilities.FromFramework:
+		by = h.framework
+	case capabilities.FromCapability:
+		by, named = h.capability, routing.StorageAdmin
+	}
+	host, ok := by[named]
+	return host, ok
+}
+
+// serveFramework makes the framework's protocols. They are spoken once the tree is there.
+func (m *Manager) serveFramework() {
+	serve := sync.OnceValue(func() *host.Host {
+		return host.New(host.Config{
+			Tree:    m.realm,
+			Allowed: func(string, name.Moniker, name.Moniker) bool { return false }, // nothing says who may
+			Note:    m.logs.Note,
+		})
+	})
+	m.hosts.framework = map[string]realm.Host{}
+	for _, p := range framework.Protocols() {
+		t := sock.Stream
+		if framework.Packets(p) {
+			t = sock.Packets
+		}
+		m.hosts.framework[p] = realm.Host{Type: t, Serve: func(ctx context.Context, c realm.Caller, conn *os.File) {
+			_ = serve().Serve(ctx, c.User, c.By[0].Route.Source.At, p, conn) // it is in the user's log
+		}}
+	}
+}
+
+// diskResolvers are the resolvers that every manager has; they compile with o.
+func diskResolvers(o cml.Options) map[string]resolver.Resolver {
+	return map[string]resolver.Resolver{"file": resolver.NewDisk(o)}
+}
+
+// Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the resolvers
+// among them by name, which compile with o.
+func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
+	resolvers := diskResolvers(o)
+	return builtins{
+		runners: []string{runnerELF, runnerRunit}, resolvers: slices.Collect(maps.Keys(resolvers)), framework: framework.Protocols(),
+	}, resolvers
+}
+
+// builtins is what stands above the root and beside each component, by name.
+type builtins struct {
+	runners, resolvers, protocols []string
+	framework                     []string // protocols
+}
+
+func (m *Manager) builtins(rs map[string]runners.Runner, resolvers map[string]resolver.Resolver) builtins {
+	return builtins{
+		runners: slices.Collect(maps.Keys(rs)), resolvers: slices.Collect(maps.Keys(resolvers)),
+		protocols: slices.Collect(maps.Keys(m.hosts.builtin)), framework: slices.Collect(maps.Keys(m.hosts.framework)),
+	}
+}
+
+func (b builtins) Has(k manifest.Kind, capability string) bool {
+	return slices.Contains(b.of(k), capability)
+}
+
+func (b builtins) Framework(k manifest.Kind, capability string) bool {
+	return k == manifest.KindProtocol && slices.Contains(b.framework, capability)
+}
+
+func (b builtins) InRootEnvironment(k manifest.Kind, nameOrScheme string) bool {
+	return (k == manifest.KindRunner || k == manifest.KindResolver) && b.Has(k, nameOrScheme)
+}
+
+// List names all of a kind, for "did you mean".
+func (b builtins) List(k manifest.Kind) []string {
+	all := slices.Clone(b.of(k))
+	if k == manifest.KindProtocol {
+		all = append(all, b.framework...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (b builtins) of(k manifest.Kind) []string {
+	switch k {
+	case manifest.KindRunner:
+		return b.runners
+	case manifest.KindResolver:
+		return b.resolvers
+	case manifest.KindProtocol:
+		return b.protocols
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,474 @@
+package realm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/protocol"
+	"github.com/cmgr/cmgr/internal/sys/sock"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+)
+
+// This file brings what was routed to the program that is started. A route that leads nowhere keeps no program from starting: it
+// finds a socket there that refuses, and its log says why (component-runtime.md §1, §4.1).
+
+// A Host is a protocol that the manager itself speaks.
+type Host struct {
+	// Type is that of its sockets: internal/rpc speaks over sock.Packets.
+	Type sock.Type
+	// Serve has the conversation on one connection, which is its own and blocks. It must return when ctx ends, at the latest.
+	Serve func(ctx context.Context, c Caller, conn *os.File)
+}
+
+// A Caller is who speaks to a Host, and by which right.
+type Caller struct {
+	User name.Moniker // the component that has the connection
+	// By is what led to the Host: one use, or several where they share a path (event streams).
+	By []Delivery
+}
+
+// A Delivery is a use and where it leads. Use is nil where somebody else than a program asks (Realm.ConnectExposed).
+type Delivery struct {
+	Use   *manifest.Use
+	Route *capabilities.Route
+}
+
+// Hosts are the protocols that the manager speaks. An entry is one without a Host where nobody does.
+type Hosts interface {
+	// Host is what serves a route of that kind to that source, which is no component.
+	Host(k manifest.Kind, s capabilities.Source) (Host, bool)
+}
+
+// reasonAccess is the start reason of what a connection has started.
+func reasonAccess(capability string) string { return "access to " + capability }
+
+// socketType is that of what a component provides.
+func socketType(k manifest.Kind) sock.Type {
+	if k == manifest.KindProtocol || k == manifest.KindService {
+		return sock.Stream
+	}
+	return sock.Packets // runners and resolvers speak internal/rpc
+}
+
+// heldOf are the capabilities of d whose sockets the manager holds.
+func heldOf(d *manifest.Component) (names []string, types []sock.Type) {
+	for i := range d.Capabilities {
+		c := &d.Capabilities[i]
+		switch c.Kind {
+		case manifest.KindProtocol, manifest.KindRunner, manifest.KindResolver:
+			if c.Activate == manifest.ActivationListen {
+				names, types = append(names, c.Name), append(types, socketType(c.Kind))
+			}
+		}
+	}
+	return names, types
+}
+
+// provider has the sockets of what i provides.
+func (i *instance) provider() *protocol.Provider {
+	p := i.realm.cfg.Sockets.Provider(func(capability string) {
+		i.realm.spawn(func() { i.wanted(capability) })
+	})
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.provides == nil {
+		i.provides = p
+	}
+	return i.provides
+}
+
+// socket is the one by which c, which i declares, is reached.
+func (i *instance) socket(ctx context.Context, c *manifest.Capability) (*protocol.Socket, error) {
+	d, err := i.Decl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case i.realm.cfg.Sockets == nil:
+		return nil, i.precondition("connect to", "this manager holds no sockets")
+	case d.Program == nil:
+		return nil, i.precondition("connect to", "%s %s is declared there, but the component has no program", c.Kind, c.Name)
+	case c.Activate != manifest.ActivationListen:
+		return nil, i.precondition("connect to", "%s %s is bound by its program", c.Kind, c.Name)
+	}
+	p := i.provider()
+	so, err := p.Socket(c.Name, socketType(c.Kind))
+	i.mu.Lock()
+	_, gone := i.state.(destroyed)
+	i.mu.Unlock()
+	if gone {
+		p.Close() // who destroyed it may not have seen it
+		return nil, i.precondition("connect to", "%w", errDestroyed)
+	}
+	return so, err
+}
+
+// Starts on demand: as many as that within the time, and then one each second, so that a program which ends without accepting
+// doesn't keep the machine busy (systemd.socket(5), TriggerLimitBurst=).
+const (
+	demandBurst  = 20
+	demandWithin = 2 * time.Second
+	demandPause  = time.Second
+)
+
+// wanted starts i, as a connection waits for it.
+func (i *instance) wanted(capability string) {
+	i.mu.Lock()
+	p := i.pastLocked()
+	now := time.Now()
+	wait := time.Duration(0)
+	if now.Sub(p.demandSince) > demandWithin {
+		p.demandSince, p.demands = now, 0
+	}
+	if p.demands++; p.demands > demandBurst || p.lastExit != nil && !p.lastExit.Well() && now.Sub(p.lastExit.Started) < demandPause {
+		wait = demandPause
+	}
+	i.mu.Unlock()
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-i.realm.ctx.Done():
+			return
+		}
+	}
+	_ = i.start(i.realm.ctx, reasonAccess(capability)) // it is in i's events and log; see notStarted
+}
+
+// notStarted ends the waiting of those who wait for i, which could not be started and won't be by itself.
+func (i *instance) notStarted() {
+	i.mu.Lock()
+	p := i.provides
+	waits := i.restart != nil || i.closing // it is started again, or read anew, and then takes them
+	i.mu.Unlock()
+	if p == nil || waits {
+		return
+	}
+	if n := p.Drop(); n > 0 {
+		i.realm.cfg.Sinks.Note(i.moniker, fmt.Sprintf("%d connection(s) that waited for it were dropped, as it could not be started", n))
+	}
+	p.Watch()
+}
+
+// A delivery is what one run has of what was routed to it, and must be given back after it.
+type delivery struct {
+	view *protocol.View // nil for none
+}
+
+func (d *delivery) end() {
+	if d != nil && d.view != nil {
+		_ = d.view.Close() // what remains, the next manager removes
+	}
+}
+
+// deliver adds to info what d's declaration uses and provides.
+func (i *instance) deliver(ctx context.Context, d *manifest.Component, info *runners.StartInfo) (_ *delivery, err error) {
+	got := &delivery{}
+	if i.realm.cfg.Sockets == nil {
+		return got, nil
+	}
+	defer func() {
+		if err != nil {
+			got.end()
+		}
+	}()
+	if names, types := heldOf(d); len(names) > 0 {
+		p := i.provider()
+		p.Quiet()
+		ls, err := p.Listeners(names, types)
+		if err != nil {
+			return got, err
+		}
+		for _, l := range ls {
+			info.Listeners = append(info.Listeners, runners.Listener(l))
+		}
+	}
+	var done []string // paths
+	for k := range d.Uses {
+		u := &d.Uses[k]
+		switch u.Kind {
+		case manifest.KindProtocol:
+			err = i.deliverProtocol(ctx, got, []Delivery{{Use: u}}, info)
+		case manifest.KindEventStream:
+			if slices.Contains(done, u.TargetPath) {
+				continue
+			}
+			done = append(done, u.TargetPath)
+			var by []Delivery
+			for n := range d.Uses[k:] {
+				if o := &d.Uses[k+n]; o.Kind == u.Kind && o.TargetPath == u.TargetPath {
+					by = append(by, Delivery{Use: o})
+				}
+			}
+			err = i.deliverProtocol(ctx, got, by, info)
+		}
+		if err != nil {
+			return got, err
+		}
+	}
+	return got, nil
+}
+
+// missing tells, in i's log, why it doesn't get what u says. How loud depends on how much it relies on it.
+func (i *instance) missing(u *manifest.Use, err error) {
+	if u.Availability == manifest.Transitional {
+		return
+	}
+	at := ""
+	if u.Pos.IsValid() {
+		at = " (used at " + u.Pos.String() + ")"
+	}
+	i.realm.cfg.Sinks.Note(i.moniker, fmt.Sprintf("%s %s %s is not available%s: %v", u.Availability, u.Kind, u.SourceName, at, err))
+}
+
+// deliverProtocol puts what by names, all at one place, into the namespace.
+func (i *instance) deliverProtocol(ctx context.Context, got *delivery, by []Delivery, info *runners.StartInfo) error {
+	u := by[0].Use
+	var routed []Delivery
+	for _, d := range by {
+		r, err := i.realm.engine.Use(ctx, i, d.Use)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			i.missing(d.Use, err)
+			continue
+		}
+		if r.Source.Kind != capabilities.FromVoid {
+			routed = append(routed, Delivery{d.Use, r})
+		} else if len(by) == 1 {
+			return nil
+		}
+	}
+	if u.NumberedHandle != nil {
+		if len(routed) == 0 {
+			return nil
+		}
+		f, err := i.realm.open(ctx, i.moniker, routed)
+		if err != nil {
+			i.missing(u, err)
+			return nil
+		}
+		info.Handles = append(info.Handles, runners.Handle{Number: *u.NumberedHandle, File: f})
+		return nil
+	}
+	v, err := i.see(got, u.TargetPath, info)
+	if err != nil {
+		return err
+	}
+	if len(routed) == 0 {
+		return i.enter(v, u.TargetPath, v.Refuse(u.TargetPath), info)
+	}
+	src := routed[0].Route.Source
+	if src.Kind == capabilities.FromComponent {
+		so, err := i.realm.heldSocket(ctx, src)
+		if err != nil {
+			i.missing(u, err)
+			return i.enter(v, u.TargetPath, v.Refuse(u.TargetPath), info)
+		}
+		return i.enter(v, u.TargetPath, v.Link(u.TargetPath, so), info)
+	}
+	h, ok := i.realm.host(u.Kind, src)
+	if !ok {
+		i.missing(u, errNobody)
+		return i.enter(v, u.TargetPath, v.Refuse(u.TargetPath), info)
+	}
+	c := Caller{User: i.moniker, By: routed}
+	return i.enter(v, u.TargetPath, v.Serve(u.TargetPath, h.Type, i.realm.spawn, func(conn *os.File) { h.Serve(i.realm.ctx, c, conn) }), info)
+}
+
+var errNobody = errors.New("nobody in this manager serves it")
+
+// svc is where nearly all protocols are: one directory holds them all.
+const svc = "/svc"
+
+// see is i's view, with svc in the namespace if p is in there.
+func (i *instance) see(got *delivery, p string, info *runners.StartInfo) (*protocol.View, error) {
+	if got.view == nil {
+		v, err := i.realm.cfg.Sockets.View()
+		if err != nil {
+			return nil, err
+		}
+		got.view, info.View = v, v.Dir()
+	}
+	if !strings.HasPrefix(p, svc+"/") || slices.ContainsFunc(info.Namespace, func(e runners.NamespaceEntry) bool { return e.Path == svc }) {
+		return got.view, nil
+	}
+	if err := got.view.Hold(svc, true); err != nil {
+		return nil, err
+	}
+	return got.view, i.entry(svc, got.view, manifest.RightsR, info)
+}
+
+// enter ends the making of what is at p in v: what lies outside of svc has an entry of its own.
+func (i *instance) enter(v *protocol.View, p string, err error, info *runners.StartInfo) error {
+	if err != nil {
+		return fmt.Errorf("place %s: %w", p, err)
+	}
+	if strings.HasPrefix(p, svc+"/") {
+		return nil
+	}
+	return i.entry(p, v, manifest.RightsR, info)
+}
+
+func (i *instance) entry(p string, v *protocol.View, r manifest.Rights, info *runners.StartInfo) error {
+	f, err := v.File(p)
+	if err != nil {
+		return err
+	}
+	info.Namespace = append(info.Namespace, runners.NamespaceEntry{Path: path.Clean(p), File: f, Rights: r})
+	return nil
+}
+
+// heldSocket is the socket of a component's capability.
+func (r *Realm) heldSocket(ctx context.Context, s capabilities.Source) (*protocol.Socket, error) {
+	i, err := r.reach(ctx, s.At)
+	if err != nil {
+		return nil, err
+	}
+	return i.socket(ctx, s.Capability)
+}
+
+func (r *Realm) host(k manifest.Kind, s capabilities.Source) (Host, bool) {
+	if r.cfg.Hosts == nil {
+		return Host{}, false
+	}
+	return r.cfg.Hosts.Host(k, s)
+}
+
+// open makes a connection to what by leads to, for user.
+func (r *Realm) open(ctx context.Context, user name.Moniker, by []Delivery) (*os.File, error) {
+	route := by[0].Route
+	switch route.Source.Kind {
+	case capabilities.FromComponent:
+		so, err := r.heldSocket(ctx, route.Source)
+		if err != nil {
+			return nil, err
+		}
+		return so.Dial()
+	case capabilities.FromVoid:
+		return nil, &Error{Op: "connect", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("%s is absent on purpose", route.Kind)}
+	}
+	h, ok := r.host(route.Kind, route.Source)
+	if !ok {
+		return nil, &Error{Op: "connect", At: user, Why: capabilities.Unavailable, Err: fmt.Errorf("%s %s: %w", route.Kind, route.Source.Name, errNobody)}
+	}
+	a, b, err := sock.Connected(h.Type)
+	if err != nil {
+		return nil, err
+	}
+	conn := os.NewFile(uintptr(b), "connection")
+	r.spawn(func() { h.Serve(r.ctx, Caller{User: user, By: by}, conn) })
+	return os.NewFile(uintptr(a), "connection"), nil
+}
+
+// dial connects to what the component at, which runs, declares.
+func (r *Realm) dial(ctx context.Context, at name.Moniker, c *manifest.Capability) (*os.File, error) {
+	if r.cfg.Dial != nil {
+		return r.cfg.Dial(ctx, at, c)
+	}
+	so, err := r.heldSocket(ctx, capabilities.Source{At: at, Capability: c})
+	if err != nil {
+		return nil, err
+	}
+	return so.Dial()
+}
+
+// Connect makes a connection to a protocol that m declares, and starts m's program first if need be. The connection is a stream, blocks
+// and is the caller's. It waits in the kernel until the program accepts it.
+func (r *Realm) Connect(ctx context.Context, m name.Moniker, capability string) (*os.File, error) {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	d, err := i.Decl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := d.Capability(manifest.KindProtocol, capability)
+	if c == nil {
+		var names []string
+		for n := range d.Capabilities {
+			if d.Capabilities[n].Kind == manifest.KindProtocol {
+				names = append(names, d.Capabilities[n].Name)
+			}
+		}
+		e := &Error{Op: "connect to", At: m, Why: capabilities.NotFound, Err: fmt.Errorf("it declares no protocol %q", capability)}
+		if near := name.Nearest(capability, names); near != "" {
+			e.Hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		return nil, e
+	}
+	so, err := i.socket(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.start(ctx, reasonAccess(capability)); err != nil {
+		return nil, err
+	}
+	return so.Dial()
+}
+
+// ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from. It is as if m's parent did, or for the root
+// an operator; what provides it is started by the connection.
+func (r *Realm) ConnectExposed(ctx context.Context, m name.Moniker, capability string) (*os.File, error) {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	route, err := r.engine.Exposed(ctx, i, manifest.KindProtocol, capability)
+	if err != nil {
+		return nil, err
+	}
+	user := name.Root
+	if i.parent != nil {
+		user = i.parent.moniker
+	}
+	return r.open(ctx, user, []Delivery{{Route: route}})
+}
+
+// afterEnd has what i provides watched again, unless a restart that is due will take it.
+func (i *instance) afterEnd() {
+	i.mu.Lock()
+	p := i.provides
+	if i.restart != nil || i.closing {
+		p = nil
+	}
+	i.mu.Unlock()
+	if p != nil {
+		p.Watch()
+	}
+}
+
+// declares tells what i provides that its manifest is now d.
+func (i *instance) declares(d *manifest.Component) {
+	i.mu.Lock()
+	p := i.provides
+	i.mu.Unlock()
+	if p == nil {
+		return
+	}
+	names, _ := heldOf(d)
+	p.Keep(names)
+	p.Watch()
+}
+
+// unprovide closes the sockets of what i provides.
+func (i *instance) unprovide() {
+	i.mu.Lock()
+	p := i.provides
+	i.mu.Unlock()
+	if p != nil {
+		p.Close()
+	}
+}
