@@ -21,6 +21,7 @@ var ErrNoManager = errors.New("no manager")
 type Client struct {
 	controlpbconnect.ControlClient
 	http *http.Client
+	dial func(context.Context) (net.Conn, error)
 }
 
 // Dial finds the manager of that name, or the one that listens at socket if that is not "", and checks that it is there.
@@ -37,7 +38,8 @@ func Dial(ctx context.Context, manager, socket string) (*Client, error) {
 	}
 	conn.Close()
 	c := &http.Client{Transport: &http.Transport{DialContext: dial}}
-	return &Client{controlpbconnect.NewControlClient(c, "http://cmgr"), c}, nil
+	again := func(ctx context.Context) (net.Conn, error) { return dial(ctx, "", "") }
+	return &Client{controlpbconnect.NewControlClient(c, "http://cmgr"), c, again}, nil
 }
 
 // Close drops the client's connections; call it after the last stream is closed.

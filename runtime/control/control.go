@@ -95,6 +95,8 @@ type Config struct {
 	Tree    Tree
 	Router  Router
 	Logs    Logs
+	// Connect connects to a protocol that a component declares, starting it; nil where that can't be.
+	Connect func(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
 	// Doctor says what the manager found on this machine; nil for nothing to say.
 	Doctor func(ctx context.Context) []Check
 	// Shutdown shuts the tree down, returns when that is done, and makes the manager end soon after.
@@ -123,6 +125,7 @@ func New(cfg Config) *Server {
 		connect.WithCodec(jsonCodec("json")), connect.WithCodec(jsonCodec("json; charset=utf-8")),
 		connect.WithCompression("gzip", nil, nil), // it would only cost time on a local socket
 		connect.WithReadMaxBytes(maxRequest)))
+	mux.HandleFunc("POST "+connectPath, s.connectTo)
 	s.http = &http.Server{
 		Handler:           ofOwner(uint32(os.Geteuid()), mux),
 		ConnContext:       withPeer,
