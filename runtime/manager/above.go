@@ -13,7 +13,6 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/sock"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
-	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runtime/host"
 	"github.com/cmgr/cmgr/runtime/realm"
@@ -45,12 +44,10 @@ func (h hosts) Host(k manifest.Kind, s capabilities.Source) (realm.Host, bool) {
 }
 
 // serveFramework makes the framework's protocols. They are spoken once the tree is there.
-func (m *Manager) serveFramework() {
+func (m *Manager) serveFramework(s *Settings) {
 	serve := sync.OnceValue(func() *host.Host {
 		return host.New(host.Config{
-			Tree:    m.realm,
-			Allowed: func(string, name.Moniker, name.Moniker) bool { return false }, // nothing says who may
-			Note:    m.logs.Note,
+			Tree: m.realm, Allowed: s.allowsFramework, Note: m.logs.Note,
 		})
 	})
 	m.hosts.framework = map[string]realm.Host{}
@@ -63,6 +60,17 @@ func (m *Manager) serveFramework() {
 			_ = serve().Serve(ctx, c.User, c.By[0].Route.Source.At, p, conn) // it is in the user's log
 		}}
 	}
+	m.hosts.events = realm.Host{Type: sock.Stream, Serve: func(ctx context.Context, c realm.Caller, conn *os.File) {
+		var streams []host.Stream
+		for _, d := range c.By {
+			s := host.Stream{Event: d.Route.Source.Name, Route: d.Route}
+			if d.Use != nil {
+				s.Filter = d.Use.Filter
+			}
+			streams = append(streams, s)
+		}
+		_ = serve().Events(ctx, c.User, streams, conn)
+	}}
 }
 
 // diskResolvers are the resolvers that every manager has; they compile with o.
@@ -97,7 +105,8 @@ func (b builtins) Has(k manifest.Kind, capability string) bool {
 }
 
 func (b builtins) Framework(k manifest.Kind, capability string) bool {
-	return k == manifest.KindProtocol && slices.Contains(b.framework, capability)
+	return k == manifest.KindProtocol && slices.Contains(b.framework, capability) ||
+		k == manifest.KindEventStream && slices.Contains(framework.Events(), capability)
 }
 
 func (b builtins) InRootEnvironment(k manifest.Kind, nameOrScheme string) bool {
@@ -122,6 +131,8 @@ func (b builtins) of(k manifest.Kind) []string {
 		return b.resolvers
 	case manifest.KindProtocol:
 		return b.protocols
+	case manifest.KindEventStream:
+		return framework.Events()
 	default:
 		return nil
 	}

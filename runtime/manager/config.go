@@ -8,6 +8,7 @@ import (
 
 	"github.com/tailscale/hujson"
 
+	"github.com/cmgr/cmgr/capabilities/framework"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/json5"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -22,6 +23,10 @@ import (
 //	  security_policy: {
 //	    job_policy: { main_process_critical: ["/core/net"], ambient_mark_vmo_exec: [], create_raw_processes: [] },
 //	    child_policy: { reboot_on_terminate: ["/core/**"] },
+//	    capability_policy: [{
+//	      source_moniker: "/core", source: "framework", source_name: "cmgr.component.RealmQuery", capability: "protocol",
+//	      target_monikers: ["/core", "/core/shell"],
+//	    }],
 //	  },
 //	  log: { max_size: 1000000, max_files: 10 },
 //	}
@@ -31,6 +36,8 @@ type Settings struct {
 	AmbientMarkVmoExec  []name.Pattern
 	CreateRawProcesses  []name.Pattern
 	Reboot              []name.Pattern
+	// CapabilityPolicy says who may have a capability. A restricted protocol of the framework is nobody's unless it is here.
+	CapabilityPolicy []CapabilityRule
 	// LogMaxSize is the size in bytes at which an instance's log is rotated, LogMaxFiles how many rotated files it keeps; 0: the
 	// log's own defaults.
 	LogMaxSize  int64
@@ -78,6 +85,7 @@ func (s *Settings) merge(file string, src []byte) error {
 						"create_raw_processes":  func(v hujson.Value) { r.patterns(v, &s.CreateRawProcesses) },
 					})
 				},
+				"capability_policy": func(v hujson.Value) { r.rules(v, &s.CapabilityPolicy) },
 				"child_policy": func(v hujson.Value) {
 					r.object(v, "security_policy.child_policy.", map[string]func(hujson.Value){
 						"reboot_on_terminate": func(v hujson.Value) { r.patterns(v, &s.Reboot) },
@@ -185,6 +193,64 @@ func (r *reader) patterns(v hujson.Value, into *[]name.Pattern) {
 		}
 		*into = append(*into, p)
 	}
+}
+
+// A CapabilityRule lets the instances of Targets have one capability of one instance.
+type CapabilityRule struct {
+	Source  name.Moniker // of which instance's framework
+	Name    string       // "cmgr.component.RealmQuery"
+	Targets []name.Pattern
+}
+
+// rules reads capability_policy. Only rules about protocols of the framework mean anything here; all others are refused, so that nobody
+// relies on them.
+func (r *reader) rules(v hujson.Value, into *[]CapabilityRule) {
+	a, ok := v.Value.(*hujson.Array)
+	if !ok {
+		r.complain(v.StartOffset, "wrong-type", "must be an array of objects")
+		return
+	}
+	for _, e := range a.Elements {
+		rule := CapabilityRule{}
+		var at [4]manifest.Pos
+		var source, kind, moniker string
+		before := len(r.found)
+		r.object(e, "security_policy.capability_policy.", map[string]func(hujson.Value){
+			"source_moniker":  func(v hujson.Value) { r.str(v, &moniker, &at[0]) },
+			"source":          func(v hujson.Value) { r.str(v, &source, &at[1]) },
+			"source_name":     func(v hujson.Value) { r.str(v, &rule.Name, &at[2]) },
+			"capability":      func(v hujson.Value) { r.str(v, &kind, &at[3]) },
+			"target_monikers": func(v hujson.Value) { r.patterns(v, &rule.Targets) },
+		})
+		if len(r.found) > before {
+			continue
+		}
+		m, err := name.ParseMoniker(moniker)
+		switch {
+		case err != nil:
+			r.complain(e.StartOffset, "moniker", "source_moniker: %v", err)
+		case source != "framework" || kind != "protocol":
+			r.complain(e.StartOffset, "capability-policy", `source must be "framework" and capability "protocol"`)
+		case !framework.Restricted(rule.Name):
+			d := r.complain(e.StartOffset, "capability-policy", "source_name %q is no restricted protocol of the framework", rule.Name)
+			if near := name.Nearest(rule.Name, framework.Protocols()); near != "" && framework.Restricted(near) {
+				d.Hint = fmt.Sprintf("did you mean %q?", near)
+			}
+		default:
+			rule.Source = m
+			*into = append(*into, rule)
+		}
+	}
+}
+
+// allowsFramework says whether user may have a restricted protocol of the framework of scope.
+func (s *Settings) allowsFramework(protocol string, scope, user name.Moniker) bool {
+	for _, r := range s.CapabilityPolicy {
+		if r.Source == scope && r.Name == protocol && matches(r.Targets, user) {
+			return true
+		}
+	}
+	return false
 }
 
 func matches(ps []name.Pattern, m name.Moniker) bool {

@@ -79,6 +79,46 @@ func TestSettingsErrors(t *testing.T) {
 	}
 }
 
+func TestCapabilityPolicy(t *testing.T) {
+	const rule = `{ security_policy: { capability_policy: [ { source_moniker: "/core", source: "framework", capability: "protocol",
+		source_name: "cmgr.component.RealmQuery", target_monikers: ["/core", "/core/*"] } ] } }`
+	var s Settings
+	if err := s.merge("f", []byte(rule)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		protocol    string
+		scope, user name.Moniker
+		want        bool
+	}{
+		{"cmgr.component.RealmQuery", "/core", "/core", true},
+		{"cmgr.component.RealmQuery", "/core", "/core/shell", true},
+		{"cmgr.component.RealmQuery", "/core", "/other", false},
+		{"cmgr.component.RealmQuery", "/", "/core", false},
+		{"cmgr.component.Introspector", "/core", "/core", false},
+	} {
+		if got := s.allowsFramework(c.protocol, c.scope, c.user); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	if new(Settings).allowsFramework("cmgr.component.RealmQuery", "/", "/") {
+		t.Error("nothing said allows something")
+	}
+	for change, want := range map[[2]string]string{
+		{`"/core", source:`, `"core:", source:`}:                 "source_moniker",
+		{`"framework"`, `"component"`}:                           `source must be "framework"`,
+		{`cmgr.component.RealmQuery`, `cmgr.component.Realm`}:    "no restricted protocol",
+		{`cmgr.component.RealmQuery`, `cmgr.component.RealmQry`}: `did you mean "cmgr.component.RealmQuery"?`,
+		{`"/core/*"`, `"core"`}:                                  "must start with a '/'",
+		{`source_name`, `source_nam`}:                            "did you mean",
+	} {
+		var s Settings
+		if err := s.merge("f", []byte(strings.Replace(rule, change[0], change[1], 1))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", change[1], err, want)
+		}
+	}
+}
+
 func TestRootURL(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "cmgr.json5")

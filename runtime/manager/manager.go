@@ -184,13 +184,13 @@ func New(cfg Config) (_ *Manager, err error) {
 		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
 	}
 	resolvers := diskResolvers(cml.Options{})
-	m.serveFramework()
+	m.serveFramework(settings)
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.builtins(all, resolvers), Runners: all, Resolvers: resolvers,
 		Sockets: m.sockets, Hosts: m.hosts, Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
-		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs,
+		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,
 		Doctor: m.doctor, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
 	return m, nil
