@@ -14,7 +14,7 @@ SOURCES  = $(shell find . -name '*.go' -not -name '*.pb.go' -not -name '*.connec
 PAGES    = $(shell find . -name '*.[1-8]' -not -path '*/testdata/*' -not -path './.git/*')
 BUILD    = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='$(LDFLAGS)'
 
-.PHONY: help build test race check floorplan vet fmt bench fuzz generate stale lint man repro clean
+.PHONY: help build test race check floorplan vet fmt bench ratios fuzz generate stale lint man repro clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,11 @@ fmt: ## is everything formatted? (gofumpt; `make fmt FIX=-w` formats)
 bench: ## cmgr beside other supervisors (root, gcc, python3, ../shared), then Go's benchmarks to bench.out
 	tools/bench/peers.sh
 	go test -run '^$$' -bench . -benchmem -count=$${COUNT:-10} ./... | tee bench.out
-	$(TOOL) benchstat bench.out
+	$(TOOL) benchstat bench.out # "load/json" is how many times encoding/json's time a manifest takes
+
+ratios: ## manifests beside encoding/json, and the CPU time of verifying 10,000 of them
+	go test -run '^$$' -bench '/ratios$$' -benchtime 7x ./manifest/cml
+	go test -run '^$$' -bench '^BenchmarkVerify$$' -benchtime 3x ./runtime/verify
 
 fuzz: ## every fuzz target for FUZZTIME
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file func; do \

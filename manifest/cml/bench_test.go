@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cmgr/cmgr/manifest/json5"
 )
@@ -128,6 +131,57 @@ func benchmark(b *testing.B, sources [][]byte) {
 	})
 	v, _ := Load("b.cml", sources[0], Options{})
 	each("decompile", func(int) { Decompile(v.Decl()) })
+	b.Run("ratios", func(b *testing.B) { ratios(b, sources, plain) })
+}
+
+// ratios compares parsing and loading with encoding/json in one run, in turns, by CPU time, so that it doesn't matter what else the
+// machine does: "parse/json" and "load/json" are medians of the turns.
+func ratios(b *testing.B, sources, plain [][]byte) {
+	steps := []func(i int){
+		func(i int) {
+			var doc plainDocument
+			if err := json.Unmarshal(plain[i], &doc); err != nil {
+				b.Fatal(err)
+			}
+		},
+		func(i int) { Parse("b.cml", sources[i]) },
+		func(i int) { Load("b.cml", sources[i], Options{}) },
+	}
+	const turn = 20 * time.Millisecond // many times what the clock of a process resolves
+	reps := 1
+	measure := func(f func(i int)) time.Duration {
+		before := cpu()
+		for range reps {
+			for i := range sources {
+				f(i)
+			}
+		}
+		return cpu() - before
+	}
+	for measure(steps[0]) < turn {
+		reps *= 2
+	}
+	var of [3][]float64
+	for b.Loop() {
+		base := measure(steps[0])
+		for k, f := range steps[1:] {
+			of[k] = append(of[k], float64(measure(f))/float64(base))
+		}
+	}
+	for k, name := range []string{"parse/json", "load/json"} {
+		slices.Sort(of[k])
+		b.ReportMetric(of[k][len(of[k])/2], name)
+	}
+	b.ReportMetric(0, "ns/op") // of no meaning here
+}
+
+// cpu is the CPU time of this process.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkLoad reads a manifest with a bit of everything.
