@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -105,51 +106,60 @@ func TestHostileComponents(t *testing.T) {
 }
 
 // TestManagerKilled: a manager that dies leaves processes, cgroups and a socket; the next one with its state directory cleans up
-// before it starts anything.
+// before it starts anything. Without a cgroup the keepers end what they keep when their manager ends.
 func TestManagerKilled(t *testing.T) {
-	needs.Root(t)
-	needs.Cgroup2(t)
-	m := mark(t)
-	dir := write(t, map[string]string{
-		"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`,
-		"a.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh",
-			args: [ "-c", "(setsid sleep ` + m + ` &); echo up; exec sleep ` + m + `" ] } }`,
-	})
-	r := run(t, dir)
-	r.until("the processes", func() bool { return len(marked(t, m)) == 2 })
-	old := marked(t, m)
-	r.until("the output", func() bool { return strings.Contains(r.out(), "/a | up") })
-	if err := r.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	r.wait()
-	if len(marked(t, m)) != 2 {
-		t.Fatalf("nothing is left to be cleaned up")
-	}
-	if _, err, code := r.cmgr("list"); code != 111 || !strings.Contains(err, "no manager") {
-		t.Errorf("list without a manager: code %d, %s", code, err)
-	}
-	pid := r.cmd.Process.Pid
-
-	r.stdout.Reset()
-	r.start()
-	r.until("the new processes", func() bool { return strings.Contains(r.out(), "/a | up") })
-	for _, p := range marked(t, m) {
-		for _, o := range old {
-			if p == o {
-				t.Errorf("process %s of the dead manager still runs", p)
+	for _, backend := range []string{"cgroup2", "pidns", "subreaper"} {
+		t.Run(backend, func(t *testing.T) {
+			switch {
+			case backend == "cgroup2":
+				needs.Root(t)
+				needs.Cgroup2(t)
+			case backend == "pidns" && os.Geteuid() != 0:
+				needs.Userns(t)
 			}
-		}
-	}
-	if left := cgroups(t, pid); len(left) > 0 {
-		t.Errorf("cgroups of the dead manager: %v", left)
-	}
-	r.must("list")
-	if code := r.stop(); code != 0 {
-		t.Errorf("exit code %d\n%s", code, r.err())
-	}
-	if left := marked(t, m); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+			m := mark(t)
+			dir := write(t, map[string]string{
+				"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ], ` + elf + ` }`,
+				"a.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh",
+					args: [ "-c", "trap '' TERM HUP INT; (setsid sleep ` + m + ` &); echo up; exec sleep ` + m + `" ] } }`,
+			})
+			r := run(t, dir, "--job", backend)
+			r.until("the processes", func() bool { return len(marked(t, m)) == 2 })
+			old := marked(t, m)
+			r.until("the output", func() bool { return strings.Contains(r.out(), "/a | up") })
+			if err := r.cmd.Process.Signal(syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			r.wait()
+			pid := r.cmd.Process.Pid
+			if backend == "cgroup2" && len(marked(t, m)) != 2 {
+				t.Fatalf("nothing is left to be cleaned up")
+			}
+			if _, err, code := r.cmgr("list"); code != 111 || !strings.Contains(err, "no manager") {
+				t.Errorf("list without a manager: code %d, %s", code, err)
+			}
+
+			r.stdout.Reset()
+			r.start("--job", backend)
+			r.until("the new processes", func() bool { return strings.Contains(r.out(), "/a | up") && len(marked(t, m)) == 2 })
+			for _, p := range marked(t, m) {
+				if slices.Contains(old, p) {
+					t.Errorf("process %s of the dead manager still runs", p)
+				}
+			}
+			if backend == "cgroup2" {
+				if left := cgroups(t, pid); len(left) > 0 {
+					t.Errorf("cgroups of the dead manager: %v", left)
+				}
+			}
+			r.must("list")
+			if code := r.stop(); code != 1 { // it took no SIGTERM, and had to be killed
+				t.Errorf("exit code %d\n%s", code, r.err())
+			}
+			if left := marked(t, m); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package needs lets a test say what it needs of the machine: root, a writable cgroup v2, user namespaces, the data beside the
-// checkout, a program. Where that is missing the test is skipped with the reason, so that `go test ./...` passes on a machine
+// checkout, a program, a user. Where that is missing the test is skipped with the reason, so that `go test ./...` passes on a machine
 // that has only Go.
 //
 // With CI=true in the environment a skip is a failure, unless the file .ci/skips lists its kind:
@@ -8,7 +8,7 @@
 //	KIND reason…          may be missing
 //	user:KIND reason…     may be missing where the tests don't run as root
 //
-// The kinds are root, cgroup2, userns, shared, and the names of programs.
+// The kinds are root, cgroup2, userns, shared, and the names of programs and users.
 package needs
 
 import (
@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -79,6 +80,16 @@ func Tool(t testing.TB, name string) string {
 	}
 	missing(t, name, fmt.Errorf("the test needs the program %s", name))
 	return ""
+}
+
+// User is the user of that name.
+func User(t testing.TB, name string) *user.User {
+	t.Helper()
+	u, err := user.Lookup(name)
+	if err != nil {
+		missing(t, name, err)
+	}
+	return u
 }
 
 // missing skips the test, or fails it where CI must not skip.
