@@ -1,0 +1,275 @@
+// Package cache keeps what loaders fetched: each content once, under its hash, and packages made of it by hard links. Nothing in it is ever
+// half-written: a file is written under another name, synced and renamed, and so is the directory of a package.
+//
+//	sha256/ab/abcd…    a content, 0444, or 0555 if it is a program: an ELF file, or a text that begins with #!
+//	pkg/HASH/…         a package, by the hash of its contents file
+//	tmp/…              what is being made; emptied by Open
+//
+// A package's contents file, meta/contents, has a line PATH=SHA256 for each of its files but itself and its signatures, as Fuchsia's. Its own hash
+// is the package's.
+package cache
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Contents is the contents file's path in a package.
+const Contents = "meta/contents"
+
+// A Hash is a SHA-256.
+type Hash [sha256.Size]byte
+
+func (h Hash) String() string { return hex.EncodeToString(h[:]) }
+
+// ParseHash reads a Hash as String writes it.
+func ParseHash(s string) (h Hash, err error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(h) {
+		return h, fmt.Errorf("%q is no SHA-256: 64 hexadecimal digits", s)
+	}
+	return Hash(b), nil
+}
+
+// HashOf is the hash of b.
+func HashOf(b []byte) Hash { return sha256.Sum256(b) }
+
+// A File is a line of a contents file.
+type File struct {
+	Path string // slash-separated, below the package
+	Hash Hash
+}
+
+// ParseContents reads a contents file.
+func ParseContents(b []byte) ([]File, error) {
+	var out []File
+	seen := map[string]bool{}
+	for n, line := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
+		fail := func(what string) error { return fmt.Errorf("%s:%d: %s", Contents, n+1, what) }
+		i := strings.LastIndexByte(line, '=')
+		if i < 0 {
+			return nil, fail("no line PATH=SHA256")
+		}
+		h, err := ParseHash(line[i+1:])
+		if err != nil {
+			return nil, fail(err.Error())
+		}
+		p := line[:i]
+		switch {
+		case !filepath.IsLocal(p) || path.Clean(p) != p || p == "." || strings.ContainsRune(p, 0):
+			return nil, fail(fmt.Sprintf("%q is no path below the package", p))
+		case p == Contents || seen[p]:
+			return nil, fail(fmt.Sprintf("%q stands here a second time, or is this file", p))
+		}
+		seen[p] = true
+		out = append(out, File{p, h})
+	}
+	return out, nil
+}
+
+// FormatContents writes a contents file: sorted by path.
+func FormatContents(files []File) ([]byte, error) {
+	files = slices.SortedFunc(slices.Values(files), func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	var b bytes.Buffer
+	for _, f := range files {
+		if strings.Contains(f.Path, "\n") {
+			return nil, fmt.Errorf("%q: a file of a package has no line feed in its name", f.Path)
+		}
+		fmt.Fprintf(&b, "%s=%s\n", f.Path, f.Hash)
+	}
+	return b.Bytes(), nil
+}
+
+// A Cache is a directory. Several processes may use it at one time, as long as none opens it while another makes something in it.
+type Cache struct{ dir string }
+
+// Open opens the cache in dir, and makes it if need be.
+func Open(dir string) (*Cache, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{dir}
+	if err := os.RemoveAll(c.at("tmp")); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"sha256", "pkg", "tmp"} {
+		if err := os.MkdirAll(c.at(d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *Cache) at(elem ...string) string { return filepath.Join(append([]string{c.dir}, elem...)...) }
+
+func (c *Cache) blob(h Hash) string { return c.at("sha256", h.String()[:2], h.String()) }
+
+// Put keeps what r has, to its end.
+func (c *Cache) Put(r io.Reader) (h Hash, err error) {
+	f, err := os.CreateTemp(c.at("tmp"), "*")
+	if err != nil {
+		return h, err
+	}
+	defer os.Remove(f.Name()) // in vain once it is renamed
+	sum := sha256.New()
+	in := bufio.NewReaderSize(r, 64<<10)
+	head, err := in.Peek(4)
+	if err != nil && err != io.EOF {
+		return h, errors.Join(err, f.Close())
+	}
+	mode := fs.FileMode(0o444)
+	if bytes.HasPrefix(head, []byte("#!")) || bytes.Equal(head, []byte("\x7fELF")) {
+		mode = 0o555
+	}
+	if _, err = io.Copy(io.MultiWriter(f, sum), in); err == nil {
+		err = errors.Join(f.Chmod(mode), f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return h, err
+	}
+	h = Hash(sum.Sum(nil))
+	if err := os.MkdirAll(filepath.Dir(c.blob(h)), 0o755); err != nil {
+		return h, err
+	}
+	return h, os.Rename(f.Name(), c.blob(h))
+}
+
+// Has says whether the content with that hash is there, and is what it was.
+func (c *Cache) Has(h Hash) bool {
+	f, err := os.Open(c.blob(h))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	sum := sha256.New()
+	_, err = io.Copy(sum, f)
+	return err == nil && Hash(sum.Sum(nil)) == h
+}
+
+// Link puts the content with that hash at p below the directory dir, in the place of what is there.
+func (c *Cache) Link(h Hash, dir, p string) error {
+	if !filepath.IsLocal(p) {
+		return &fs.PathError{Op: "link", Path: p, Err: fs.ErrInvalid}
+	}
+	to := filepath.Join(dir, p)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if same(to, c.blob(h)) {
+		return nil
+	}
+	t, err := os.MkdirTemp(c.at("tmp"), "*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(t)
+	next := filepath.Join(t, "file")
+	if err := os.Link(c.blob(h), next); errors.Is(err, syscall.EMLINK) || errors.Is(err, syscall.EPERM) {
+		err = c.copyBlob(h, next) // too many links, or a file system without
+		if err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	return os.Rename(next, to)
+}
+
+func same(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+func (c *Cache) copyBlob(h Hash, to string) error {
+	from, err := os.Open(c.blob(h))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	st, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, st.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, from)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// Package gives the directory of the package that has this contents file and whose contents are all in the cache.
+func (c *Cache) Package(contents []byte) (string, error) {
+	dir := c.at("pkg", HashOf(contents).String())
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	files, err := ParseContents(contents)
+	if err != nil {
+		return "", err
+	}
+	t, err := os.MkdirTemp(c.at("tmp"), "*")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(t)
+	if err := os.Chmod(t, 0o755); err != nil {
+		return "", err
+	}
+	h, err := c.Put(bytes.NewReader(contents))
+	if err != nil {
+		return "", err
+	}
+	for _, f := range append(files, File{Contents, h}) {
+		if err := c.Link(f.Hash, t, f.Path); err != nil {
+			return "", err
+		}
+	}
+	if err := syncDirs(t); err != nil {
+		return "", err
+	}
+	if err := os.Rename(t, dir); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		return "", err
+	}
+	return dir, nil
+}
+
+// syncDirs syncs the directories at and below dir: the files are already.
+func syncDirs(dir string) error {
+	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
+}
+
+// Scratch makes an empty directory in the cache, which lives until it is removed, or Open.
+func (c *Cache) Scratch() (string, error) {
+	d, err := os.MkdirTemp(c.at("tmp"), "tree-*")
+	if err != nil {
+		return "", err
+	}
+	return d, os.Chmod(d, 0o755)
+}
