@@ -52,6 +52,8 @@ type Resolved struct {
 	// What relative URLs are relative to, beside the package.
 	dir  string // the manifest's directory, absolute, without symlinks
 	tree string // what relative paths stay in, likewise
+	// loaded is where a loader put it, nil for a file of this disk.
+	loaded *fetched
 }
 
 // An Error is why a URL gives no declaration.
