@@ -38,13 +38,15 @@ func loaderFlags(f *pflag.FlagSet, cfg *prim.Config, transport *string) {
 	f.StringArrayVar(&cfg.Pz, "pz", nil, "look in `DIR` after the others")
 }
 
-// startLoader is prim.Start, with words for the command line.
-func startLoader(cmd *cobra.Command, cfg prim.Config, transport string) (*prim.Loader, error) {
-	if cfg.Loader == prim.Inet && len(cfg.Hosts) == 0 {
-		return nil, usagef(cmd, "usage: "+cmd.UseLine(), "--loader inet needs --hosts")
+// checkLoader says what is wrong with the flags together.
+func checkLoader(cmd *cobra.Command, cfg prim.Config) error {
+	switch kind := cfg.Kind(); {
+	case kind == prim.Inet && len(cfg.Hosts) == 0:
+		return usagef(cmd, "usage: "+cmd.UseLine(), "--loader inet needs --hosts")
+	case kind != prim.Inet && len(cfg.Hosts) > 0:
+		return usagef(cmd, "usage: "+cmd.UseLine(), "--hosts is for --loader inet")
 	}
-	cfg.Transport = port.Transport(transport)
-	return prim.Start(cfg)
+	return nil
 }
 
 func newFetch(a *app) *cobra.Command {
@@ -74,7 +76,11 @@ did not answer, or not as it should.`,
 			meter := &meter{screen: a.screen(a.err), out: a.err, now: a.now}
 			cfg.Progress = meter.progress
 			cfg.Log = slog.New(&plainLog{w: a.err, before: meter.clear})
-			l, err := startLoader(cmd, cfg, transport)
+			if err := checkLoader(cmd, cfg); err != nil {
+				return err
+			}
+			cfg.Transport = port.Transport(transport)
+			l, err := prim.Start(cfg)
 			if err != nil {
 				return err
 			}

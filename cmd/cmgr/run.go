@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/signal"
+	"path"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,8 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/loader/port"
+	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
 	front "github.com/cmgr/cmgr/runtime/screen"
 )
@@ -24,6 +28,8 @@ import (
 func newRun(a *app) *cobra.Command {
 	var cfg manager.Config
 	var verbose, recreate bool
+	var from prim.Config
+	var framing string
 	cmd := &cobra.Command{
 		Use:   "run ROOT | run COLLECTION[:NAME] URL",
 		Short: "run a tree of components, in the foreground",
@@ -53,6 +59,9 @@ With two arguments: create a component in a collection of the tree that runs, an
 			if err := name.Check(a.name); err != nil {
 				return usagef(cmd, "usage: "+cmd.UseLine(), "--name: %v", err)
 			}
+			if err := loadBy(cmd, &cfg, from, framing); err != nil {
+				return err
+			}
 			switch cfg.Job {
 			case "", job.Cgroup2, job.PIDNS, job.Subreaper:
 			default:
@@ -63,12 +72,40 @@ With two arguments: create a component in a collection of the tree that runs, an
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&cfg.Files, "config", nil, "a configuration `FILE` (JSON5); several are merged")
+	loaderFlags(f, &from, &framing)
+	f.StringVar(&from.Cookie, "setcookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
+	f.StringVar(&cfg.Trust, "trust", "", "load only packages whose hash or signer stands in `FILE`")
 	f.StringVar(&cfg.StateDir, "state", "", "the `DIR` for logs and what the next start must know (default below /var/lib/cmgr, or your home)")
 	f.BoolVar(&cfg.Stay, "stay", false, "stay when nothing runs any more")
 	f.StringVar(&cfg.Job, "job", "", "contain processes by `BACKEND`: cgroup2, pidns or subreaper (default: the strongest that works)")
 	f.BoolVarP(&verbose, "verbose", "v", false, "also show what only concerns manifests, and what the manager does")
 	f.BoolVar(&recreate, "recreate", false, "in a collection: destroy an instance of that name first")
 	return cmd
+}
+
+// loadBy has the root, unless it is a URL, loaded by what the flags say.
+func loadBy(cmd *cobra.Command, cfg *manager.Config, from prim.Config, framing string) error {
+	said := false
+	for _, f := range []string{"loader", "framing", "hosts", "id", "erts-version", "setcookie", "path", "pa", "pz"} {
+		said = said || cmd.Flags().Changed(f)
+	}
+	if !said {
+		return nil
+	}
+	if err := checkLoader(cmd, from); err != nil {
+		return err
+	}
+	from.Transport = port.Transport(framing)
+	kind := from.Kind()
+	cfg.Loaders = map[string]prim.Config{kind: from}
+	if cfg.Root != "" && name.Scheme(cfg.Root) == "" {
+		at := (&url.URL{Path: cfg.Root}).EscapedPath()
+		if path.IsAbs(cfg.Root) {
+			at = "//" + at
+		}
+		cfg.Root = kind + ":" + at
+	}
+	return nil
 }
 
 // run is the manager.

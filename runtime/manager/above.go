@@ -75,7 +75,7 @@ func (m *Manager) serveFramework(s *Settings) {
 
 // diskResolvers are the resolvers that every manager has; they compile with o.
 func diskResolvers(o cml.Options) map[string]resolver.Resolver {
-	return map[string]resolver.Resolver{"file": resolver.NewDisk(o)}
+	return map[string]resolver.Resolver{"file": resolver.NewDisk(o), "efile": resolver.NewLoaded(resolver.LoadedConfig{Options: o})}
 }
 
 // Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the resolvers

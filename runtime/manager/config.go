@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/tailscale/hujson"
@@ -13,6 +14,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/json5"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners/elf"
+	"github.com/cmgr/cmgr/runtime/loader/port"
+	"github.com/cmgr/cmgr/runtime/loader/prim"
 )
 
 // Settings is what the manager's configuration files say (`--config`, JSON5). Several files are merged: lists are joined, a scalar
@@ -28,6 +31,11 @@ import (
 //	      target_monikers: ["/core", "/core/shell"],
 //	    }],
 //	  },
+//	  loaders: {
+//	    inet: { hosts: ["10.0.0.1", "10.0.0.2"], id: "edge7", cookie: "secret", erts_version: "13.1.5" },
+//	    vault: { loader: "/usr/lib/vault-loader --fast", framing: "packet4" },
+//	  },
+//	  trust: "trusted",
 //	  log: { max_size: 1000000, max_files: 10 },
 //	}
 type Settings struct {
@@ -36,6 +44,9 @@ type Settings struct {
 	AmbientMarkVmoExec  []name.Pattern
 	CreateRawProcesses  []name.Pattern
 	Reboot              []name.Pattern
+	// Loaders are resolvers of the root environment that get packages by a loader, by name. Trust is the file that says which packages.
+	Loaders map[string]prim.Config
+	Trust   string
 	// CapabilityPolicy says who may have a capability. A restricted protocol of the framework is nobody's unless it is here.
 	CapabilityPolicy []CapabilityRule
 	// LogMaxSize is the size in bytes at which an instance's log is rotated, LogMaxFiles how many rotated files it keeps; 0: the
@@ -43,7 +54,7 @@ type Settings struct {
 	LogMaxSize  int64
 	LogMaxFiles int
 
-	rootAt, sizeAt, filesAt manifest.Pos // where the scalars were set
+	rootAt, sizeAt, filesAt, trustAt manifest.Pos // where the scalars were set
 }
 
 // ReadSettings reads and merges configuration files.
@@ -93,6 +104,12 @@ func (s *Settings) merge(file string, src []byte) error {
 				},
 			})
 		},
+		"loaders": func(v hujson.Value) { s.loaders(&r, v) },
+		"trust": func(v hujson.Value) {
+			if r.str(v, &s.Trust, &s.trustAt); s.Trust != "" && !filepath.IsAbs(s.Trust) {
+				s.Trust = filepath.Join(filepath.Dir(file), s.Trust)
+			}
+		},
 		"log": func(v hujson.Value) {
 			r.object(v, "log.", map[string]func(hujson.Value){
 				"max_size": func(v hujson.Value) { r.number(v, 4096, 1<<40, &s.LogMaxSize, &s.sizeAt) },
@@ -105,6 +122,54 @@ func (s *Settings) merge(file string, src []byte) error {
 		},
 	})
 	return r.found.Err()
+}
+
+// loaders reads the loaders; one whose kind is not said is of the kind that its name is.
+func (s *Settings) loaders(r *reader, v hujson.Value) {
+	o, ok := v.Value.(*hujson.Object)
+	if !ok {
+		r.complain(v.StartOffset, "wrong-type", "loaders must be an object")
+		return
+	}
+	for _, m := range o.Members {
+		n := json5.Name(m.Name)
+		at := m.Name.StartOffset
+		switch _, twice := s.Loaders[n]; {
+		case name.Check(n) != nil || n == "file":
+			r.complain(at, "loader", "%q is no name that a loader can have", n)
+			continue
+		case twice:
+			r.complain(at, "set-twice", "loader %q was set before", n)
+			continue
+		}
+		cfg := prim.Config{}
+		var framing string
+		str := func(into *string) func(hujson.Value) {
+			var once manifest.Pos
+			return func(v hujson.Value) { r.str(v, into, &once) }
+		}
+		list := func(into *[]string) func(hujson.Value) { return func(v hujson.Value) { r.strs(v, into) } }
+		r.object(m.Value, "loaders."+n+".", map[string]func(hujson.Value){
+			"loader": str(&cfg.Loader), "id": str(&cfg.ID), "cookie": str(&cfg.Cookie), "erts_version": str(&cfg.Version), "framing": str(&framing),
+			"hosts": list(&cfg.Hosts), "path": list(&cfg.Path),
+		})
+		cfg.Transport = port.Transport(framing)
+		if cfg.Loader == "" {
+			cfg.Loader = n
+		}
+		switch kind := cfg.Kind(); {
+		case kind == prim.Inet && len(cfg.Hosts) == 0:
+			r.complain(at, "loader", "loader %q needs hosts", n)
+		case kind != prim.Inet && len(cfg.Hosts) > 0:
+			r.complain(at, "loader", "loader %q: only inet has hosts", n)
+		case framing != "" && (kind != "port" || cfg.Transport != port.Raw && cfg.Transport != port.Packet4):
+			r.complain(at, "loader", "loader %q: framing is raw or packet4, for port programs", n)
+		}
+		if s.Loaders == nil {
+			s.Loaders = map[string]prim.Config{}
+		}
+		s.Loaders[n] = cfg
+	}
 }
 
 // A reader decodes one file and collects what is wrong with it.
@@ -172,6 +237,21 @@ func (r *reader) number(v hujson.Value, least, most int64, into *int64, at *mani
 		r.complain(v.StartOffset, "wrong-type", "must be a whole number from %d to %d", least, most)
 	} else if r.once(v, at) {
 		*into = n
+	}
+}
+
+func (r *reader) strs(v hujson.Value, into *[]string) {
+	a, ok := v.Value.(*hujson.Array)
+	if !ok {
+		r.complain(v.StartOffset, "wrong-type", "must be an array of strings")
+		return
+	}
+	for _, e := range a.Elements {
+		if json5.KindOf(e) != json5.String || json5.Text(e) == "" {
+			r.complain(e.StartOffset, "wrong-type", "must be a string that is not empty")
+			continue
+		}
+		*into = append(*into, json5.Text(e))
 	}
 }
 

@@ -39,6 +39,8 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/runit"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/loader/cache"
+	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/logs"
 	"github.com/cmgr/cmgr/runtime/realm"
 	"github.com/cmgr/cmgr/runtime/resolver"
@@ -61,6 +63,11 @@ type Config struct {
 	Runners map[string]runners.Runner
 	// Functions are Go functions for the runner "builtin".
 	Functions map[string]builtin.Func
+	// Loaders are resolvers beside "file" and "efile" whose packages a loader gets, by the name under which the root environment has
+	// them, which is also a scheme: "inet:///srv/net.cml". They are added to those of Files.
+	Loaders map[string]prim.Config
+	// Trust is the file that says which packages they may get (cache.Trust); "" takes that of Files, or else accepts all.
+	Trust string
 	// Job forces a job backend (job.Cgroup2, …); "" takes the strongest that the machine allows.
 	Job string
 	// Screen shows output and changes of state; nil shows nothing.
@@ -87,6 +94,8 @@ type Manager struct {
 	control *control.Server
 	hosts   hosts // of the protocols that it speaks itself
 	socket  net.Listener
+	loaded  []*resolver.Loaded
+	prims   []*prim.Loader
 
 	down     chan struct{} // closed when the tree must go down
 	downOnce sync.Once
@@ -184,6 +193,9 @@ func New(cfg Config) (_ *Manager, err error) {
 		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
 	}
 	resolvers := diskResolvers(cml.Options{})
+	if err := m.load(resolvers, settings); err != nil {
+		return nil, err
+	}
 	m.serveFramework(settings)
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.builtins(all, resolvers), Runners: all, Resolvers: resolvers,
@@ -194,6 +206,43 @@ func New(cfg Config) (_ *Manager, err error) {
 		Doctor: m.doctor, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
 	return m, nil
+}
+
+// load adds the resolvers that have loaders.
+func (m *Manager) load(resolvers map[string]resolver.Resolver, settings *Settings) error {
+	all := maps.Clone(settings.Loaders)
+	if all == nil {
+		all = map[string]prim.Config{}
+	}
+	maps.Copy(all, m.cfg.Loaders)
+	if len(all) == 0 {
+		return nil
+	}
+	var trust *cache.Trust
+	var err error
+	if file := cmp.Or(m.cfg.Trust, settings.Trust); file != "" {
+		if trust, err = cache.ReadTrust(file); err != nil {
+			return err
+		}
+	}
+	kept, err := cache.Open(filepath.Join(m.cfg.StateDir, "cache"))
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	for n, cfg := range all {
+		if err := name.Check(n); err != nil || n == "file" {
+			return fmt.Errorf("loader %q: not a name that a loader can have", n)
+		}
+		cfg.Log = m.cfg.Log
+		p, err := prim.Start(cfg)
+		if err != nil {
+			return err
+		}
+		r := resolver.NewLoaded(resolver.LoadedConfig{Loader: p, Cache: kept, Trust: trust})
+		m.prims, m.loaded = append(m.prims, p), append(m.loaded, r)
+		resolvers[n] = r
+	}
+	return nil
 }
 
 // own makes dir if it isn't there. One in the system's temporary directory could have been made by anybody who knew its name: it, and
@@ -359,6 +408,11 @@ func (m *Manager) close() {
 	}
 	if m.elf != nil {
 		m.elf.Close()
+	}
+	for i, l := range m.loaded {
+		if err := errors.Join(l.Close(), m.prims[i].Stop()); err != nil {
+			m.cfg.Log.Error("loader", "error", err)
+		}
 	}
 	if m.runit != nil {
 		m.runit.Close()

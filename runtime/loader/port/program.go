@@ -76,7 +76,7 @@ func (p *program) log(to *slog.Logger) {
 	for {
 		line, err := r.ReadSlice('\n') // a longer one in pieces
 		if line = bytes.TrimRight(line, "\r\n"); len(line) > 0 {
-			to.Info(string(line))
+			to.Warn(string(line))
 		}
 		if err != nil && err != bufio.ErrBufferFull {
 			return
