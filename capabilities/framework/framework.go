@@ -73,8 +73,9 @@ func Events() []string {
 	}
 }
 
-// Path is where a component finds a protocol if its manifest doesn't say otherwise.
-func Path(protocol string) string { return "/svc/" + protocol }
+// Path is where a component finds a protocol if its manifest doesn't say otherwise: below CMGR_NAMESPACE where the component is not
+// confined, and so has no namespace of its own.
+func Path(protocol string) string { return os.Getenv("CMGR_NAMESPACE") + "/svc/" + protocol }
 
 // A Client is a connection to one of the protocols.
 type Client struct{ conn *rpc.Conn }
