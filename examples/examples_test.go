@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/internal/needs"
 )
 
 func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
@@ -37,6 +38,9 @@ func TestExamples(t *testing.T) {
 	for _, file := range files {
 		t.Run(filepath.Dir(file), func(t *testing.T) {
 			t.Parallel()
+			if filepath.Dir(file) == "python-runner" {
+				needs.Tool(t, "python3")
+			}
 			expect(t, cmgr, file)
 		})
 	}
