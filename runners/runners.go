@@ -51,7 +51,7 @@ type StartInfo struct {
 	Outgoing *os.File
 	// Handles are descriptors that the program finds under numbers.
 	Handles []Handle
-	// Config is the encoded structured configuration; nil for none.
+	// Config is the structured configuration, a JSON object; nil for none.
 	Config []byte
 	// Stdout and Stderr are where output goes: writing ends that the runner gives to the program or writes to. nil: nowhere.
 	Stdout, Stderr *os.File
@@ -96,6 +96,8 @@ type NamespaceEntry struct {
 	Path   string
 	File   *os.File // an O_PATH descriptor
 	Rights manifest.Rights
+	// Own says that the directory is this component's alone: it is to belong to whomever its program runs as.
+	Own bool
 }
 
 // A Listener is a listening unix socket of a protocol (SOCK_STREAM) or of a runner or resolver (SOCK_SEQPACKET) that the component

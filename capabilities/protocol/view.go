@@ -78,6 +78,15 @@ func (v *View) Hold(path string, dir bool) error {
 	return os.WriteFile(at, nil, 0o644)
 }
 
+// Write puts a file with text at path.
+func (v *View) Write(path string, text []byte) error {
+	at, err := v.place(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(at, text, 0o444)
+}
+
 // atOnce is how many connections to one hosted protocol one component may have; further ones wait.
 const atOnce = 64
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/sys/memfd"
 	"github.com/cmgr/cmgr/internal/sys/poll"
 	"github.com/cmgr/cmgr/internal/sys/proc"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -34,7 +35,7 @@ const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // ownVariables are the environment variables that the runner sets and a manifest must not.
 var ownVariables = []string{
-	"CMGR_MONIKER", "CMGR_URL", "CMGR_NAMESPACE", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", lifecycle.Env,
+	"CMGR_MONIKER", "CMGR_URL", "CMGR_NAMESPACE", configFD, "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", lifecycle.Env,
 }
 
 // Config is what a Runner needs.
@@ -122,6 +123,9 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (_ *program
 	if ctx.Err() != nil {
 		return nil, &unavailable{context.Cause(ctx)}
 	}
+	if err := r.provide(info, spec); err != nil {
+		return nil, err
+	}
 	release, err := r.confine(&s, info, spec)
 	if err != nil {
 		return nil, err
@@ -202,6 +206,40 @@ func (s *settings) spec(info *runners.StartInfo) (*job.Spec, error) {
 	}
 	return spec, nil
 }
+
+// provide gives the program its configuration in a memory file, and what is its own to whomever it runs as. The file is added to
+// info, to be closed with it.
+func (r *Runner) provide(info *runners.StartInfo, spec *job.Spec) error {
+	if info.Config != nil {
+		f, err := memfd.New("config", info.Config)
+		if err != nil {
+			return &unavailable{err}
+		}
+		n := len(spec.Files)
+		if n == channelNumber {
+			n++
+		}
+		grant(spec, n, int(f.Fd()))
+		spec.Env = append(spec.Env, configFD+"="+strconv.Itoa(n))
+		info.Handles = append(info.Handles, runners.Handle{File: f})
+	}
+	if spec.Credential == nil {
+		return nil
+	}
+	for _, e := range info.Namespace {
+		if !e.Own {
+			continue
+		}
+		uid, gid := int(spec.Credential.Uid), int(spec.Credential.Gid)
+		if err := unix.Fchownat(int(e.File.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+			return &unavailable{fmt.Errorf("path %s: give it to user %d: %w", e.Path, uid, err)}
+		}
+	}
+	return nil
+}
+
+// configFD is the variable that tells which descriptor has the configuration.
+const configFD = "CMGR_CONFIG_FD"
 
 // firstListener is the number of the first of the sockets (sd_listen_fds(3), SD_LISTEN_FDS_START).
 const firstListener = 3

@@ -84,6 +84,7 @@ func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
 	resolvers := diskResolvers(o)
 	return builtins{
 		runners: []string{runnerELF, runnerRunit}, resolvers: slices.Collect(maps.Keys(resolvers)), framework: framework.Protocols(),
+		directories: []string{dataDirectory},
 	}, resolvers
 }
 
@@ -91,12 +92,17 @@ func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
 type builtins struct {
 	runners, resolvers, protocols []string
 	framework                     []string // protocols
+	directories                   []string
 }
+
+// dataDirectory is the directory that every manager offers to the root: where storage can be kept.
+const dataDirectory = "data"
 
 func (m *Manager) builtins(rs map[string]runners.Runner, resolvers map[string]resolver.Resolver) builtins {
 	return builtins{
 		runners: slices.Collect(maps.Keys(rs)), resolvers: slices.Collect(maps.Keys(resolvers)),
 		protocols: slices.Collect(maps.Keys(m.hosts.builtin)), framework: slices.Collect(maps.Keys(m.hosts.framework)),
+		directories: slices.Collect(maps.Keys(m.directories)),
 	}
 }
 
@@ -106,7 +112,8 @@ func (b builtins) Has(k manifest.Kind, capability string) bool {
 
 func (b builtins) Framework(k manifest.Kind, capability string) bool {
 	return k == manifest.KindProtocol && slices.Contains(b.framework, capability) ||
-		k == manifest.KindEventStream && slices.Contains(framework.Events(), capability)
+		k == manifest.KindEventStream && slices.Contains(framework.Events(), capability) ||
+		k == manifest.KindDirectory && capability == "pkg"
 }
 
 func (b builtins) InRootEnvironment(k manifest.Kind, nameOrScheme string) bool {
@@ -116,8 +123,11 @@ func (b builtins) InRootEnvironment(k manifest.Kind, nameOrScheme string) bool {
 // List names all of a kind, for "did you mean".
 func (b builtins) List(k manifest.Kind) []string {
 	all := slices.Clone(b.of(k))
-	if k == manifest.KindProtocol {
+	switch k {
+	case manifest.KindProtocol:
 		all = append(all, b.framework...)
+	case manifest.KindDirectory:
+		all = append(all, "pkg")
 	}
 	slices.Sort(all)
 	return all
@@ -133,6 +143,8 @@ func (b builtins) of(k manifest.Kind) []string {
 		return b.protocols
 	case manifest.KindEventStream:
 		return framework.Events()
+	case manifest.KindDirectory:
+		return b.directories
 	default:
 		return nil
 	}

@@ -82,20 +82,21 @@ type Config struct {
 
 // A Manager runs one tree.
 type Manager struct {
-	cfg     Config
-	root    string // URL
-	loop    *poll.Loop
-	jobs    *job.Manager
-	logs    *logs.Logs
-	sockets *protocol.Sockets
-	elf     *elf.Runner
-	runit   *runit.Runner
-	realm   *realm.Realm
-	control *control.Server
-	hosts   hosts // of the protocols that it speaks itself
-	socket  net.Listener
-	loaded  []*resolver.Loaded
-	prims   []*prim.Loader
+	cfg         Config
+	root        string // URL
+	loop        *poll.Loop
+	jobs        *job.Manager
+	logs        *logs.Logs
+	sockets     *protocol.Sockets
+	elf         *elf.Runner
+	runit       *runit.Runner
+	realm       *realm.Realm
+	control     *control.Server
+	hosts       hosts // of the protocols that it speaks itself
+	socket      net.Listener
+	loaded      []*resolver.Loaded
+	prims       []*prim.Loader
+	directories map[string]string // those of the host that the root is offered, by name
 
 	down     chan struct{} // closed when the tree must go down
 	downOnce sync.Once
@@ -197,9 +198,13 @@ func New(cfg Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	m.serveFramework(settings)
+	m.directories = map[string]string{dataDirectory: filepath.Join(cfg.StateDir, "data")}
+	if err := os.MkdirAll(m.directories[dataDirectory], 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.builtins(all, resolvers), Runners: all, Resolvers: resolvers,
-		Sockets: m.sockets, Hosts: m.hosts, Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
+		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,

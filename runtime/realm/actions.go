@@ -432,17 +432,17 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	if closing {
 		reboot = "" // it goes down already
 	}
-	timedOut, asked := n.timedOut, n.asked
-	n.finishLocked()
+	well := !n.timedOut && (n.asked || exit.Well())
+	if well {
+		i.realm.noteEnd(i.moniker, "")
+	} else {
+		i.realm.noteEnd(i.moniker, exit.String())
+	}
+	tell := !well && !n.timedOut
+	n.finishLocked() // who waits for the end sees all of it
 	i.mu.Unlock()
 
-	switch {
-	case timedOut:
-		i.realm.noteEnd(i.moniker, exit.String())
-	case asked || exit.Well():
-		i.realm.noteEnd(i.moniker, "")
-	default:
-		i.realm.noteEnd(i.moniker, exit.String())
+	if tell {
 		i.realm.cfg.Sinks.Note(i.moniker, exit.String())
 	}
 	i.takeDown(reboot, exit)

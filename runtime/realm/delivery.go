@@ -211,12 +211,22 @@ func (i *instance) deliver(ctx context.Context, d *manifest.Component, info *run
 				}
 			}
 			err = i.deliverProtocol(ctx, got, by, info)
+		case manifest.KindDirectory, manifest.KindStorage:
+			err = i.deliverFiles(ctx, got, u, info)
 		}
 		if err != nil {
 			return got, err
 		}
 	}
-	return got, nil
+	if err := i.deliverOutgoing(ctx, d, info); err != nil {
+		return got, err
+	}
+	if len(info.Namespace) > 0 && info.View == "" {
+		if _, err := i.see(got, "", info); err != nil {
+			return got, err
+		}
+	}
+	return got, i.deliverConfig(ctx, got, d, info)
 }
 
 // missing tells, in i's log, why it doesn't get what u says. How loud depends on how much it relies on it.
@@ -470,5 +480,12 @@ func (i *instance) unprovide() {
 	i.mu.Unlock()
 	if p != nil {
 		p.Close()
+	}
+	i.mu.Lock()
+	out := i.out
+	i.out = ""
+	i.mu.Unlock()
+	if out != "" {
+		_ = os.RemoveAll(out) // what remains, the next manager removes
 	}
 }

@@ -121,6 +121,11 @@ func (i *instance) doDestroy(ctx context.Context) error {
 		}
 		i.mu.Unlock() // somebody has unresolved it in between
 	}
+	i.mu.Unlock()
+	if c := i.decl.collection; c == nil || !c.PersistentStorage {
+		i.purge(ctx)
+	}
+	i.mu.Lock()
 	kids := i.childrenLocked()
 	i.children = nil
 	i.state = destroyed{}

@@ -33,6 +33,7 @@ type instance struct {
 	restart  *time.Timer        // a restart that is due; nil for none
 	past     *past              // nil until something has happened
 	provides *protocol.Provider // the sockets of what it provides; nil until somebody needs one
+	out      string             // its outgoing directory; "" until somebody needs it
 }
 
 // childDecl is what the parent says of an instance, whether in its manifest or when creating it.

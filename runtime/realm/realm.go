@@ -37,6 +37,8 @@ type Config struct {
 	Dial func(ctx context.Context, at name.Moniker, c *manifest.Capability) (*os.File, error)
 	// Sockets makes the sockets of protocols; it stays the caller's. nil: nothing is delivered to programs.
 	Sockets *protocol.Sockets
+	// Directories are those that the manager offers to the root, by name: the host's paths.
+	Directories map[string]string
 	// Hosts are the protocols that the manager itself speaks; nil for none.
 	Hosts  Hosts
 	Sinks  Sinks

@@ -1,0 +1,364 @@
+package realm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/sys/mnt"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+)
+
+// outgoingPath is where a program that provides directories finds the one that their paths are in.
+const outgoingPath = "/out"
+
+// configDir is where a program finds its configuration, as config.json.
+const configDir = "/config"
+
+// outgoing is the directory in which i provides what it declares by path; it is made once and stays as long as the instance.
+func (i *instance) outgoing(ctx context.Context) (string, error) {
+	d, err := i.Decl(ctx)
+	if err != nil {
+		return "", err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.out != "" {
+		return i.out, nil
+	}
+	dir, err := i.realm.cfg.Sockets.Outgoing()
+	if err != nil {
+		return "", err
+	}
+	for k := range d.Capabilities {
+		c := &d.Capabilities[k]
+		if c.Kind != manifest.KindDirectory {
+			continue
+		}
+		at := filepath.Join(dir, c.Path)
+		if err := os.MkdirAll(at, 0o777); err != nil {
+			return "", err
+		}
+		for p := at; p != dir; p = filepath.Dir(p) {
+			if err := os.Chmod(p, 0o777); err != nil { // whatever the umask, and whoever the program runs as
+				return "", err
+			}
+		}
+	}
+	i.out = dir
+	return dir, nil
+}
+
+// providesFiles says whether d declares what its program puts into its outgoing directory.
+func providesFiles(d *manifest.Component) bool {
+	return slices.ContainsFunc(d.Capabilities, func(c manifest.Capability) bool { return c.Kind == manifest.KindDirectory })
+}
+
+// deliverOutgoing gives the program the directory for what it provides.
+func (i *instance) deliverOutgoing(ctx context.Context, d *manifest.Component, info *runners.StartInfo) error {
+	if !providesFiles(d) {
+		return nil
+	}
+	dir, err := i.outgoing(ctx)
+	if err != nil {
+		return err
+	}
+	for _, to := range []func(*os.File){
+		func(f *os.File) { info.Outgoing = f },
+		func(f *os.File) {
+			info.Namespace = append(info.Namespace, runners.NamespaceEntry{Path: outgoingPath, File: f, Rights: manifest.RightsRW})
+		},
+	} {
+		f, err := mnt.Open(dir)
+		if err != nil {
+			return err
+		}
+		to(f)
+	}
+	return nil
+}
+
+// directory opens what a directory route leads to, for user. What of its path is missing is made if makes says so.
+func (r *Realm) directory(ctx context.Context, user *instance, route *capabilities.Route, makes bool) (*os.File, error) {
+	var base, rel string
+	switch s := route.Source; s.Kind {
+	case capabilities.FromFramework:
+		i, err := r.reach(ctx, s.At)
+		if err != nil {
+			return nil, err
+		}
+		res, err := i.resolve(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if base = res.Package.Dir; base == "" {
+			return nil, &Error{Op: "open", At: s.At, Why: capabilities.NotFound, Err: errors.New("it has no package on this machine")}
+		}
+	case capabilities.FromBuiltin:
+		if base = r.cfg.Directories[s.Name]; base == "" {
+			return nil, &Error{Op: "open", At: user.moniker, Why: capabilities.NotFound, Err: fmt.Errorf("directory %s: not in this manager", s.Name)}
+		}
+	case capabilities.FromComponent:
+		i, err := r.reach(ctx, s.At)
+		if err != nil {
+			return nil, err
+		}
+		if base, err = i.outgoing(ctx); err != nil {
+			return nil, err
+		}
+		rel = s.Capability.Path
+		if i != user {
+			// Its provider is started; where that waits for the user in turn, the directory has to do as it is.
+			if done, err := i.await(ctx, "start"); err == nil {
+				done() // start says it again
+				if err := i.start(ctx, reasonAccess(s.Name)); err != nil {
+					return nil, err
+				}
+			}
+		}
+	default:
+		return nil, &Error{Op: "open", At: user.moniker, Why: capabilities.NotFound, Err: fmt.Errorf("%s: is no directory", s)}
+	}
+	dir, err := mnt.Open(base)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	rel = strings.TrimPrefix(path.Join("/", rel, route.Subdir), "/")
+	if makes {
+		return mnt.MakeBeneath(dir, rel, 0o755)
+	}
+	f, err := mnt.Beneath(dir, rel)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &Error{Op: "open", At: user.moniker, Why: capabilities.NotFound, Err: fmt.Errorf("%s has no directory %q", route.Source, rel)}
+	}
+	return f, err
+}
+
+// deliverFiles puts the directory or storage that u uses into the namespace.
+func (i *instance) deliverFiles(ctx context.Context, got *delivery, u *manifest.Use, info *runners.StartInfo) error {
+	route, err := i.realm.engine.Use(ctx, i, u)
+	if err == nil && route.Source.Kind == capabilities.FromVoid {
+		return nil
+	}
+	var f *os.File
+	rights := manifest.RightsRW
+	if err == nil {
+		if u.Kind == manifest.KindStorage {
+			f, err = i.storage(ctx, route)
+		} else {
+			rights = u.Rights
+			f, err = i.realm.directory(ctx, i, route, false)
+		}
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		i.missing(u, err)
+		return nil
+	}
+	if strings.HasPrefix(u.TargetPath, svc+"/") {
+		v, err := i.see(got, u.TargetPath, info)
+		if err == nil {
+			err = v.Hold(u.TargetPath, true)
+		}
+		if err != nil {
+			f.Close()
+			return err
+		}
+	} else if _, err := i.see(got, "", info); err != nil {
+		f.Close()
+		return err
+	}
+	info.Namespace = append(info.Namespace, runners.NamespaceEntry{
+		Path: u.TargetPath, File: f, Rights: rights, Own: u.Kind == manifest.KindStorage,
+	})
+	return nil
+}
+
+// storagePath is where i's data lies below a storage that the component at declares.
+func (i *instance) storagePath(route *capabilities.Route) (string, error) {
+	if route.Source.Capability.Storage.StaticIDOnly {
+		return "", &Error{
+			Op: "open", At: i.moniker, Why: capabilities.NotFound,
+			Err: fmt.Errorf("it tried to use a storage capability from %s but it is not in the component id index", route.Source.At),
+		}
+	}
+	below := strings.TrimPrefix(strings.TrimPrefix(string(i.moniker), string(route.Source.At)), "/")
+	return strings.Join(strings.Split(below, "/"), "/children/"), nil
+}
+
+// storage opens i's own directory of a storage, making it if need be.
+func (i *instance) storage(ctx context.Context, route *capabilities.Route) (*os.File, error) {
+	rel, err := i.storagePath(route)
+	if err != nil {
+		return nil, err
+	}
+	holder, err := i.realm.reach(ctx, route.Source.At)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := i.realm.directory(ctx, holder, route.Backing, true)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return mnt.MakeBeneath(dir, path.Join(rel, "data"), 0o700)
+}
+
+// purge removes what i, and all below it, keep in storages.
+func (i *instance) purge(ctx context.Context) {
+	if i.realm.cfg.Sockets == nil {
+		return
+	}
+	i.mu.Lock()
+	res := i.resolutionLocked()
+	kids := i.childrenLocked()
+	i.mu.Unlock()
+	for _, c := range kids {
+		c.purge(ctx)
+	}
+	if res == nil {
+		return
+	}
+	d := res.Decl.Decl()
+	for k := range d.Uses {
+		if d.Uses[k].Kind != manifest.KindStorage {
+			continue
+		}
+		if err := i.purgeOne(ctx, &d.Uses[k]); err != nil {
+			i.realm.cfg.Log.Warn("storage of a destroyed component remains", "instance", i.moniker, "storage", d.Uses[k].SourceName, "error", err)
+		}
+	}
+}
+
+func (i *instance) purgeOne(ctx context.Context, u *manifest.Use) error {
+	route, err := i.realm.engine.Use(ctx, i, u)
+	if err != nil || route.Source.Kind == capabilities.FromVoid {
+		return nil // it had none
+	}
+	rel, err := i.storagePath(route)
+	if err != nil {
+		return nil
+	}
+	holder, err := i.realm.reach(ctx, route.Source.At)
+	if err != nil {
+		return err
+	}
+	dir, err := i.realm.directory(ctx, holder, route.Backing, true)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(rel)
+}
+
+// A ConfigValue is one key of a component's configuration, and where its value comes from.
+type ConfigValue struct {
+	Key    string
+	Type   manifest.ConfigType
+	Value  any    // as manifest.ConfigValue has it
+	Source string // "/net", "<component manager>", "default", …
+}
+
+// Config is m's configuration as its next start would find it, sorted by key.
+func (r *Realm) Config(ctx context.Context, m name.Moniker) ([]ConfigValue, error) {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	return i.config(ctx)
+}
+
+// config finds the value of each key: of a use of a config capability that is routed, else its default (cml.md §10).
+func (i *instance) config(ctx context.Context) ([]ConfigValue, error) {
+	d, err := i.Decl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []ConfigValue
+	for k := range d.Uses {
+		u := &d.Uses[k]
+		if u.Kind != manifest.KindConfig {
+			continue
+		}
+		v := ConfigValue{Key: u.Config.Key, Type: u.Config.Type}
+		route, err := i.realm.engine.Use(ctx, i, u)
+		if err != nil && (u.Availability == manifest.Required || ctx.Err() != nil) {
+			return nil, err
+		}
+		switch {
+		case err == nil && route.Source.Capability != nil:
+			if have := route.Source.Capability.Config; !have.Type.Equal(v.Type) {
+				return nil, &Error{
+					Op: "configure", At: i.moniker, Why: capabilities.Invalid,
+					Err: fmt.Errorf("%s: key %q is of type %s, and config %s of %s is of type %s", u.Pos, v.Key, v.Type.Kind, route.Source.Name,
+						route.Source, have.Type.Kind),
+				}
+			}
+			v.Value, v.Source = route.Source.Capability.Config.Value, string(route.Source.At)
+		case u.Config.Default != nil:
+			v.Value, v.Source = u.Config.Default, "default"
+		default:
+			continue // of `config`, if it is there
+		}
+		if err := v.Type.Check(v.Value); err != nil {
+			return nil, &Error{Op: "configure", At: i.moniker, Why: capabilities.Invalid, Err: fmt.Errorf("%s: key %q: %w", u.Pos, v.Key, err)}
+		}
+		out = append(out, v)
+	}
+	if d.Config != nil {
+		for _, f := range d.Config.Fields {
+			if !slices.ContainsFunc(out, func(v ConfigValue) bool { return v.Key == f.Key }) {
+				return nil, &Error{
+					Op: "configure", At: i.moniker, Why: capabilities.Invalid, Err: fmt.Errorf("%s: key %q has no value", f.Pos, f.Key),
+					Hint: fmt.Sprintf("add a use of a config capability with key: %q", f.Key),
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b ConfigValue) int { return strings.Compare(a.Key, b.Key) })
+	return out, nil
+}
+
+// deliverConfig gives the program its configuration, as JSON: one object, its keys sorted. What it lacks keeps it from starting.
+func (i *instance) deliverConfig(ctx context.Context, got *delivery, d *manifest.Component, info *runners.StartInfo) error {
+	if d.Config == nil && !slices.ContainsFunc(d.Uses, func(u manifest.Use) bool { return u.Kind == manifest.KindConfig }) {
+		return nil
+	}
+	values, err := i.config(ctx)
+	if err != nil {
+		return err
+	}
+	object := make(map[string]any, len(values))
+	for _, v := range values {
+		object[v.Key] = v.Value
+	}
+	if info.Config, err = json.Marshal(object); err != nil {
+		return err
+	}
+	v, err := i.see(got, "", info)
+	if err != nil {
+		return err
+	}
+	if err := v.Write(configDir+"/config.json", append(info.Config, '\n')); err != nil {
+		return err
+	}
+	return i.entry(configDir, v, manifest.RightsR, info)
+}
