@@ -17,6 +17,7 @@ func newCompile(a *app) *cobra.Command {
 	var rules ruleFlags
 	var out outputFlags
 	var runner string
+	var strip bool
 	cmd := &cobra.Command{
 		Use:   "compile FILE [-o OUT]",
 		Short: "compile a manifest",
@@ -49,7 +50,11 @@ is not given; - is standard output.`,
 			if err := a.refuse(found); err != nil {
 				return err
 			}
-			b, err := codec.Encode(v.Decl())
+			encode := codec.Encode
+			if strip {
+				encode = codec.EncodeStripped
+			}
+			b, err := encode(v.Decl())
 			if err != nil {
 				return fmt.Errorf("compile %s: %w", file, err)
 			}
@@ -67,6 +72,7 @@ is not given; - is standard output.`,
 	in.add(f)
 	rules.add(f)
 	out.add(f, true, true)
+	f.BoolVar(&strip, "strip", false, "leave out where things were written: equal manifests become equal bytes")
 	f.StringVar(&runner, "experimental-force-runner", "", "compile as if program.runner were `NAME`")
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -300,7 +301,11 @@ func TestDecompileCorpus(t *testing.T) {
 			}
 			n++
 			for _, step := range [][]string{
-				{"decompile", "a.cm", "-o", "b.cml"}, {"compile", "b.cml"}, {"decompile", "b.cm", "-o", "c.cml"},
+				{"decompile", "a.cm", "-o", "b.cml"},
+				{"compile", "b.cml"},
+				{"decompile", "b.cm", "-o", "c.cml"},
+				{"compile", file, "--strip", "-o", "a.cm", "-r", in, "-p", filepath.Join(in, "sdk/lib")},
+				{"compile", "b.cml", "--strip", "-o", "b.cm"},
 			} {
 				if code, _, stderr := run(step...); code != exitFine {
 					t.Fatalf("%s: %v: %d, %s", file, step, code, stderr)
@@ -312,6 +317,11 @@ func TestDecompileCorpus(t *testing.T) {
 			_, two2, _ := strings.Cut(string(two), "\n")
 			if err1 != nil || err2 != nil || one2 != two2 {
 				t.Errorf("%s: decompiled differently the second time:\n%s", file, cmp.Diff(one2, two2))
+			}
+			one, err1 = os.ReadFile("a.cm")
+			two, err2 = os.ReadFile("b.cm")
+			if err1 != nil || err2 != nil || !bytes.Equal(one, two) {
+				t.Errorf("%s: what it is decompiled to is compiled to other bytes", file)
 			}
 		}
 	}
