@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -582,6 +583,26 @@ func TestLimit(t *testing.T) {
 	cfg.Limit = 1000
 	if _, err := verify.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "more than 1000 instances") {
 		t.Error(err)
+	}
+}
+
+// TestRepeated: a tree of 100,000 instances through one repeated child costs little more than its manifests, and what fails in one
+// of them is told of each.
+func TestRepeated(t *testing.T) {
+	tree, _ := open(t, twins(50_000))
+	// twins offers to 50,000 children, each with one below, what comes from nowhere above the root; one child lacks it.
+	s, err := tree.Check(t.Context(), nil, false, func(verify.Result) {})
+	if err != nil || tree.Instances != 100_003 || tree.Manifests != 3 || s.Errors < 50_000 {
+		t.Errorf("%d instances of %d manifests, %+v, %v", tree.Instances, tree.Manifests, s, err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := verify.Open(t.Context(), config(lay(t, doubling(16)))); err != nil {
+		t.Error(err)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+		t.Errorf("131,071 instances of 17 manifests took %d MiB", used>>20)
 	}
 }
 
