@@ -7,6 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf"
 )
 
 // TestFindingsHaveOneForm: what is wrong in a file looks the same in the JSON of every command.
@@ -107,6 +112,33 @@ func eachFinding(v any, f func(map[string]any)) {
 			}
 			for _, finding := range list {
 				f(finding.(map[string]any))
+			}
+		}
+	}
+}
+
+// TestManualOfPrograms: the runner elf knows each key that the manual, and so the schema and the editor, tells of.
+func TestManualOfPrograms(t *testing.T) {
+	var keys []string
+	for _, k := range cml.Language().Key("program").Value.Object.Keys {
+		if k.Name == "runner" {
+			continue
+		}
+		if k.Value.Object == nil {
+			keys = append(keys, k.Name)
+		} else {
+			for _, inner := range k.Value.Object.Keys {
+				keys = append(keys, k.Name+"."+inner.Name)
+			}
+		}
+	}
+	if len(keys) < 20 {
+		t.Errorf("only %q", keys)
+	}
+	for _, key := range keys {
+		for _, d := range elf.Check(runners.Block{Info: manifest.Dictionary{{Key: key, Value: manifest.String("x")}}}) {
+			if d.Rule == "unknown-key" && strings.Contains(d.Message, "program."+key+":") {
+				t.Error(d)
 			}
 		}
 	}
