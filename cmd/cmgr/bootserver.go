@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/cmgr/cmgr/runners/builtin"
 	"github.com/cmgr/cmgr/runtime/loader/inet"
 )
 
@@ -80,4 +81,28 @@ packages whose hash or signature they know (cmgr run --trust).`,
 	b.define(cmd.Flags())
 	_ = cmd.MarkFlagDirname("root")
 	return cmd
+}
+
+// bootserverComponent is the function bootserver of the runner builtin: a boot server as a component. Its arguments are the command's
+// options; root is the directory that is routed to it at /root, unless --root says another.
+func bootserverComponent(ctx context.Context, env *builtin.Env) error {
+	var b bootserverFlags
+	f := pflag.NewFlagSet("bootserver", pflag.ContinueOnError)
+	f.SetOutput(env.Stderr)
+	b.define(f)
+	if err := f.Parse(env.Args); err != nil {
+		return err
+	}
+	for _, n := range env.Namespace {
+		if n.Path == "/root" && b.root == "" {
+			b.root = fmt.Sprintf("/proc/self/fd/%d", n.File.Fd())
+		}
+	}
+	s, err := b.listen(slog.New(slog.NewTextHandler(env.Stderr, nil)))
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, s.Close)()
+	fmt.Fprintf(env.Stdout, "serving %s on udp %s, tcp %s\n", b.root, s.UDPAddr(), s.TCPAddr())
+	return s.Serve()
 }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cmgr/cmgr/internal/needs"
@@ -38,5 +41,94 @@ func TestLoaders(t *testing.T) {
 				t.Errorf("%s: %v\n%s", suite, err, regexp.MustCompile(`(?m)^ok .*\n`).ReplaceAll(out, nil))
 			}
 		})
+	}
+}
+
+// TestThousandFiles fetches a thousand files from real erl_boot_servers, of which the first is killed midway: each file is whole, and comes
+// from the second then.
+func TestThousandFiles(t *testing.T) {
+	server := filepath.Join(needs.Shared(t), "conformance/erlang/oracle/erl_boot_server.sh")
+	for _, tool := range []string{"bash", "erl", "unshare", "ip"} {
+		needs.Tool(t, tool)
+	}
+	needs.Root(t)
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "cmgr")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	// The servers' port is fixed: they and the loader are in a network namespace of their own. The list is read as it grows.
+	const script = `set -e
+ip link set lo up
+mkdir files out
+for i in $(seq 1000); do head -c $((i * 37)) /dev/urandom >files/$i; done
+v=$(erl -noshell -eval 'io:format("~s",[erlang:system_info(version)]),halt().')
+setsid "$SERVER" --addr 127.0.0.1 --allow 127.0.0.1 --root / >one.log 2>&1 & one=$!
+setsid "$SERVER" --addr 127.0.0.2 --allow 127.0.0.1 --root / >two.log 2>&1 & two=$!
+trap 'kill -9 -- -$one -$two 2>/dev/null' EXIT
+for host in 127.0.0.1 127.0.0.2; do
+	./cmgr fetch --loader inet --hosts $host --erts-version $v --timeout 60 $PWD/files/1 >got 2>/dev/null || { cat *.log; exit 1; }
+	cmp got files/1
+done
+n=0
+while read -r line; do
+	n=$((n + 1))
+	[ "$line" = "$n ok" ] || { echo "$line"; exit 1; }
+	[ $n != 300 ] || kill -9 -- -$one
+done < <(./cmgr fetch --loader inet --hosts 127.0.0.1,127.0.0.2 --erts-version $v --outdir out $(seq -f "$PWD/files/%g" 1000) 2>err)
+[ $n = 1000 ] || { cat err; exit 1; }
+grep -q 'boot server failed' err
+(cd files && sha256sum *) >want
+(cd out && sha256sum *) >have
+cmp want have
+echo same
+`
+	cmd := exec.CommandContext(t.Context(), "unshare", "-n", "bash", "-c", script)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "SERVER="+server, "ERL_CRASH_DUMP_SECONDS=0")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "same\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestBootserverComponent serves files by a boot server that is a component of a tree.
+func TestBootserverComponent(t *testing.T) {
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "cmgr")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	for name, text := range map[string]string{
+		"root.cml": `{ children: [ { name: "boot", url: "boot.cml", startup: "eager" } ] }`,
+		"boot.cml": `{ program: { runner: "builtin", function: "bootserver",
+			args: ["--addr", "127.0.0.1:0", "--allow", "127.0.0.1", "--root", "` + dir + `"] } }`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := exec.Command(bin, "run", "--socket", filepath.Join(dir, "s"), "--state", filepath.Join(dir, "state"), filepath.Join(dir, "root.cml"))
+	out, err := run.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = run.Process.Signal(syscall.SIGTERM)
+		if err := run.Wait(); err != nil {
+			t.Errorf("cmgr run: %v", err)
+		}
+	}()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	m := regexp.MustCompile(`on udp (\S+),`).FindStringSubmatch(line)
+	if m == nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	got, err := exec.Command(bin, "fetch", "--loader", "inet", "--hosts", m[1], "/root.cml").Output()
+	want, _ := os.ReadFile(filepath.Join(dir, "root.cml"))
+	if err != nil || string(got) != string(want) {
+		t.Errorf("fetched %q, %v", got, err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners/builtin"
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
@@ -111,6 +112,7 @@ func loadBy(cmd *cobra.Command, cfg *manager.Config, from prim.Config, framing s
 // run is the manager.
 func (a *app) run(cfg manager.Config, verbose bool) error {
 	cfg.Name, cfg.Socket, cfg.Version = a.name, a.socket, versionString()
+	cfg.Functions = map[string]builtin.Func{"bootserver": bootserverComponent}
 	terminal := a.screen(a.out)
 	cfg.Screen = front.New(a.out, a.err, front.Options{
 		Terminal: terminal.width > 0, Color: terminal.color, JSON: a.json, Verbose: verbose,
