@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -8,7 +9,20 @@ import (
 )
 
 // Directories, storage and configuration reach a program; storage is still there in the next run of the tree.
-func TestFiles(t *testing.T) {
+func TestFiles(t *testing.T) { testFiles(t) }
+
+// confined is a manager's configuration with which everything is confined.
+const confined = `{ security_policy: { sandbox: { confined: ["/**"] } } }`
+
+// The same for programs in worlds of their own.
+func TestFilesConfined(t *testing.T) {
+	needs.Root(t)
+	config := filepath.Join(t.TempDir(), "config.json5")
+	put(t, config, confined)
+	testFiles(t, "--config", config)
+}
+
+func testFiles(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")
 	r := prepare(t, write(t, map[string]string{
 		"root.cml": `{
@@ -61,7 +75,7 @@ print("config", config["greeting"], config["size"])
 `,
 	}))
 	for _, count := range []string{"count 1\n", "count 2\n"} {
-		r.start()
+		r.start(args...)
 		r.until("taker is done", func() bool { return strings.Contains(r.out(), count) && strings.HasSuffix(r.out(), "config hello 7\n") })
 		r.stop()
 		for _, want := range []string{"gift present\n", "mine True\n", count, "config hello 7\n"} {

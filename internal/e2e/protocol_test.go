@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,7 +38,17 @@ except ConnectionRefusedError:
 
 // A protocol's provider is started by the first connection, and again by one that came while it ended; a route that leads nowhere
 // refuses, and says why in the log of whoever uses it.
-func TestProtocol(t *testing.T) {
+func TestProtocol(t *testing.T) { testProtocol(t) }
+
+// The same for programs in worlds of their own.
+func TestProtocolConfined(t *testing.T) {
+	needs.Root(t)
+	config := filepath.Join(t.TempDir(), "config.json5")
+	put(t, config, confined)
+	testProtocol(t, "--config", config)
+}
+
+func testProtocol(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")
 	dir := write(t, map[string]string{
 		"root.cml": `{
@@ -49,7 +60,7 @@ func TestProtocol(t *testing.T) {
 		"client.cml": `{ program: { runner: "elf", binary: "bin/client" }, use: [ { protocol: "sound" }, { protocol: "absent" } ] }`,
 		"bin/server": echoServer, "bin/client": echoClient,
 	})
-	r := run(t, dir)
+	r := run(t, dir, args...)
 	if code := r.wait(); code != 0 {
 		t.Errorf("exit code %d\n%s", code, r.err())
 	}

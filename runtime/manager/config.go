@@ -14,6 +14,7 @@ import (
 	"github.com/cmgr/cmgr/manifest/json5"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners/elf"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runtime/loader/port"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 )
@@ -25,6 +26,7 @@ import (
 //	  root_component_url: "root.cml",
 //	  security_policy: {
 //	    job_policy: { main_process_critical: ["/core/net"], ambient_mark_vmo_exec: [], create_raw_processes: [] },
+//	    sandbox: { confined: ["/**"], network: ["/web"], tmp: [] },
 //	    child_policy: { reboot_on_terminate: ["/core/**"] },
 //	    capability_policy: [{
 //	      source_moniker: "/core", source: "framework", source_name: "cmgr.component.RealmQuery", capability: "protocol",
@@ -44,6 +46,9 @@ type Settings struct {
 	AmbientMarkVmoExec  []name.Pattern
 	CreateRawProcesses  []name.Pattern
 	Reboot              []name.Pattern
+	// Confined are the components that run in a world of their own (runners/elf/confine); of these, Network are those that have the
+	// host's network, and Tmp those that have a /tmp in memory.
+	Confined, Network, Tmp []name.Pattern
 	// Loaders are resolvers of the root environment that get packages by a loader, by name. Trust is the file that says which packages.
 	Loaders map[string]prim.Config
 	Trust   string
@@ -97,6 +102,13 @@ func (s *Settings) merge(file string, src []byte) error {
 					})
 				},
 				"capability_policy": func(v hujson.Value) { r.rules(v, &s.CapabilityPolicy) },
+				"sandbox": func(v hujson.Value) {
+					r.object(v, "security_policy.sandbox.", map[string]func(hujson.Value){
+						"confined": func(v hujson.Value) { r.patterns(v, &s.Confined) },
+						"network":  func(v hujson.Value) { r.patterns(v, &s.Network) },
+						"tmp":      func(v hujson.Value) { r.patterns(v, &s.Tmp) },
+					})
+				},
 				"child_policy": func(v hujson.Value) {
 					r.object(v, "security_policy.child_policy.", map[string]func(hujson.Value){
 						"reboot_on_terminate": func(v hujson.Value) { r.patterns(v, &s.Reboot) },
@@ -344,6 +356,11 @@ func matches(ps []name.Pattern, m name.Moniker) bool {
 
 // RebootOnTerminate says whether m may have on_terminate: "reboot".
 func (s *Settings) RebootOnTerminate(m name.Moniker) bool { return matches(s.Reboot, m) }
+
+// grants are what m has of the machine.
+func (s *Settings) grants(m name.Moniker) confine.Grants {
+	return confine.Grants{Unconfined: !matches(s.Confined, m), Network: matches(s.Network, m), Tmp: matches(s.Tmp, m)}
+}
 
 // allows is the ELF runner's policy.
 func (s *Settings) allows(policy string, m name.Moniker) bool {

@@ -39,7 +39,22 @@ func (m *Manager) doctor(context.Context) []control.Check {
 		jobs.Status = control.Warn
 		jobs.Hint = "not in force: " + strings.Join(b.Missing, "; ")
 	}
-	return append(append([]control.Check{jobs}, Machine()...),
+	checks := []control.Check{jobs}
+	if m.confiner == nil {
+		checks = append(checks, control.Check{
+			Status: control.Warn, Key: "confinement", Value: "none: programs have all that the manager's user has",
+			Hint: `name components in security_policy.sandbox.confined of the manager's --config, such as "/**"`,
+		})
+	} else {
+		for _, f := range m.confiner.Doctor() {
+			c := control.Check{Status: control.OK, Key: f.Name, Value: f.Value, Hint: f.Weaker}
+			if f.Weaker != "" {
+				c.Status = control.Warn
+			}
+			checks = append(checks, c)
+		}
+	}
+	return append(append(checks, Machine()...),
 		control.Check{Key: "state directory", Value: m.cfg.StateDir},
 		control.Check{Key: "management socket", Value: m.socket.Addr().String()},
 	)

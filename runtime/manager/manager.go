@@ -36,6 +36,7 @@ import (
 	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runners/builtin"
 	"github.com/cmgr/cmgr/runners/elf"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/runit"
 	"github.com/cmgr/cmgr/runtime/control"
@@ -97,6 +98,7 @@ type Manager struct {
 	loaded      []*resolver.Loaded
 	prims       []*prim.Loader
 	directories map[string]string // those of the host that the root is offered, by name
+	confiner    *confine.Confiner // nil: nobody is confined
 
 	down     chan struct{} // closed when the tree must go down
 	downOnce sync.Once
@@ -179,7 +181,12 @@ func New(cfg Config) (_ *Manager, err error) {
 	if m.sockets, err = protocol.Open(filepath.Join(cfg.StateDir, "run"), m.loop); err != nil {
 		return nil, err
 	}
-	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.allows, Log: cfg.Log})
+	if len(settings.Confined) > 0 {
+		if m.confiner, err = confine.Open(confine.Options{}); err != nil {
+			return nil, err
+		}
+	}
+	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.allows, Log: cfg.Log, Confine: m.confiner, Grants: settings.grants})
 
 	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Log: cfg.Log}); err != nil {
 		return nil, err
@@ -419,6 +426,9 @@ func (m *Manager) close() {
 			m.cfg.Log.Error("loader", "error", err)
 		}
 	}
+	if m.confiner != nil {
+		_ = m.confiner.Close()
+	}
 	if m.runit != nil {
 		m.runit.Close()
 	}
@@ -436,7 +446,7 @@ func (m *Manager) close() {
 	if m.loop != nil {
 		_ = m.loop.Close()
 	}
-	m.sockets = nil
+	m.sockets, m.confiner = nil, nil
 	m.socket, m.realm, m.elf, m.runit, m.jobs, m.logs, m.loop = nil, nil, nil, nil, nil, nil, nil
 }
 
