@@ -318,7 +318,11 @@ func (o *Outcome) Error() string {
 	if o.Rebooted != "" {
 		b.WriteString(o.Rebooted)
 	} else if n := len(o.Failures); n > 0 {
-		fmt.Fprintf(&b, "%d component(s) did not end well:", n)
+		words := "components"
+		if n == 1 {
+			words = "component"
+		}
+		fmt.Fprintf(&b, "%d %s did not end well:", n, words)
 		for i, f := range o.Failures {
 			if i == 10 {
 				fmt.Fprintf(&b, " and %d more", n-i)
