@@ -66,10 +66,11 @@ func Packets(protocol string) bool {
 	return false
 }
 
-// Events are the event streams that a component can use from "framework".
+// Events are the event streams that a component can use from "framework". Of the reference's, capability_requested and debug_started are
+// not there: connections go to a component directly, and nobody debugs by events.
 func Events() []string {
 	return []string{
-		"capability_requested", "destroyed", "discovered", "failed", "resolved", "restarting", "started", "stopped", "stopping", "unresolved",
+		"destroyed", "discovered", "failed", "resolved", "restarting", "started", "stopped", "stopping", "unresolved",
 	}
 }
 

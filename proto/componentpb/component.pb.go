@@ -1373,9 +1373,8 @@ type Event struct {
 	Url           string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
 	TimeNs        int64                  `protobuf:"varint,4,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"` // since 1970
 	Exit          *Exit                  `protobuf:"bytes,5,opt,name=exit,proto3" json:"exit,omitempty"`                    // stopped
-	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`                    // capability_requested: which
-	Text          string                 `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`                    // the reason of a start, …
-	Lost          uint64                 `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`                   // so many events before this one were too much for the reader
+	Text          string                 `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"`                    // the reason of a start, …
+	Lost          uint64                 `protobuf:"varint,7,opt,name=lost,proto3" json:"lost,omitempty"`                   // so many events before this one were too much for the reader
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1443,13 +1442,6 @@ func (x *Event) GetExit() *Exit {
 		return x.Exit
 	}
 	return nil
-}
-
-func (x *Event) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
 }
 
 func (x *Event) GetText() string {
@@ -1688,16 +1680,15 @@ const file_proto_component_v1_component_proto_rawDesc = "" +
 	"\bIdentity\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x10\n" +
-	"\x03pid\x18\x03 \x01(\x05R\x03pidJ\x04\b\x0f\x10\x10\"\xcf\x01\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pidJ\x04\b\x0f\x10\x10\"\xbb\x01\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\amoniker\x18\x02 \x01(\tR\amoniker\x12\x10\n" +
 	"\x03url\x18\x03 \x01(\tR\x03url\x12\x17\n" +
 	"\atime_ns\x18\x04 \x01(\x03R\x06timeNs\x12+\n" +
 	"\x04exit\x18\x05 \x01(\v2\x17.cmgr.component.v1.ExitR\x04exit\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\x12\x12\n" +
-	"\x04lost\x18\b \x01(\x04R\x04lostJ\x04\b\x0f\x10\x10\"9\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\x12\x12\n" +
+	"\x04lost\x18\a \x01(\x04R\x04lostJ\x04\b\x0f\x10\x10\"9\n" +
 	"\aResolve\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parentJ\x04\b\x0f\x10\x10\"l\n" +

@@ -29,23 +29,17 @@ type Stream struct {
 	Filter manifest.Dictionary
 }
 
-// What a filter can say beside which capability (name): of which instances, as patterns of monikers below the scope, and how events are
-// written.
+// What a filter can say: of which instances, as patterns of monikers below the scope, and how events are written.
 const (
-	filterName     = "name"
 	filterMoniker  = "moniker"
 	filterEncoding = "encoding"
 )
-
-// capabilityRequested is the event of which the text is a capability's name.
-const capabilityRequested = "capability_requested"
 
 // A filter is a Stream made ready.
 type filter struct {
 	event    string
 	root     name.Moniker // monikers are relative to it
 	scope    []capabilities.Scope
-	names    []string       // nil: any
 	patterns []name.Pattern // nil: any
 }
 
@@ -70,8 +64,6 @@ func readStreams(streams []Stream) (out []filter, binary bool, err error) {
 				return nil, false, fmt.Errorf("%s: filter %s must be a string or a list of strings", e.Pos, e.Key)
 			}
 			switch e.Key {
-			case filterName:
-				f.names = append([]string{}, list...)
 			case filterMoniker:
 				f.patterns = []name.Pattern{}
 				for _, t := range list {
@@ -90,7 +82,7 @@ func readStreams(streams []Stream) (out []filter, binary bool, err error) {
 					return nil, false, fmt.Errorf("%s: filter encoding must be json or protobuf", e.Pos)
 				}
 			default:
-				return nil, false, fmt.Errorf("%s: an event stream has no filter %q (name, moniker, encoding)", e.Pos, e.Key)
+				return nil, false, fmt.Errorf("%s: an event stream has no filter %q (moniker, encoding)", e.Pos, e.Key)
 			}
 		}
 		out = append(out, f)
@@ -107,9 +99,6 @@ func (f *filter) lets(e *realm.Event) bool {
 		if !s.Contains(e.Moniker) {
 			return false
 		}
-	}
-	if f.names != nil && e.Kind.String() == capabilityRequested && !slices.Contains(f.names, e.Text) {
-		return false
 	}
 	if f.patterns == nil {
 		return true
@@ -131,7 +120,6 @@ type event struct {
 	URL     string     `json:"url"`
 	Time    string     `json:"time"` // RFC 3339
 	Exit    *eventExit `json:"exit,omitempty"`
-	Name    string     `json:"name,omitempty"`
 	Text    string     `json:"text,omitempty"`
 	Lost    uint64     `json:"lost,omitempty"`
 }
@@ -213,22 +201,19 @@ func watch(c net.Conn, gone func()) (done chan struct{}) {
 type onlyReader struct{ io.Reader }
 
 func write(w io.Writer, binary bool, root name.Moniker, e *realm.Event, lost uint64) error {
-	named, text := "", e.Text
-	if e.Kind.String() == capabilityRequested {
-		named, text = text, ""
-	}
+	text := e.Text
 	if e.Err != nil {
 		text = e.Err.Error()
 	}
 	if binary {
 		_, err := protodelim.MarshalTo(w, &componentpb.Event{
-			Kind: e.Kind.String(), Moniker: relative(root, e.Moniker), Url: e.URL, TimeNs: e.Time.UnixNano(), Exit: exitOf(e.Exit), Name: named,
+			Kind: e.Kind.String(), Moniker: relative(root, e.Moniker), Url: e.URL, TimeNs: e.Time.UnixNano(), Exit: exitOf(e.Exit),
 			Text: text, Lost: lost,
 		})
 		return err
 	}
 	line := event{
-		Kind: e.Kind.String(), Moniker: relative(root, e.Moniker), URL: e.URL, Time: e.Time.UTC().Format(time.RFC3339Nano), Name: named,
+		Kind: e.Kind.String(), Moniker: relative(root, e.Moniker), URL: e.URL, Time: e.Time.UTC().Format(time.RFC3339Nano),
 		Text: text, Lost: lost,
 	}
 	if x := e.Exit; x != nil {
