@@ -33,6 +33,8 @@ type Config struct {
 	// Changed, if not nil, is called after each change of a service (not of its log) as report is: its status, and how its ./run
 	// last ended.
 	Changed func(now servicedir.Status, last proc.Status)
+
+	hurry bool // for tests: what is to wait doesn't
 }
 
 // A Service is a service directory under supervision, with its log service if it has one.
@@ -325,7 +327,11 @@ func (h *half) perform(f Effect, e Event) {
 	case StartFinish:
 		h.start(FinishEnd, "./finish", h.finishArgs()...)
 	case SetTimer:
-		h.timer = time.AfterFunc(f.After, func() { h.cfg.Loop.Do(func() { h.feed(Event{Kind: Timer}) }) })
+		after := f.After
+		if h.cfg.hurry {
+			after = 0
+		}
+		h.timer = time.AfterFunc(after, func() { h.cfg.Loop.Do(func() { h.feed(Event{Kind: Timer}) }) })
 	case CloseLog:
 		if h.log == nil {
 			h.feed(Event{Kind: LogEnd})

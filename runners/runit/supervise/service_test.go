@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -286,4 +287,68 @@ func TestOpenFails(t *testing.T) {
 		t.Error(err)
 	}
 	x.exit()
+}
+
+var crashes = flag.Int("crashes", 2000, "how often TestCrashes has ./run crash; a day of them is 86400")
+
+// A service that crashes all day, its finish and its log with it, leaves no process, descriptor, file, goroutine or memory behind.
+func TestCrashes(t *testing.T) {
+	c := newConfig(t)
+	c.hurry = true
+	x := newSite(t, map[string]string{"run": "echo $$; kill -9 $$", "finish": "exit 3", "log/run": "read a; read b; exit 1"})
+	type state struct {
+		descriptors, goroutines, children int
+		files                             string
+		heap                              uint64
+	}
+	states := make(chan state)
+	var last uint32
+	runs, settled := 0, min(200, *crashes/2)
+	c.Changed = func(now servicedir.Status, _ proc.Status) {
+		if now.State != servicedir.Run || now.PID == 0 || now.PID == last {
+			return
+		}
+		last = now.PID
+		if runs++; runs != settled && runs != *crashes {
+			return
+		}
+		var s state
+		fds, _ := os.ReadDir("/proc/self/fd")
+		tasks, _ := filepath.Glob("/proc/self/task/*/children")
+		for _, f := range tasks {
+			b, _ := os.ReadFile(f)
+			s.children += len(strings.Fields(string(b)))
+		}
+		for _, dir := range []string{"", "/log"} {
+			all, _ := os.ReadDir(x.dir + dir + "/supervise")
+			for _, f := range all {
+				s.files += f.Name() + " "
+			}
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		s.descriptors, s.goroutines, s.heap = len(fds), runtime.NumGoroutine(), m.HeapAlloc
+		states <- s // on the loop: nothing goes on meanwhile
+	}
+	x.open(c)
+	before, after := <-states, <-states
+	// A launch that is under way has a few descriptors, and the log may be there or not.
+	if after.descriptors > before.descriptors+6 || after.goroutines > before.goroutines+4 || after.children > 3 {
+		t.Errorf("after %d crashes: %+v, after %d: %+v", settled, before, *crashes, after)
+	}
+	if strings.ReplaceAll(after.files, ".new", "") != strings.ReplaceAll(before.files, ".new", "") {
+		t.Errorf("files %q, then %q", before.files, after.files)
+	}
+	if after.heap > before.heap+1<<20 {
+		t.Errorf("heap of %d bytes, then %d", before.heap, after.heap)
+	}
+	x.exit()
+	if pids, _ := filepath.Glob("/proc/self/task/*/children"); len(pids) > 0 {
+		for _, f := range pids {
+			if b, _ := os.ReadFile(f); len(strings.Fields(string(b))) > 0 {
+				t.Errorf("a child is left: %s", b)
+			}
+		}
+	}
 }
