@@ -49,16 +49,19 @@ func TestRunit(t *testing.T) {
 		"ext/*runsvdir*", "better")
 }
 
-// TestRunitMixed has some of the programs be Debian's.
+// TestRunitMixed has some of the programs be Debian's. Theirs writes pid before it writes status, so that its ./finish is seen to be
+// no. 0 for a moment; the case of that is not run on it.
 func TestRunitMixed(t *testing.T) {
-	for name, theirs := range map[string][]string{
-		"their sv on ours":                  {"sv"},
-		"our sv on theirs":                  {"runsv", "runsvdir", "svlogd", "chpst"},
-		"our runsvdir over their runsv":     {"runsv"},
-		"their runsvdir over our runsv":     {"runsvdir", "sv"},
-		"their svlogd and chpst under ours": {"svlogd", "chpst"},
-		"our svlogd and chpst under theirs": {"runsv", "runsvdir", "sv"},
+	all := []string{"interop"}
+	onTheirs := []string{"interop/[!s]*", "interop/s[!t]*", "interop/start*", "interop/stop*", "interop/status_[!i]*"}
+	for name, mix := range map[string]struct{ theirs, cases []string }{
+		"their sv on ours":                  {[]string{"sv"}, all},
+		"our sv on theirs":                  {[]string{"runsv", "runsvdir", "svlogd", "chpst"}, onTheirs},
+		"our runsvdir over their runsv":     {[]string{"runsv"}, onTheirs},
+		"their runsvdir over our runsv":     {[]string{"runsvdir", "sv"}, all},
+		"their svlogd and chpst under ours": {[]string{"svlogd", "chpst"}, all},
+		"our svlogd and chpst under theirs": {[]string{"runsv", "runsvdir", "sv"}, []string{"interop/*svlogd*", "interop/log_*"}},
 	} {
-		t.Run(name, func(t *testing.T) { runitSuite(t, theirs, "interop") })
+		t.Run(name, func(t *testing.T) { runitSuite(t, mix.theirs, mix.cases...) })
 	}
 }
