@@ -285,7 +285,8 @@ func privateWorld(rx int) (newRX, null int, err error) {
 		return 0, 0, fmt.Errorf("dup: %w", err)
 	}
 	unix.Close(rx)
-	if null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+	// A process no. 1 starts what mounts /dev.
+	if null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil && err != unix.ENOENT {
 		return 0, 0, fmt.Errorf("open /dev/null: %w", err)
 	}
 	if err := unix.Chdir("/"); err != nil {
@@ -351,6 +352,12 @@ func (r request) run(rx, null int) (*Process, error) {
 			files[i] = uintptr(fds[next])
 			next++
 		case i < 3:
+			if null < 0 {
+				if null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+					return nil, &Error{Kind: kindOf(err), Op: "open", Path: "/dev/null", Err: err}
+				}
+				defer unix.Close(null)
+			}
 			files[i] = uintptr(null)
 		default:
 			files[i] = ^uintptr(0)

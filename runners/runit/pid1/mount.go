@@ -45,7 +45,7 @@ func mountAll() {
 			return // only with /proc can it be known
 		}
 		var st unix.Statfs_t
-		if unix.Statfs(m.at, &st) == nil && st.Type == m.magic && (m.kind != "tmpfs" || isMountPoint(m.at)) {
+		if unix.Statfs(m.at, &st) == nil && st.Type == m.magic && isMountPoint(m.at) {
 			continue
 		}
 		if m.at == "/sys/fs/cgroup" && st.Type == unix.TMPFS_MAGIC {

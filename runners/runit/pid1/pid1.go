@@ -163,7 +163,7 @@ func (p *initProcess) start(name string, s *proc.Spec, ended chan<- proc.Status)
 func (p *initProcess) once(name string, s *proc.Spec) proc.Status {
 	ended := make(chan proc.Status, 1)
 	p.start(name, s, ended)
-	warned := false
+	warned := name == ctrlAltDel // that is stage 2, and goes on as if a signal had come
 	for {
 		select {
 		case st := <-ended:
