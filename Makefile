@@ -14,7 +14,9 @@ SOURCES  = $(shell find . -name '*.go' -not -name '*.pb.go' -not -name '*.connec
 PAGES    = $(shell find . -name '*.[1-8]' -not -path '*/testdata/*' -not -path './.git/*')
 BUILD    = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='$(LDFLAGS)'
 
-.PHONY: help build test race check floorplan vet fmt bench ratios fuzz generate stale lint man repro clean
+VM       = CMGR_VM_KERNEL=$$(tools/vm/kernel.sh) && export CMGR_VM_KERNEL && go test -count=1 -timeout 30m ./internal/vm
+
+.PHONY: vm help build test race check floorplan vet fmt bench ratios fuzz generate stale lint man repro clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +31,9 @@ race: ## the same with the race detector, which needs a C compiler
 	@if command -v gcc >/dev/null; then set -x; go test -race ./...; else echo 'race: skipped, no gcc'; fi
 
 check: floorplan vet fmt stale test race man ## what every commit passes
+
+vm: ## cmgr as process no. 1 of emulated machines (qemu-system-x86, busybox-static, apt-get)
+	$(VM)
 
 floorplan: ## who imports whom, and whether ARCHITECTURE.md is true
 	go test .

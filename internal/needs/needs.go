@@ -8,7 +8,7 @@
 //	KIND reason…          may be missing
 //	user:KIND reason…     may be missing where the tests don't run as root
 //
-// The kinds are root, cgroup2, userns, shared, and the names of programs and users.
+// The kinds are root, cgroup2, userns, shared, vm, and the names of programs and users.
 package needs
 
 import (
@@ -90,6 +90,16 @@ func User(t testing.TB, name string) *user.User {
 		missing(t, name, err)
 	}
 	return u
+}
+
+// Kernel returns the path of a kernel to boot in a virtual machine, which CMGR_VM_KERNEL has.
+func Kernel(t testing.TB) string {
+	t.Helper()
+	path := os.Getenv("CMGR_VM_KERNEL")
+	if path == "" {
+		missing(t, "vm", errors.New("CMGR_VM_KERNEL is not set; `make vm` sets it"))
+	}
+	return path
 }
 
 // missing skips the test, or fails it where CI must not skip.
