@@ -3043,6 +3043,129 @@ func (x *Finding) GetIncludedAt() *Position {
 	return nil
 }
 
+type StatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRequest) Reset() {
+	*x = StatusRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRequest) ProtoMessage() {}
+
+func (x *StatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
+func (*StatusRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
+}
+
+type StatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the manager does: starting, started or stopping.
+	Internal string `protobuf:"bytes,1,opt,name=internal,proto3" json:"internal,omitempty"`
+	// What the boot script said last, as a term; without a script the same as internal.
+	Progress string `protobuf:"bytes,2,opt,name=progress,proto3" json:"progress,omitempty"`
+	// With a boot script that has not ended: the instruction that is being done (from 1), of how many, its text, and since when.
+	Step          int32                  `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	Steps         int32                  `protobuf:"varint,4,opt,name=steps,proto3" json:"steps,omitempty"`
+	Instruction   string                 `protobuf:"bytes,5,opt,name=instruction,proto3" json:"instruction,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusResponse) Reset() {
+	*x = StatusResponse{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusResponse) ProtoMessage() {}
+
+func (x *StatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
+func (*StatusResponse) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *StatusResponse) GetInternal() string {
+	if x != nil {
+		return x.Internal
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetProgress() string {
+	if x != nil {
+		return x.Progress
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetStep() int32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetSteps() int32 {
+	if x != nil {
+		return x.Steps
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetInstruction() string {
+	if x != nil {
+		return x.Instruction
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 var File_proto_control_v1_control_proto protoreflect.FileDescriptor
 
 const file_proto_control_v1_control_proto_rawDesc = "" +
@@ -3291,7 +3414,15 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04hint\x18\x04 \x01(\tR\x04hint\x12\x18\n" +
 	"\awarning\x18\x05 \x01(\bR\awarning\x12:\n" +
 	"\vincluded_at\x18\x06 \x01(\v2\x19.cmgr.control.v1.PositionR\n" +
-	"includedAt2\xd0\f\n" +
+	"includedAt\"\x0f\n" +
+	"\rStatusRequest\"\xc6\x01\n" +
+	"\x0eStatusResponse\x12\x1a\n" +
+	"\binternal\x18\x01 \x01(\tR\binternal\x12\x1a\n" +
+	"\bprogress\x18\x02 \x01(\tR\bprogress\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\x05R\x04step\x12\x14\n" +
+	"\x05steps\x18\x04 \x01(\x05R\x05steps\x12 \n" +
+	"\vinstruction\x18\x05 \x01(\tR\vinstruction\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\x9b\r\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -3312,6 +3443,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04Logs\x12\x1c.cmgr.control.v1.LogsRequest\x1a\x18.cmgr.control.v1.LogLine0\x01\x12B\n" +
 	"\x06Events\x12\x1e.cmgr.control.v1.EventsRequest\x1a\x16.cmgr.control.v1.Event0\x01\x12C\n" +
 	"\x04Wait\x12\x1c.cmgr.control.v1.WaitRequest\x1a\x1d.cmgr.control.v1.WaitResponse\x12I\n" +
+	"\x06Status\x12\x1e.cmgr.control.v1.StatusRequest\x1a\x1f.cmgr.control.v1.StatusResponse\x12I\n" +
 	"\x06Doctor\x12\x1e.cmgr.control.v1.DoctorRequest\x1a\x1f.cmgr.control.v1.DoctorResponse\x12O\n" +
 	"\bShutdown\x12 .cmgr.control.v1.ShutdownRequest\x1a!.cmgr.control.v1.ShutdownResponse\x12L\n" +
 	"\aVersion\x12\x1f.cmgr.control.v1.VersionRequest\x1a .cmgr.control.v1.VersionResponseB&Z$github.com/cmgr/cmgr/proto/controlpbb\x06proto3"
@@ -3328,7 +3460,7 @@ func file_proto_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_v1_control_proto_rawDescData
 }
 
-var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_proto_control_v1_control_proto_goTypes = []any{
 	(*Instance)(nil),               // 0: cmgr.control.v1.Instance
 	(*Exit)(nil),                   // 1: cmgr.control.v1.Exit
@@ -3374,15 +3506,17 @@ var file_proto_control_v1_control_proto_goTypes = []any{
 	(*VersionResponse)(nil),        // 41: cmgr.control.v1.VersionResponse
 	(*Problem)(nil),                // 42: cmgr.control.v1.Problem
 	(*Finding)(nil),                // 43: cmgr.control.v1.Finding
-	(*timestamppb.Timestamp)(nil),  // 44: google.protobuf.Timestamp
+	(*StatusRequest)(nil),          // 44: cmgr.control.v1.StatusRequest
+	(*StatusResponse)(nil),         // 45: cmgr.control.v1.StatusResponse
+	(*timestamppb.Timestamp)(nil),  // 46: google.protobuf.Timestamp
 }
 var file_proto_control_v1_control_proto_depIdxs = []int32{
-	44, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	46, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
-	44, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
+	46, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
 	2,  // 3: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
-	44, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
-	44, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
+	46, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
+	46, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 6: cmgr.control.v1.ReloadResponse.instance:type_name -> cmgr.control.v1.Instance
 	7,  // 7: cmgr.control.v1.ReloadResponse.changes:type_name -> cmgr.control.v1.Change
 	25, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
@@ -3390,9 +3524,9 @@ var file_proto_control_v1_control_proto_depIdxs = []int32{
 	0,  // 10: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
 	13, // 11: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
 	1,  // 12: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
-	44, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
+	46, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
 	14, // 14: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
-	44, // 15: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
+	46, // 15: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
 	2,  // 16: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
 	15, // 17: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
 	20, // 18: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
@@ -3405,63 +3539,66 @@ var file_proto_control_v1_control_proto_depIdxs = []int32{
 	25, // 25: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
 	0,  // 26: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
 	28, // 27: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
-	44, // 28: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	44, // 29: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	44, // 30: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
+	46, // 28: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	46, // 29: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	46, // 30: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
 	1,  // 31: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
 	1,  // 32: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
 	37, // 33: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
-	44, // 34: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	46, // 34: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
 	43, // 35: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
 	25, // 36: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
 	25, // 37: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
-	10, // 38: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 39: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 40: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 41: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 42: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 43: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 44: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 45: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 46: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 47: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 48: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 49: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	18, // 50: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	21, // 51: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	26, // 52: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	29, // 53: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	31, // 54: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	33, // 55: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	35, // 56: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	38, // 57: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	40, // 58: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 59: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 60: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 61: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 62: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 63: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 64: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 65: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 66: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 67: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 68: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 69: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 70: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	19, // 71: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	22, // 72: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	27, // 73: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	30, // 74: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	32, // 75: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	34, // 76: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	36, // 77: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	39, // 78: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	41, // 79: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	59, // [59:80] is the sub-list for method output_type
-	38, // [38:59] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	46, // 38: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
+	10, // 39: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 40: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 41: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 42: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 43: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 44: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 45: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 46: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 47: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 48: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 49: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 50: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	18, // 51: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	21, // 52: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	26, // 53: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	29, // 54: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	31, // 55: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	33, // 56: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	44, // 57: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	35, // 58: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	38, // 59: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	40, // 60: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 61: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 62: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 63: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 64: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 65: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 66: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 67: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 68: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 69: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 70: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 71: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 72: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	19, // 73: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	22, // 74: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	27, // 75: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	30, // 76: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	32, // 77: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	34, // 78: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	45, // 79: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	36, // 80: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	39, // 81: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	41, // 82: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	61, // [61:83] is the sub-list for method output_type
+	39, // [39:61] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
@@ -3478,7 +3615,7 @@ func file_proto_control_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_v1_control_proto_rawDesc), len(file_proto_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

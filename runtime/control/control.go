@@ -87,6 +87,14 @@ const (
 
 func (s Status) String() string { return [...]string{"ok", "warn", "fail"}[s] }
 
+// Progress is how far a manager is; see StatusResponse.
+type Progress struct {
+	Internal, Said string
+	Step, Steps    int // 0 when no instruction is being done
+	Instruction    string
+	Since          time.Time
+}
+
 // Config is what a Server serves.
 type Config struct {
 	Name    string // of the manager; "default" unless it was given one
@@ -99,6 +107,8 @@ type Config struct {
 	Connect func(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
 	// Doctor says what the manager found on this machine; nil for nothing to say.
 	Doctor func(ctx context.Context) []Check
+	// Progress says how far the manager is; nil for nothing to say.
+	Progress func() Progress
 	// Shutdown shuts the tree down, returns when that is done, and makes the manager end soon after.
 	Shutdown func(ctx context.Context) error
 	Log      *slog.Logger

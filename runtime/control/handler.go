@@ -351,6 +351,17 @@ func ended(op string, err error) error {
 	return failed(op, "", err)
 }
 
+// Status answers cmgr.control.v1.Control/Status.
+func (s *Server) Status(context.Context, *controlpb.StatusRequest) (*controlpb.StatusResponse, error) {
+	out := &controlpb.StatusResponse{}
+	if s.cfg.Progress != nil {
+		p := s.cfg.Progress()
+		out.Internal, out.Progress, out.Step, out.Steps = p.Internal, p.Said, int32(p.Step), int32(p.Steps)
+		out.Instruction, out.Since = p.Instruction, timestamp(p.Since)
+	}
+	return out, nil
+}
+
 // Doctor answers cmgr.control.v1.Control/Doctor.
 func (s *Server) Doctor(ctx context.Context, _ *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error) {
 	out := &controlpb.DoctorResponse{}

@@ -80,6 +80,8 @@ const (
 	ControlEventsProcedure = "/cmgr.control.v1.Control/Events"
 	// ControlWaitProcedure is the fully-qualified name of the Control's Wait RPC.
 	ControlWaitProcedure = "/cmgr.control.v1.Control/Wait"
+	// ControlStatusProcedure is the fully-qualified name of the Control's Status RPC.
+	ControlStatusProcedure = "/cmgr.control.v1.Control/Status"
 	// ControlDoctorProcedure is the fully-qualified name of the Control's Doctor RPC.
 	ControlDoctorProcedure = "/cmgr.control.v1.Control/Doctor"
 	// ControlShutdownProcedure is the fully-qualified name of the Control's Shutdown RPC.
@@ -130,6 +132,8 @@ type ControlClient interface {
 	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For
 	// a moniker that is destroyed, the end of its last run counts as long as its events are kept.
 	Wait(context.Context, *controlpb.WaitRequest) (*controlpb.WaitResponse, error)
+	// Status says how far the manager is, as Erlang's init:get_status does.
+	Status(context.Context, *controlpb.StatusRequest) (*controlpb.StatusResponse, error)
 	// Doctor says what the manager found on this machine.
 	Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error)
 	// Shutdown stops every instance in the order of dependencies, for good, and returns when that is done. The manager ends.
@@ -257,6 +261,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Wait")),
 			connect.WithClientOptions(opts...),
 		),
+		status: connect.NewClient[controlpb.StatusRequest, controlpb.StatusResponse](
+			httpClient,
+			baseURL+ControlStatusProcedure,
+			connect.WithSchema(controlMethods.ByName("Status")),
+			connect.WithClientOptions(opts...),
+		),
 		doctor: connect.NewClient[controlpb.DoctorRequest, controlpb.DoctorResponse](
 			httpClient,
 			baseURL+ControlDoctorProcedure,
@@ -298,6 +308,7 @@ type controlClient struct {
 	logs            *connect.Client[controlpb.LogsRequest, controlpb.LogLine]
 	events          *connect.Client[controlpb.EventsRequest, controlpb.Event]
 	wait            *connect.Client[controlpb.WaitRequest, controlpb.WaitResponse]
+	status          *connect.Client[controlpb.StatusRequest, controlpb.StatusResponse]
 	doctor          *connect.Client[controlpb.DoctorRequest, controlpb.DoctorResponse]
 	shutdown        *connect.Client[controlpb.ShutdownRequest, controlpb.ShutdownResponse]
 	version         *connect.Client[controlpb.VersionRequest, controlpb.VersionResponse]
@@ -457,6 +468,15 @@ func (c *controlClient) Wait(ctx context.Context, req *controlpb.WaitRequest) (*
 	return nil, err
 }
 
+// Status calls cmgr.control.v1.Control.Status.
+func (c *controlClient) Status(ctx context.Context, req *controlpb.StatusRequest) (*controlpb.StatusResponse, error) {
+	response, err := c.status.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Doctor calls cmgr.control.v1.Control.Doctor.
 func (c *controlClient) Doctor(ctx context.Context, req *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error) {
 	response, err := c.doctor.CallUnary(ctx, connect.NewRequest(req))
@@ -526,6 +546,8 @@ type ControlHandler interface {
 	// Wait returns once an instance is in the state that the request names, or can't get there any more (failed_precondition). For
 	// a moniker that is destroyed, the end of its last run counts as long as its events are kept.
 	Wait(context.Context, *controlpb.WaitRequest) (*controlpb.WaitResponse, error)
+	// Status says how far the manager is, as Erlang's init:get_status does.
+	Status(context.Context, *controlpb.StatusRequest) (*controlpb.StatusResponse, error)
 	// Doctor says what the manager found on this machine.
 	Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error)
 	// Shutdown stops every instance in the order of dependencies, for good, and returns when that is done. The manager ends.
@@ -649,6 +671,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Wait")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlStatusHandler := connect.NewUnaryHandlerSimple(
+		ControlStatusProcedure,
+		svc.Status,
+		connect.WithSchema(controlMethods.ByName("Status")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlDoctorHandler := connect.NewUnaryHandlerSimple(
 		ControlDoctorProcedure,
 		svc.Doctor,
@@ -705,6 +733,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlEventsHandler.ServeHTTP(w, r)
 		case ControlWaitProcedure:
 			controlWaitHandler.ServeHTTP(w, r)
+		case ControlStatusProcedure:
+			controlStatusHandler.ServeHTTP(w, r)
 		case ControlDoctorProcedure:
 			controlDoctorHandler.ServeHTTP(w, r)
 		case ControlShutdownProcedure:
@@ -790,6 +820,10 @@ func (UnimplementedControlHandler) Events(context.Context, *controlpb.EventsRequ
 
 func (UnimplementedControlHandler) Wait(context.Context, *controlpb.WaitRequest) (*controlpb.WaitResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Wait is not implemented"))
+}
+
+func (UnimplementedControlHandler) Status(context.Context, *controlpb.StatusRequest) (*controlpb.StatusResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Status is not implemented"))
 }
 
 func (UnimplementedControlHandler) Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error) {
