@@ -46,7 +46,7 @@ func cmgr(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 func (a *app) main(args []string) int {
 	root := newRoot(a)
-	root.SetArgs(args)
+	root.SetArgs(erlangFlags(args))
 	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return exitFine
@@ -119,8 +119,8 @@ or no manager runs.`,
 
 // subcommands are what cmgr can do, in the order of the manual.
 var subcommands = []func(*app) *cobra.Command{
-	newRun, newBootserver, newCompile, newVerify,
-	newList, newShow, newGraph, newRoute, newCapability, newLogs, newEvents, newWait, newDoctor,
+	newRun, newBoot, newBootserver, newCompile, newVerify,
+	newList, newShow, newGraph, newRoute, newCapability, newLogs, newEvents, newWait, newStatus, newDoctor,
 	newStart, newStop, newRestart, newKill, newSignal, newConnect, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
 	newFetch, newScript, newSystools,

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -57,31 +58,28 @@ With two arguments: create a component in a collection of the tree that runs, an
 			} else if len(cfg.Files) == 0 {
 				return usagef(cmd, "usage: "+cmd.UseLine(), "the root component's manifest is missing")
 			}
-			if err := name.Check(a.name); err != nil {
-				return usagef(cmd, "usage: "+cmd.UseLine(), "--name: %v", err)
-			}
 			if err := loadBy(cmd, &cfg, from, framing); err != nil {
 				return err
 			}
-			switch cfg.Job {
-			case "", job.Cgroup2, job.PIDNS, job.Subreaper:
-			default:
-				return usagef(cmd, fmt.Sprintf("there are %s, %s and %s", job.Cgroup2, job.PIDNS, job.Subreaper), "no such backend %q", cfg.Job)
-			}
-			return a.run(cfg, verbose)
+			return a.run(cmd, cfg, verbose)
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&cfg.Files, "config", nil, "a configuration `FILE` (JSON5); several are merged")
+	managerFlags(f, &cfg, &verbose)
 	loaderFlags(f, &from, &framing)
 	f.StringVar(&from.Cookie, "setcookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
 	f.StringVar(&cfg.Trust, "trust", "", "load only packages whose hash or signer stands in `FILE`")
+	f.BoolVar(&recreate, "recreate", false, "in a collection: destroy an instance of that name first")
+	return cmd
+}
+
+// managerFlags are the flags of the commands that are a manager.
+func managerFlags(f *pflag.FlagSet, cfg *manager.Config, verbose *bool) {
+	f.StringArrayVar(&cfg.Files, "config", nil, "a configuration `FILE` (JSON5); several are merged")
 	f.StringVar(&cfg.StateDir, "state", "", "the `DIR` for logs and what the next start must know (default below /var/lib/cmgr, or your home)")
 	f.BoolVar(&cfg.Stay, "stay", false, "stay when nothing runs any more")
 	f.StringVar(&cfg.Job, "job", "", "contain processes by `BACKEND`: cgroup2, pidns or subreaper (default: the strongest that works)")
-	f.BoolVarP(&verbose, "verbose", "v", false, "also show what only concerns manifests, and what the manager does")
-	f.BoolVar(&recreate, "recreate", false, "in a collection: destroy an instance of that name first")
-	return cmd
+	f.BoolVarP(verbose, "verbose", "v", false, "also show what only concerns manifests, and what the manager does")
 }
 
 // loadBy has the root, unless it is a URL, loaded by what the flags say.
@@ -110,7 +108,15 @@ func loadBy(cmd *cobra.Command, cfg *manager.Config, from prim.Config, framing s
 }
 
 // run is the manager.
-func (a *app) run(cfg manager.Config, verbose bool) error {
+func (a *app) run(cmd *cobra.Command, cfg manager.Config, verbose bool) error {
+	if err := name.Check(a.name); err != nil {
+		return usagef(cmd, "usage: "+cmd.UseLine(), "--name: %v", err)
+	}
+	switch cfg.Job {
+	case "", job.Cgroup2, job.PIDNS, job.Subreaper:
+	default:
+		return usagef(cmd, fmt.Sprintf("there are %s, %s and %s", job.Cgroup2, job.PIDNS, job.Subreaper), "no such backend %q", cfg.Job)
+	}
 	cfg.Name, cfg.Socket, cfg.Version = a.name, a.socket, versionString()
 	cfg.Functions = map[string]builtin.Func{"bootserver": bootserverComponent}
 	terminal := a.screen(a.out)

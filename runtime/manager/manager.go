@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/cmgr/cmgr/capabilities/protocol"
+	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/internal/sys/poll"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -39,6 +40,7 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/runit"
+	"github.com/cmgr/cmgr/runtime/boot"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/loader/cache"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
@@ -77,6 +79,9 @@ type Config struct {
 	Stay bool
 	// Version is what the management interface tells.
 	Version string
+	// Boot is a boot script to run, in the place of Root; BootDebug shows each of its instructions.
+	Boot      *boot.Plan
+	BootDebug bool
 	// Log is for what concerns the manager itself; nil is silence.
 	Log *slog.Logger
 }
@@ -100,11 +105,17 @@ type Manager struct {
 	directories map[string]string // those of the host that the root is offered, by name
 	confiner    *confine.Confiner // nil: nobody is confined
 
-	down     chan struct{} // closed when the tree must go down
-	downOnce sync.Once
-	// mu guards rebooted: why one component's end took the tree down, "" if none did.
+	down      chan struct{} // closed when the tree must go down
+	downOnce  sync.Once
+	boot      *boot.Boot // nil without a script
+	above     routing.Builtins
+	resolvers map[string]resolver.Resolver
+
+	// mu guards what follows.
 	mu       sync.Mutex
-	rebooted string
+	rebooted string // why one component's end took the tree down, "" if none did
+	failed   error  // why the boot script could not be run to its end
+	phase    string // starting, started or stopping
 }
 
 // StateDir is where a manager of that name keeps its logs: below /var/lib/cmgr for root, else below $XDG_STATE_HOME/cmgr or
@@ -139,9 +150,11 @@ func New(cfg Config) (_ *Manager, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, down: make(chan struct{})}
-	if m.root, err = rootURL(cfg.Root, settings); err != nil {
-		return nil, err
+	m := &Manager{cfg: cfg, down: make(chan struct{}), phase: "starting"}
+	if cfg.Boot == nil {
+		if m.root, err = rootURL(cfg.Root, settings); err != nil {
+			return nil, err
+		}
 	}
 	for n := range cfg.Runners {
 		if err := name.Check(n); err != nil || n == runnerELF || n == runnerRunit || n == "builtin" {
@@ -200,23 +213,32 @@ func New(cfg Config) (_ *Manager, err error) {
 	if cfg.Functions != nil {
 		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
 	}
-	resolvers := diskResolvers(cml.Options{})
-	if err := m.load(resolvers, settings); err != nil {
+	m.resolvers = diskResolvers(cml.Options{})
+	if err := m.load(m.resolvers, settings); err != nil {
 		return nil, err
+	}
+	if cfg.Boot != nil {
+		if m.root, err = bootResolvers(cfg.Boot, m.resolvers); err != nil {
+			return nil, err
+		}
 	}
 	m.serveFramework(settings)
 	m.directories = map[string]string{dataDirectory: filepath.Join(cfg.StateDir, "data")}
 	if err := os.MkdirAll(m.directories[dataDirectory], 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
+	m.above = m.builtins(all, m.resolvers)
 	m.realm = realm.New(realm.Config{
-		RootURL: m.root, Builtins: m.builtins(all, resolvers), Runners: all, Resolvers: resolvers,
+		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,
 		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,
-		Doctor: m.doctor, Shutdown: m.shutdownAsked, Log: cfg.Log,
+		Doctor: m.doctor, Progress: m.progress, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
+	if cfg.Boot != nil {
+		m.boot = boot.New(cfg.Boot, m.realm, m.tellBoot)
+	}
 	return m, nil
 }
 
@@ -310,12 +332,15 @@ func (m *Manager) KillAll() { m.realm.KillAll() }
 type Outcome struct {
 	Failures []realm.Failure
 	Rebooted string // whose end took the tree down, and why; "" if none did
+	Boot     error  // why the boot script could not be run to its end; nil if it was, or there is none
 	Shutdown error  // what could not be shut down
 }
 
 func (o *Outcome) Error() string {
 	var b strings.Builder
-	if o.Rebooted != "" {
+	if o.Boot != nil {
+		b.WriteString(o.Boot.Error())
+	} else if o.Rebooted != "" {
 		b.WriteString(o.Rebooted)
 	} else if n := len(o.Failures); n > 0 {
 		words := "components"
@@ -359,16 +384,27 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 	})
 
-	_ = m.realm.Start(ctx, name.Root, "root") // its events tell
 	idle := make(chan struct{})
-	waiting, stopWaiting := context.WithCancel(context.Background())
+	waiting, stopWaiting := context.WithCancel(ctx)
 	var wait sync.WaitGroup
-	if !m.cfg.Stay {
-		wait.Go(func() {
-			if m.realm.Idle(waiting) == nil {
-				close(idle)
+	wait.Go(func() {
+		if m.boot != nil {
+			if err := m.bootUp(waiting); err != nil {
+				if waiting.Err() == nil && m.boot.Status().Internal != "stopping" {
+					m.bootFailed(err)
+				}
+				return
 			}
-		})
+		} else {
+			_ = m.realm.Start(waiting, name.Root, "root") // its events tell
+			m.enter("started")
+		}
+		if !m.cfg.Stay && m.realm.Idle(waiting) == nil {
+			close(idle)
+		}
+	})
+	if m.boot != nil {
+		wait.Go(func() { m.boot.Watch(waiting, m.reboot) })
 	}
 	select {
 	case <-ctx.Done():
@@ -377,14 +413,15 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	stopWaiting()
 	wait.Wait()
-	if lazy := m.lazy(); m.realm.Runs() == 0 && len(m.realm.Failures()) == 0 && lazy != "" && m.cfg.Screen != nil {
+	if lazy := m.lazy(); m.boot == nil && m.realm.Runs() == 0 && len(m.realm.Failures()) == 0 && lazy != "" && m.cfg.Screen != nil {
 		m.cfg.Screen.Say(fmt.Sprintf("nothing was started: %s waits to be used; give it startup: \"eager\", or run with --stay and `cmgr start %s`",
 			lazy, lazy))
 	}
+	m.stopBoot(context.Background())
 	down := m.realm.Shutdown(context.Background())
 	out := &Outcome{Failures: m.realm.Failures(), Shutdown: down}
 	m.mu.Lock()
-	out.Rebooted = m.rebooted
+	out.Rebooted, out.Boot = m.rebooted, m.failed
 	m.mu.Unlock()
 
 	closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -398,7 +435,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	case <-shown:
 	case <-closing.Done(): // whoever reads our output doesn't
 	}
-	if len(out.Failures) > 0 || out.Rebooted != "" || down != nil {
+	if len(out.Failures) > 0 || out.Rebooted != "" || out.Boot != nil || down != nil {
 		return out
 	}
 	return nil
@@ -466,6 +503,7 @@ func (m *Manager) reboot(at name.Moniker, why string) {
 
 // shutdownAsked is a shutdown over the management socket.
 func (m *Manager) shutdownAsked(ctx context.Context) error {
+	m.stopBoot(ctx)
 	err := m.realm.Shutdown(ctx)
 	m.downOnce.Do(func() { close(m.down) })
 	return err

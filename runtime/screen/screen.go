@@ -58,6 +58,26 @@ func New(out, err io.Writer, o Options) *Screen {
 	return &Screen{o: o, out: bufio.NewWriterSize(out, 32<<10), err: bufio.NewWriterSize(err, 8<<10)}
 }
 
+// Progress shows how far a boot is: that it has done so many of so many instructions, and what it said last. On a terminal that is a bar.
+func (s *Screen) Progress(done, of int, said string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.o.JSON:
+		s.json("progress", struct {
+			Step     int    `json:"step"`
+			Steps    int    `json:"steps"`
+			Progress string `json:"progress"`
+		}{done, of, said})
+	case s.o.Terminal:
+		const width = 24
+		full := width * done / max(of, 1)
+		s.say("36", fmt.Sprintf("boot [%s%s] %3d%% %s", strings.Repeat("=", full), strings.Repeat(" ", width-full), 100*done/max(of, 1), said))
+	default:
+		s.say("", fmt.Sprintf("boot: progress %s (%d of %d)", said, done, of))
+	}
+}
+
 // Flush brings to the eye what was written.
 func (s *Screen) Flush() {
 	s.mu.Lock()

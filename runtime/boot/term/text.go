@@ -38,6 +38,10 @@ func write(b *strings.Builder, t Term) {
 		series(b, "{", t, "}")
 	case Bits:
 		b.WriteString("<<")
+		if t.Last == 0 && len(t.Bytes) > 0 && !strings.ContainsFunc(t.Bytes, func(r rune) bool { return r < ' ' || r > '~' }) {
+			b.WriteString(quote(t.Bytes, '"') + ">>")
+			return
+		}
 		for i, c := range []byte(t.Bytes) {
 			if i > 0 {
 				b.WriteByte(',')

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/runtime/boot"
+	"github.com/cmgr/cmgr/runtime/boot/systools"
+	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/manager"
+	"github.com/cmgr/cmgr/runtime/resolver"
+	"github.com/cmgr/cmgr/runtime/verify"
+)
+
+func newBoot(a *app) *cobra.Command {
+	var cfg manager.Config
+	var verbose, stale bool
+	var mode, root string
+	var pa, pz, path, vars []string
+	cmd := &cobra.Command{
+		Use:   "boot NAME [-mode MODE] [-pa DIR] [-pz DIR] [-path DIR] [-boot_var V DIR]",
+		Short: "run a boot script, in the foreground",
+		Long: `Run the boot file NAME.boot: an Erlang boot script whose modules are components
+(cmgr systools make-script --components), or a tree that was compiled (cmgr
+compile --boot). The whole script is checked before anything of it is done: its
+instructions, what they call, and the routes of all its components.
+
+In embedded mode, the default, everything is resolved at once and nothing
+afterwards; in interactive mode what is loaded after kernel_load_completed is
+resolved at its first use. The path is -pa, the script's, -pz, or -path alone;
+$ROOT in it is --root, other variables are set by -boot_var. As in Erlang, a
+list of directories goes on to the next option, and options have one dash or
+two.
+
+A kernelProcess that ends takes the system down, and so does an application as
+its type says. A tree whose sources have changed since it was compiled is
+refused, unless --stale is given. Ctrl-C stops applications and then kernel
+processes, in the reverse order of their starts.`,
+		Example: `  cmgr boot site -boot_var SITE /srv/site
+  cmgr boot site -pa ./build -mode interactive --init_debug
+  cmgr compile --boot root.cml -o shop && cmgr boot shop`,
+		GroupID:           groupRun,
+		Args:              between(1, 1),
+		ValidArgsFunction: completeFiles("boot"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if mode != "embedded" && mode != "interactive" {
+				return usagef(cmd, "usage: "+cmd.UseLine(), "-mode is embedded or interactive, not %q", mode)
+			}
+			file := strings.TrimSuffix(args[0], ".boot") + ".boot"
+			t, err := readTerm(file)
+			if err != nil {
+				if e := new(control.Error); errors.As(err, &e) && errors.Is(missingBoot(file), fs.ErrNotExist) {
+					e.Problem.Hint = "`cmgr systools make-script --components` and `cmgr compile --boot` make one"
+				}
+				return err
+			}
+			o := boot.Options{Interactive: mode == "interactive", Pa: groups(pa, true), Pz: groups(pz, false), Version: versionString()}
+			if cmd.Flags().Changed("path") {
+				o.Path = append([]string{}, groups(path, false)...)
+			}
+			if o.Root, err = realDir(cmp.Or(root, filepath.Dir(file))); err != nil {
+				return fileError(root, err)
+			}
+			o.Vars = map[string]string{}
+			for _, v := range vars {
+				pair := strings.Split(v, "\x00")
+				if len(pair) == 1 {
+					pair = strings.SplitN(v, "=", 2)
+				}
+				if len(pair) != 2 {
+					return usagef(cmd, "usage: "+cmd.UseLine(), "-boot_var takes a name and a directory")
+				}
+				o.Vars[pair[0]] = pair[1]
+			}
+			plan, found := boot.Check(t, o)
+			if found != nil {
+				lines := make([]string, len(found))
+				for i, f := range found {
+					lines[i] = fmt.Sprintf("%s: %v", file, f)
+				}
+				return badScript(errors.New(strings.Join(lines, "\n")))
+			}
+			if plan.Tree != nil && !stale {
+				if err := fresh(file, plan.Tree); err != nil {
+					return err
+				}
+			}
+			cfg.Boot = plan
+			return a.run(cmd, cfg, verbose)
+		},
+	}
+	f := cmd.Flags()
+	managerFlags(f, &cfg, &verbose)
+	f.StringVar(&mode, "mode", "embedded", "embedded: resolve everything at once; interactive: at first use")
+	f.StringArrayVar(&pa, "pa", nil, "look in `DIR`... first")
+	f.StringArrayVar(&pz, "pz", nil, "look in `DIR`... last")
+	f.StringArrayVar(&path, "path", nil, "look in `DIR`... and not where the script says")
+	f.StringArrayVar(&vars, "boot_var", nil, "$NAME in the script is DIR (`NAME=DIR`, or two arguments)")
+	f.StringVar(&root, "root", "", "$ROOT in the script is `DIR` (default: where NAME.boot is)")
+	f.BoolVar(&cfg.BootDebug, "init_debug", false, "show each instruction")
+	f.BoolVar(&stale, "stale", false, "run a tree as it was compiled, though its sources have changed")
+	return cmd
+}
+
+// realDir is the directory's absolute name without symlinks.
+func realDir(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(dir)
+}
+
+// missingBoot says why the file cannot be found.
+func missingBoot(file string) error {
+	_, err := filepath.EvalSymlinks(file)
+	return err
+}
+
+// fresh refuses a tree whose sources have changed.
+func fresh(file string, t *boot.Tree) error {
+	changed, err := t.Stale()
+	if err != nil {
+		return fileError(file, err)
+	}
+	if changed == nil {
+		return nil
+	}
+	return &control.Error{Problem: &control.Problem{
+		Kind:    capabilities.Precondition.String(),
+		Message: fmt.Sprintf("%s is stale: since it was compiled these have changed: %s", file, strings.Join(changed, ", ")),
+		Hint:    "compile it again (cmgr compile --boot), or run it as it was (--stale)",
+	}}
+}
+
+// groups are the directories of an option that was given several times, each time with a list: later lists come first if newestFirst.
+func groups(lists []string, newestFirst bool) []string {
+	var out []string
+	for _, l := range lists {
+		dirs := strings.Split(l, "\x00")
+		if newestFirst {
+			out = slices.Concat(dirs, out)
+		} else {
+			out = append(out, dirs...)
+		}
+	}
+	return out
+}
+
+// erlangFlags rewrites Erlang's options of `cmgr boot`, one dash and any number of arguments up to the next option, to ours: two dashes
+// and one argument, in which NUL stands between several.
+func erlangFlags(args []string) []string {
+	at := 0
+	for at < len(args) && args[at] != "boot" {
+		switch {
+		case args[at] == "--name" || args[at] == "--socket":
+			at += 2
+		case strings.HasPrefix(args[at], "-"):
+			at++
+		default:
+			return args
+		}
+	}
+	if at >= len(args) {
+		return args
+	}
+	out := slices.Clone(args[:at+1])
+	for rest := args[at+1:]; len(rest) > 0; {
+		arg := rest[0]
+		rest = rest[1:]
+		option := strings.TrimLeft(arg, "-")
+		if option == arg {
+			out = append(out, arg)
+			continue
+		}
+		most := map[string]int{"mode": 1, "pa": len(rest), "pz": len(rest), "path": len(rest), "boot_var": 2, "init_debug": 0, "root": 1}
+		n, known := most[option]
+		if !known {
+			out = append(out, arg)
+			continue
+		}
+		var values []string
+		for len(values) < n && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+			values, rest = append(values, rest[0]), rest[1:]
+		}
+		out = append(out, "--"+option)
+		if n > 0 && len(values) > 0 {
+			out = append(out, strings.Join(values, "\x00"))
+		}
+	}
+	return out
+}
+
+// compileBoot writes the tree below root as a boot script, if all its routes lead somewhere.
+func (a *app) compileBoot(ctx context.Context, root, out string) error {
+	url, err := resolver.FileURL(root)
+	if err != nil {
+		return err
+	}
+	out = strings.TrimSuffix(strings.TrimSuffix(out, ".boot"), ".script")
+	dir, err := realDir(filepath.Dir(out))
+	if err != nil {
+		return fileError(out, err)
+	}
+	v := verifier{app: a, limit: verify.DefaultLimit}
+	t, done, err := v.open(ctx, root)
+	if err != nil {
+		return err
+	}
+	var found []verify.Result
+	s, err := t.Check(ctx, nil, false, func(r verify.Result) { found = append(found, r) })
+	done()
+	if err != nil {
+		return err
+	}
+	if s.Errors > 0 {
+		a.out = a.err // what was asked for is not made
+		v.app = a
+		v.text(t, s, found, nil)
+		return errFailed
+	}
+	_, resolvers := manager.Above(cml.Options{})
+	script, err := boot.Compile(ctx, url, dir, resolvers["file"])
+	if err != nil {
+		return err
+	}
+	if err := systools.Write(out, script); err != nil {
+		return fileError(out, err)
+	}
+	if !a.json {
+		return nil
+	}
+	return a.writeJSON(struct {
+		Script    string `json:"script"`
+		Boot      string `json:"boot"`
+		Instances int    `json:"instances"`
+		Manifests int    `json:"manifests"`
+	}{out + ".script", out + ".boot", t.Instances, t.Manifests})
+}

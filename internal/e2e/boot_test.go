@@ -1,0 +1,204 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// script writes DIR/NAME.script, and NAME.boot by systools.
+func script(t *testing.T, dir, name, instructions string) {
+	t.Helper()
+	put(t, filepath.Join(dir, name+".script"), `{script,{"`+name+`","1"},[`+instructions+"]}.\n")
+	tool(t, dir, 0, "systools", "script2boot", name+".script", name+".boot")
+}
+
+// tool runs a command that is no manager in dir, and returns all it prints.
+func tool(t *testing.T, dir string, code int, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != code {
+		t.Fatalf("cmgr %s: %v, want exit code %d\n%s", strings.Join(args, " "), err, code, out)
+	}
+	return string(out)
+}
+
+// boot runs `cmgr boot` in dir.
+func boot(t *testing.T, dir string, args ...string) *tree {
+	t.Helper()
+	r := prepare(t, dir)
+	cmd := exec.Command(binary, append([]string{"boot", "--socket", r.sock, "--state", r.state}, args...)...)
+	cmd.Dir = dir
+	r.begin(cmd, func(*exec.Cmd) {})
+	return r
+}
+
+func sh(text string) string {
+	return fmt.Sprintf("{ program: { runner: \"elf\", binary: \"/bin/sh\", args: [ \"-c\", %q ] } }", text)
+}
+
+// daemon says its name at the begin and when it is asked to end.
+func daemon(name string) string {
+	return sh("trap 'echo " + name + " ends; exit' TERM; echo " + name + " runs; while :; do sleep 0.1; done")
+}
+
+// TestBootRelease makes a release of components, boots it, and stops it in the reverse order.
+func TestBootRelease(t *testing.T) {
+	dir := write(t, map[string]string{
+		"lib/base-1/components/logd.cml":    daemon("logd"),
+		"lib/shop-2/components/db.cml":      daemon("db"),
+		"lib/shop-2/components/migrate.cml": sh("echo migrated"),
+		"lib/base-1/components/base.app": `{application,base,[{description,""},{vsn,"1"},{modules,[logd]},{registered,[]},{applications,[]},
+			{env,[{cmgr,[{critical,[logd]}]}]}]}.`,
+		"lib/shop-2/components/shop.app": `{application,shop,[{description,""},{vsn,"2"},{modules,[db,migrate]},{registered,[]},{applications,[base]},
+			{env,[{cmgr,[{run,[migrate]}]}]}]}.`,
+		"site.rel": `{release,{"site","7"},{erts,"0.0"},[{shop,"2"},{base,"1"}]}.`,
+	})
+	tool(t, dir, 0, "systools", "make-script", "--components", "--path", "lib/*/components", "site")
+	r := boot(t, dir, "site", "-init_debug")
+	r.until("{started,started}", func() bool {
+		out, _, code := r.cmgr("status")
+		return code == 0 && strings.HasPrefix(out, "{started,started}\n")
+	})
+	if err := r.err(); !strings.Contains(err, "progress modules_loaded") || !strings.Contains(err, "{kernelProcess,logd,") {
+		t.Errorf("it said:\n%s", err)
+	}
+	if code := r.stop(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, r.err())
+	}
+	// What a program prints may be seen after others have begun; the changes of state stand in their order.
+	inOrder := func(text string, words ...string) {
+		at := 0
+		for _, w := range words {
+			i := strings.Index(text[at:], w)
+			if i < 0 {
+				t.Errorf("no %q where it should stand in\n%s", w, text)
+				return
+			}
+			at += i
+		}
+	}
+	inOrder(r.err(), "/logd started", "/migrate started", "/migrate exited", "/db started", "/db exited", "/logd exited")
+	inOrder(r.out(), "db ends", "logd ends")
+}
+
+// TestBootFails: what is wrong is told with its instruction, before anything is started, and what fails ends the system.
+func TestBootFails(t *testing.T) {
+	dir := write(t, map[string]string{
+		"c/db.cml":    daemon("db"),
+		"c/bad.cml":   sh("exit 3"),
+		"c/lost.cml":  `{ program: { runner: "elf", binary: "/bin/true" }, use: [ { protocol: "p" } ] }`,
+		"c/ends.cml":  sh("sleep 0.3; echo over"),
+		"c/hangs.cml": sh("while :; do sleep 1; done"),
+	})
+	const load = `{path,["$ROOT/c"]},{primLoad,[db,bad,ends,hangs]},{kernelProcess,db,{component,start,[db]}},`
+	for _, c := range []struct{ name, script, want string }{
+		{"late", load + `{apply,{component,start,[nobody]}}`, "instruction 4, {apply,{component,start,[nobody]}}: no primLoad before has the component nobody"},
+		{"mfa", load + `{apply,{os,cmd,["rm"]}}`, "there is no os:cmd/1"},
+		{"var", `{path,["$SITE/c"]},{primLoad,[db]}`, "cannot expand $SITE"},
+		{"missing", `{path,["$ROOT/c"]},{primLoad,[gone]},{progress,started}`, "instruction 2, {primLoad,[gone]}: "},
+		{"routes", `{path,["$ROOT/c"]},{primLoad,[lost]},{progress,started}`, "protocol"},
+		{"newer", `{apply,{cmgr,require,["99.0"]}},{preLoaded,[java]},{progress,started}`, "java is not built into this cmgr"},
+		{"run", load + `{apply,{component,run,[bad]}},{progress,started}`, "instruction 4, {apply,{component,run,[bad]}}: component bad: exited code=3"},
+		{"end", load + `{kernelProcess,ends,{component,start,[ends]}},{progress,started}`, "/ends took the tree down: it is a kernel process"},
+		{"hang", load + `{apply,{component,run,[hangs,[{timeout_ms,200}]]}}`, "instruction 4, {apply,{component,run,[hangs,[{timeout_ms,200}]]}}: component hangs: it hangs: not ended within 200ms"},
+	} {
+		script(t, dir, c.name, c.script)
+		r := boot(t, dir, c.name)
+		if code := r.wait(); code != 1 || !strings.Contains(r.err(), c.want) {
+			t.Errorf("%s: exit code %d, want 1 and %q\n%s", c.name, code, c.want, r.err())
+		}
+		if started := strings.Contains(r.out(), "db runs") || strings.Contains(r.err(), "/db started"); started != strings.Contains("run end hang", c.name) {
+			t.Errorf("%s: started: %t\n%s", c.name, started, r.err())
+		}
+	}
+	script(t, dir, "may", load+`{apply,{component,run,[bad,[{may_fail,true}]]}},{apply,{cmgr,sleep,[1]}},{apply,{cmgr,log,["here"]}},{progress,{any,"term"}}`)
+	r := boot(t, dir, "may")
+	r.until("the last progress", func() bool {
+		out, _, _ := r.cmgr("status")
+		return strings.HasPrefix(out, "{started,{any,\"term\"}}\n")
+	})
+	r.stop()
+}
+
+// TestBootInteractive: what is loaded after kernel_load_completed is looked for at its first use, and with -path elsewhere.
+func TestBootInteractive(t *testing.T) {
+	dir := write(t, map[string]string{"other/db.cml": daemon("db")})
+	script(t, dir, "s", `{path,["$ROOT/c"]},{kernel_load_completed},{primLoad,[db,gone]},{progress,started}`)
+	if r := boot(t, dir, "s"); r.wait() != 1 {
+		t.Error("embedded: a missing component is no fault")
+	}
+	r := boot(t, dir, "s", "-mode", "interactive", "--stay", "-path", "none", "other")
+	r.until("started", func() bool { out, _, _ := r.cmgr("status"); return out == "{started,started}\n" })
+	r.must("start", "/db")
+	if _, _, code := r.cmgr("start", "/gone"); code == 0 {
+		t.Error("what is nowhere starts")
+	}
+	r.stop()
+}
+
+// TestBootCompiled: a compiled tree starts where its sources are gone, and is refused where they have changed.
+func TestBootCompiled(t *testing.T) {
+	dir := write(t, map[string]string{
+		"root.cml":  `{ children: [ { name: "a", url: "sub/a.cml", startup: "eager" } ], offer: [ { runner: "elf", from: "parent", to: "#a" } ] }`,
+		"sub/a.cml": sh("echo hello"),
+	})
+	tool(t, dir, 0, "compile", "--boot", "root.cml", "-o", "site")
+	moved := filepath.Join(dir, "moved")
+	if err := os.MkdirAll(filepath.Join(moved, "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "site.boot"), filepath.Join(moved, "site.boot")); err != nil {
+		t.Fatal(err)
+	}
+	if r := boot(t, moved, "site"); r.wait() != 0 || !strings.Contains(r.out(), "hello") {
+		t.Errorf("moved: %s\n%s", r.out(), r.err())
+	}
+	put(t, filepath.Join(moved, "sub/a.cml"), sh("echo changed"))
+	if r := boot(t, moved, "site"); r.wait() != 1 || !strings.Contains(r.err(), "sub/a.cml") {
+		t.Errorf("changed: %s\n%s", r.out(), r.err())
+	}
+	if r := boot(t, moved, "site", "--stale"); r.wait() != 0 || !strings.Contains(r.out(), "hello") {
+		t.Errorf("stale: %s\n%s", r.out(), r.err())
+	}
+	put(t, filepath.Join(dir, "sub/a.cml"), "{ use: [ { protocol: \"nowhere\" } ] }")
+	tool(t, dir, 1, "compile", "--boot", "root.cml", "-o", "site")
+}
+
+// BenchmarkBoot starts 1,000 components from their sources and from a compiled tree.
+func BenchmarkBoot(b *testing.B) {
+	dir := b.TempDir()
+	var children strings.Builder
+	for n := range 1000 {
+		fmt.Fprintf(&children, "{ name: \"c%d\", url: \"c%d.cml\", startup: \"eager\" },", n, n)
+		text := fmt.Sprintf("{ program: { runner: \"elf\", binary: \"/bin/true\", args: [ \"%d\" ] } }", n)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("c%d.cml", n)), []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "root.cml"), []byte("{ children: ["+children.String()+"] }"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	if out, err := exec.Command(binary, "compile", "--boot", filepath.Join(dir, "root.cml"), "-o", filepath.Join(dir, "root")).CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	for _, how := range [][]string{{"run", filepath.Join(dir, "root.cml")}, {"boot", filepath.Join(dir, "root")}} {
+		b.Run(how[0], func(b *testing.B) {
+			for b.Loop() {
+				begun := time.Now()
+				cmd := exec.Command(binary, append(how, "--socket", filepath.Join(b.TempDir(), "s"), "--state", b.TempDir())...)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("%v\n%s", err, out)
+				}
+				b.ReportMetric(cmd.ProcessState.UserTime().Seconds()+cmd.ProcessState.SystemTime().Seconds(), "cpu-s/op")
+				b.ReportMetric(time.Since(begun).Seconds(), "s/op")
+			}
+		})
+	}
+}

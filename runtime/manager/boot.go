@@ -1,0 +1,130 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cmgr/cmgr/runtime/boot"
+	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/resolver"
+	"github.com/cmgr/cmgr/runtime/verify"
+)
+
+// bootResolvers adds what resolves the components of the boot script to those of the manager, and says which URL the root has.
+func bootResolvers(p *boot.Plan, all map[string]resolver.Resolver) (root string, err error) {
+	if t := p.Tree; t != nil {
+		all["file"] = resolver.NewCompiled(t.Records, t.Manifests, all["file"])
+		return t.URL, nil
+	}
+	all[boot.Scheme], err = boot.NewResolver(p, all["file"], true)
+	return boot.RootURL, err
+}
+
+// bootUp runs the boot script. The whole of it is checked first: each component that is not lazy is resolved, with all below it, and
+// each of their routes must lead somewhere. A tree that was compiled has been checked then.
+func (m *Manager) bootUp(ctx context.Context) error {
+	if m.cfg.Boot.Tree == nil {
+		if err := m.checkBoot(ctx); err != nil {
+			return err
+		}
+	}
+	return m.boot.Run(ctx)
+}
+
+func (m *Manager) checkBoot(ctx context.Context) error {
+	resolvers := map[string]resolver.Resolver{}
+	for n, r := range m.resolvers {
+		resolvers[n] = r
+	}
+	var err error
+	if resolvers[boot.Scheme], err = boot.NewResolver(m.cfg.Boot, m.resolvers["file"], false); err != nil {
+		return err
+	}
+	t, err := verify.Open(ctx, verify.Config{Root: boot.RootURL, Builtins: m.above, Resolvers: resolvers})
+	if err != nil {
+		return err
+	}
+	var found []error
+	_, err = t.Check(ctx, nil, false, func(r verify.Result) {
+		if r.Severity != verify.Error || r.Err == nil {
+			return
+		}
+		at := ""
+		if segs := r.Target.Segments(); len(segs) > 0 {
+			if c := m.cfg.Boot.Component(segs[0]); c != nil {
+				at = c.At + ": "
+			}
+		} else if c := m.cfg.Boot.Component(strings.TrimPrefix(r.Name, boot.RootURL)); c != nil {
+			at = c.At + ": "
+		}
+		found = append(found, fmt.Errorf("%s%w", at, r.Err))
+	})
+	if err == nil && found != nil {
+		err = errors.Join(found...)
+	}
+	return err
+}
+
+// tellBoot shows how a boot goes on.
+func (m *Manager) tellBoot(n boot.News) {
+	s := m.cfg.Screen
+	if s == nil {
+		return
+	}
+	switch {
+	case n.Hangs > 0:
+		s.Say(fmt.Sprintf("boot: instruction %d, %s, has not returned for %s", n.Step, n.Text, n.Hangs))
+	case n.Said != "":
+		s.Say("boot: " + n.Said)
+	case n.Reached:
+		s.Progress(n.Step, n.Steps, n.Progress)
+	case n.Begins && m.cfg.BootDebug:
+		s.Say(fmt.Sprintf("boot: %s", n.Text))
+	default:
+		return
+	}
+	s.Flush()
+}
+
+// progress is what the management interface says of the boot.
+func (m *Manager) progress() control.Progress {
+	if m.boot != nil {
+		s := m.boot.Status()
+		p := control.Progress{Internal: s.Internal, Said: s.Progress}
+		if s.Internal == "starting" {
+			p.Step, p.Steps, p.Instruction, p.Since = s.Step, s.Steps, s.Text, s.Since
+		}
+		return p
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return control.Progress{Internal: m.phase, Said: m.phase}
+}
+
+// enter says what the manager does from now on.
+func (m *Manager) enter(phase string) {
+	m.mu.Lock()
+	m.phase = phase
+	m.mu.Unlock()
+}
+
+// bootFailed takes the tree down, as the script could not be run to its end.
+func (m *Manager) bootFailed(err error) {
+	m.mu.Lock()
+	m.failed = fmt.Errorf("boot: %w", err)
+	m.mu.Unlock()
+	if m.cfg.Screen != nil {
+		m.cfg.Screen.Say("boot failed, shutting down")
+	}
+	m.downOnce.Do(func() { close(m.down) })
+}
+
+// stopBoot stops what the script started, in its order.
+func (m *Manager) stopBoot(ctx context.Context) {
+	m.enter("stopping")
+	if m.boot != nil {
+		m.boot.Stop(ctx)
+	}
+}
