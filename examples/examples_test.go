@@ -38,7 +38,7 @@ func TestExamples(t *testing.T) {
 	for _, file := range files {
 		t.Run(filepath.Dir(file), func(t *testing.T) {
 			t.Parallel()
-			if filepath.Dir(file) == "python-runner" {
+			if d := filepath.Dir(file); d == "python-runner" || d == "echo" {
 				needs.Tool(t, "python3")
 			}
 			expect(t, cmgr, file)
