@@ -94,7 +94,7 @@ func (s screen) event(e *controlpb.Event) string {
 		color = s.green
 	case "failed", "gave_up", "reboot", "lost":
 		color = s.red
-	case "waiting", "restarting":
+	case "waiting", "restarting", "missing":
 		color = s.yellow
 	}
 	if e.DelaySeconds != nil {

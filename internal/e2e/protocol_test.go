@@ -70,4 +70,8 @@ func testProtocol(t *testing.T, args ...string) {
 	if !strings.Contains(r.out(), "/client | refused\n") {
 		t.Errorf("the client was not refused\n%s", r.out())
 	}
+	if !strings.Contains(r.err(), "/client: required protocol absent is not available (used at ") ||
+		!strings.Contains(r.err(), `hint: add { protocol: "absent"`) {
+		t.Errorf("nobody is told why\n%s", r.err())
+	}
 }

@@ -2318,7 +2318,7 @@ type Event struct {
 	Seq  float64                `protobuf:"fixed64,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// discovered, resolved, unresolved, started, stopping, stopped, failed, restarting, gave_up, shutdown, destroyed, reboot,
-	// waiting; or lost, for what was too much for the reader (text says how many).
+	// waiting, missing; or lost, for what was too much for the reader (text says how many).
 	Kind    string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	Moniker string `protobuf:"bytes,4,opt,name=moniker,proto3" json:"moniker,omitempty"`
 	Url     string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`

@@ -71,11 +71,12 @@ const (
 	EventDestroyed
 	EventReboot  // its end makes the whole tree shut down
 	EventWaiting // a shutdown waits for it; Text says since when
+	EventMissing // something required is not available to it; Text says what and why, and what to do
 )
 
 var eventKinds = [...]string{
 	"discovered", "resolved", "unresolved", "started", "stopping", "stopped", "failed", "restarting", "gave_up",
-	"shutdown", "destroyed", "reboot", "waiting",
+	"shutdown", "destroyed", "reboot", "waiting", "missing",
 }
 
 func (k EventKind) String() string { return eventKinds[k] }

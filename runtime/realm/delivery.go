@@ -238,7 +238,13 @@ func (i *instance) missing(u *manifest.Use, err error) {
 	if u.Pos.IsValid() {
 		at = " (used at " + u.Pos.String() + ")"
 	}
-	i.realm.cfg.Sinks.Note(i.moniker, fmt.Sprintf("%s %s %s is not available%s: %v", u.Availability, u.Kind, u.SourceName, at, err))
+	text := fmt.Sprintf("%s %s %s is not available%s: %v", u.Availability, u.Kind, u.SourceName, at, err)
+	i.realm.cfg.Sinks.Note(i.moniker, text)
+	if u.Availability == manifest.Required {
+		i.mu.Lock()
+		i.emitLocked(Event{Kind: EventMissing, Text: text})
+		i.mu.Unlock()
+	}
 }
 
 // deliverProtocol puts what by names, all at one place, into the namespace.

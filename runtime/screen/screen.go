@@ -255,6 +255,8 @@ func (s *Screen) Event(e realm.Event) {
 		s.say(red, fmt.Sprintf("%s ended and takes the whole tree down%s", m, paren(e.Text)))
 	case realm.EventWaiting:
 		s.say(yellow, fmt.Sprintf("waiting for %s: %s", m, e.Text))
+	case realm.EventMissing:
+		s.say(yellow, m+": "+strings.ReplaceAll(e.Text, "\n", "\n      "))
 	case realm.EventDestroyed:
 		s.say(dim, m+" destroyed")
 	case realm.EventDiscovered, realm.EventResolved, realm.EventUnresolved, realm.EventStopping, realm.EventShutdown:
