@@ -183,19 +183,23 @@ echo >>"$0.starts"
 	}{
 		"stays":   {`answer a1; answer a2; answer a3; cat >/dev/null`, "a1a2a3", 1},
 		"ends":    {`answer a1`, "a1a1a1", 3},
-		"babbles": {`answer a1; printf '\000\000\000\003ybb'; answer a2; answer a3`, "a1a1a1", 3},
+		"babbles": {`answer a1; printf '\000\000\000\003ybb'; echo >>"$0.said"; answer a2; answer a3`, "a1a1a1", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			program := script(t, one+c.program)
 			l := open(t, port.Config{Program: program, Transport: port.Packet4})
 			var got strings.Builder
-			for range 3 {
+			for i := range 3 {
 				f, err := l.Open(t.Context(), "x")
 				if err != nil {
 					t.Fatal(err)
 				}
 				_, _ = io.Copy(&got, f)
-				// What it says unasked must have come, and its end: there is no event for that on this side.
+				for said := 0; name == "babbles" && said <= i; time.Sleep(time.Millisecond) { // one newline each time
+					b, _ := os.ReadFile(program[0] + ".said")
+					said = len(b)
+				}
+				// Its end must have come: there is no event for that on this side.
 				time.Sleep(300 * time.Millisecond)
 			}
 			starts, _ := os.ReadFile(program[0] + ".starts")
