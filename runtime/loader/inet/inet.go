@@ -405,6 +405,9 @@ func (l *Loader) dial(ctx context.Context, s server) (*conn, error) {
 		defer stop()
 		if err := c.greet(l.cfg.ID, l.cfg.Cookie); err != nil {
 			c.Close()
+			if ctx.Err() != nil { // which has closed the connection
+				err = context.Cause(ctx)
+			}
 			return nil, fmt.Errorf("boot server %s: %w", s, err)
 		}
 	}
