@@ -10,7 +10,7 @@ package protocol
 
 import (
 	"crypto/rand"
-	"encoding/hex"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -38,7 +38,7 @@ func Open(dir string, loop *poll.Loop) (*Sockets, error) {
 		return nil, fmt.Errorf("sockets: %w", err)
 	}
 	// Whoever knows the name of a view gets in; the names are secret, and the directories cannot be listed.
-	for _, d := range []string{"", "view", "sock", "out"} {
+	for _, d := range []string{"", "v", "sock", "out"} {
 		mode := os.FileMode(0o711)
 		if d == "sock" {
 			mode = 0o700
@@ -74,11 +74,11 @@ func (s *Sockets) name() string {
 // path is that of the socket's file.
 func (s *Sockets) path(name string) string { return filepath.Join(s.sock.Name(), name) }
 
-// secret is a name that nobody guesses.
+// secret is a name that nobody guesses. It is short, as all names here: a path to a socket has at most 107 bytes (unix(7)).
 func secret() string {
 	var b [12]byte
 	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // Outgoing makes a directory for what a component provides by paths. It is the caller's to remove.

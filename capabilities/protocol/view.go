@@ -25,7 +25,7 @@ type View struct {
 
 // View makes an empty one.
 func (s *Sockets) View() (*View, error) {
-	v := &View{s: s, dir: filepath.Join(s.dir, "view", secret())}
+	v := &View{s: s, dir: filepath.Join(s.dir, "v", secret())}
 	if err := os.Mkdir(v.dir, 0o755); err != nil {
 		return nil, err
 	}
