@@ -62,7 +62,8 @@ func command(t *testing.T, name string, args ...string) {
 // session runs root and interrupts when what is before ^C has been printed. cmgr must end with 0.
 func session(t *testing.T, cmgr, root, want string) {
 	before, after, _ := strings.Cut(want, "^C\n")
-	c := exec.CommandContext(t.Context(), cmgr, "run", root, "--state", t.TempDir())
+	// Root's managers share /run/cmgr, so each needs a name of its own.
+	c := exec.CommandContext(t.Context(), cmgr, "run", root, "--name", "session-"+filepath.Base(filepath.Dir(root)), "--state", t.TempDir())
 	c.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+t.TempDir())
 	var stderr bytes.Buffer
 	c.Stderr = &stderr

@@ -8,7 +8,8 @@
 //	KIND reason…          may be missing
 //	user:KIND reason…     may be missing where the tests don't run as root
 //
-// The kinds are root, cgroup2, userns, shared, vm, and the names of programs and users.
+// The kinds are root, cgroup2, userns, shared, vm, controllers (of the cgroup v2), files (as many open files as the test wants),
+// and the names of programs and users.
 package needs
 
 import (
@@ -28,7 +29,7 @@ import (
 func Root(t testing.TB) {
 	t.Helper()
 	if !root() {
-		missing(t, "root", errors.New("the test needs root"))
+		Missing(t, "root", errors.New("the test needs root"))
 	}
 }
 
@@ -45,7 +46,7 @@ func Cgroup2(t testing.TB) string {
 	t.Helper()
 	dir, err := cgroup2()
 	if err != nil {
-		missing(t, "cgroup2", err)
+		Missing(t, "cgroup2", err)
 	}
 	return dir
 }
@@ -54,7 +55,7 @@ func Cgroup2(t testing.TB) string {
 func Userns(t testing.TB) {
 	t.Helper()
 	if err := userns(); err != nil {
-		missing(t, "userns", err)
+		Missing(t, "userns", err)
 	}
 }
 
@@ -63,7 +64,7 @@ func Shared(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(filepath.Dir(repository(t)), "shared")
 	if _, err := os.Stat(dir); err != nil {
-		missing(t, "shared", err)
+		Missing(t, "shared", err)
 	}
 	return dir
 }
@@ -78,7 +79,7 @@ func Tool(t testing.TB, name string) string {
 			return path
 		}
 	}
-	missing(t, name, fmt.Errorf("the test needs the program %s", name))
+	Missing(t, name, fmt.Errorf("the test needs the program %s", name))
 	return ""
 }
 
@@ -87,7 +88,7 @@ func User(t testing.TB, name string) *user.User {
 	t.Helper()
 	u, err := user.Lookup(name)
 	if err != nil {
-		missing(t, name, err)
+		Missing(t, name, err)
 	}
 	return u
 }
@@ -97,13 +98,13 @@ func Kernel(t testing.TB) string {
 	t.Helper()
 	path := os.Getenv("CMGR_VM_KERNEL")
 	if path == "" {
-		missing(t, "vm", errors.New("CMGR_VM_KERNEL is not set; `make vm` sets it"))
+		Missing(t, "vm", errors.New("CMGR_VM_KERNEL is not set; `make vm` sets it"))
 	}
 	return path
 }
 
-// missing skips the test, or fails it where CI must not skip.
-func missing(t testing.TB, kind string, why error) {
+// Missing skips a test that lacks something of that kind, or fails it where CI must not skip: for what a test finds out by itself.
+func Missing(t testing.TB, kind string, why error) {
 	t.Helper()
 	if os.Getenv("CI") != "true" {
 		t.Skipf("%s: %v", kind, why)

@@ -229,7 +229,7 @@ func TestLookup(t *testing.T) {
 	}
 	root, err := user.LookupId("0")
 	if err != nil {
-		t.Skip("this system does not know its root: ", err)
+		t.Fatal(err)
 	}
 	for _, u := range []string{root.Username, "0"} {
 		c, err := lookup(runners.Block{}, u, "")

@@ -831,7 +831,7 @@ func TestQuietComponentsCostLittle(t *testing.T) {
 	}
 	n := int(min(9000, limit.Cur/2-200))
 	if n < 400 {
-		t.Skipf("RLIMIT_NOFILE is %d", limit.Cur)
+		needs.Missing(t, "files", fmt.Errorf("RLIMIT_NOFILE is %d", limit.Cur))
 	}
 	l := newLogs(t, Config{})
 	heap := func() uint64 {

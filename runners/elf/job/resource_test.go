@@ -36,7 +36,7 @@ func TestLimitMoves(t *testing.T) {
 		}
 	}
 	if limit.File == "" {
-		t.Skip("no controller with a known limit is in", own)
+		needs.Missing(t, "controllers", fmt.Errorf("no controller with a known limit is in %s", own))
 	}
 	controller := limit.controller()
 	// Tests of another checkout may do the same at the same time.
@@ -51,7 +51,7 @@ func TestLimitMoves(t *testing.T) {
 	before := has(own+"/cgroup.subtree_control", controller)
 	if !before {
 		if err := write(own+"/cgroup.subtree_control", "+"+controller); err != nil {
-			t.Skip("the tests' own cgroup can't pass a controller down:", err)
+			needs.Missing(t, "controllers", fmt.Errorf("the tests' own cgroup passes none down: %w", err))
 		}
 		t.Cleanup(func() { _ = write(own+"/cgroup.subtree_control", "-"+controller) })
 	}
