@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cmgr/cmgr/manifest/cml/cmltest"
 	"github.com/cmgr/cmgr/manifest/json5"
 )
 
@@ -185,7 +186,7 @@ func cpu() time.Duration {
 }
 
 // BenchmarkLoad reads a manifest with a bit of everything.
-func BenchmarkLoad(b *testing.B) { benchmark(b, [][]byte{[]byte(valid)}) }
+func BenchmarkLoad(b *testing.B) { benchmark(b, [][]byte{[]byte(cmltest.Valid)}) }
 
 // BenchmarkCorpus reads manifests that people wrote: those that are valid without what they include.
 func BenchmarkCorpus(b *testing.B) {

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml/cmltest"
 )
 
 // checkDecompile checks that what v is decompiled to is formatted, parses, and compiles to v again.
@@ -39,7 +40,7 @@ func TestDecompile(t *testing.T) {
 			checkDecompile(t, v)
 		}
 	}
-	check("valid.cml", []byte(valid), Options{})
+	check("valid.cml", []byte(cmltest.Valid), Options{})
 	for file, vs := range readVectors(t, "validate_*.json") {
 		for _, v := range vs {
 			check(file+" "+v.Name, []byte(v.CML), Options{})
@@ -149,7 +150,7 @@ func TestDecompileGenerated(t *testing.T) {
 
 // FuzzDecompile states: what is valid is decompiled to what compiles to the same.
 func FuzzDecompile(f *testing.F) {
-	f.Add(valid)
+	f.Add(cmltest.Valid)
 	f.Add(`{ facets: { "a": "b", "a.b": "c", "": { "": null } }, program: { runner: "x", "runner.y": [{}] } }`)
 	f.Fuzz(func(t *testing.T, src string) {
 		if v, _ := Load("f.cml", []byte(src), Options{}); !v.IsZero() {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/tailscale/hujson"
 
+	"github.com/cmgr/cmgr/manifest/cml/cmltest"
 	"github.com/cmgr/cmgr/manifest/json5"
 )
 
@@ -205,7 +206,7 @@ func TestFormatGolden(t *testing.T) {
 // FuzzFormat states: formatting twice is formatting once, every comment survives, and the text means what it meant; a text that
 // can be repaired can be formatted then.
 func FuzzFormat(f *testing.F) {
-	f.Add(valid)
+	f.Add(cmltest.Valid)
 	f.Add("// a\n\n/* b\n   c */ { 'x': [1 /* d */, // e\n 2], /* f */ }// g")
 	f.Add("{ use: [{ protocol: ['b' // b\n, /*a*/ \"A\", 'a', ] }, ], program: { args: ['b', 'a'], lifecycle: { x: 1 } } }")
 	f.Add("[ /* only\r\n a comment */ ]")

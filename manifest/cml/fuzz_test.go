@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml/cmltest"
 )
 
 // withoutPlaces compares declarations as if nobody knew where they were written.
@@ -17,7 +18,7 @@ var withoutPlaces = cmp.Options{cmpopts.IgnoreTypes(manifest.Pos{}), cmpopts.Equ
 // FuzzCompile states: every finding has a place in the source and words; a document equals what it is printed as; and its print
 // compiles to the same declaration with the same verdict.
 func FuzzCompile(f *testing.F) {
-	f.Add(valid)
+	f.Add(cmltest.Valid)
 	f.Add(`{ "program": { "runner": "elf", "binary": "bin/echo" } "use": [ { runner: 'elf' } ] }`)
 	f.Add(`{ offer: [{ protocol: ["a", "b"], from: ["#x", "void"], to: "all" }], children: [{ name: "x", url: "x#x" }], ` +
 		`include: ["a"] }`)

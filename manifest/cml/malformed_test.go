@@ -6,315 +6,58 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tailscale/hujson"
-
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/cml/cmltest"
 	"github.com/cmgr/cmgr/manifest/json5"
 )
 
-// valid uses every section and nearly every key. It is valid; the tests below break it in one place at a time.
-const valid = `{
-    program: {
-        runner: "elf",
-        binary: "bin/echo",
-        args: ["Hello", 'world!'],
-        environ: [],
-        lifecycle: { stop_event: "notify" }
-    },
-    children: [
-        { name: "log", url: "log.cml", startup: "eager", on_terminate: "reboot" },
-        { name: "net", url: "pkg://host/net#meta/net.cm", environment: "#env" },
-        {
-            name: "web", url: "#meta/web.cm", on_terminate: "restart",
-            restart: { when: "failure", delay_ms: 10, max_delay_ms: 1000, backoff: "1.5", limit: 5, window_ms: 60000 }
-        }
-    ],
-    collections: [
-        { name: "jobs", durability: "single_run", environment: "#env", allowed_offers: "static_only",
-            allow_long_names: false, persistent_storage: true }
-    ],
-    environments: [
-        {
-            name: "env", extends: "realm", __stop_timeout_ms: 2000,
-            runners: [{ runner: "wasm", from: "parent", as: "web" }],
-            resolvers: [{ resolver: "pkg", from: "parent", scheme: "pkg" }],
-            debug: [{ protocol: ["trace", "dump"], from: "parent" }]
-        }
-    ],
-    capabilities: [
-        { protocol: ["echo", "admin"], delivery: "on_readable", activation: "bind" },
-        { service: "fonts", path: "/svc/fonts" },
-        { directory: "data", path: "/data", rights: ["rw*"] },
-        { storage: "cache", from: "parent", backing_dir: "disk", subdir: "a/b", storage_id: "static_instance_id" },
-        { runner: "own", path: "/svc/runner" },
-        { resolver: "res", path: "/svc/resolver" },
-        { dictionary: "dict" },
-        { config: "answer", type: "uint8", value: 42 },
-        { config: "names", type: "vector", max_count: 3, element: { type: "string", max_size: 8 }, value: ["a", "b"] }
-    ],
-    use: [
-        { protocol: "clock", from: "parent", availability: "optional", dependency: "strong" },
-        { protocol: "stdout", numbered_handle: 0x3D },
-        { protocol: "web", from: "#web", path: "/svc/web", dependency: "weak" },
-        { directory: "etc", path: "/etc", rights: ["connect", "read_bytes"], subdir: "app" },
-        { storage: "cache", path: "/cache" },
-        { event_stream: ["started", "stopped"], from: "parent", scope: ["#log", "#jobs"], filter: { name: "echo" } },
-        { config: "level", key: "level", type: "string", max_size: 10, availability: "optional", default: "info" }
-    ],
-    offer: [
-        { protocol: "echo", from: "self", to: "all" },
-        { protocol: "socket", from: "#net", to: ["#web", "#jobs"], as: "tcp", availability: "same_as_target" },
-        { service: "fonts", from: ["self", "#jobs"], to: "#web" },
-        { directory: "data", from: "self", to: "#net", rights: ["r*"], subdir: "net" },
-        { protocol: "extra", from: "#gone", to: "#log", source_availability: "unknown" },
-        { protocol: "nothing", from: "void", to: "#log", availability: "optional" },
-        { protocol: "log", from: "#log", to: "self/dict" }
-    ],
-    expose: [
-        { protocol: "admin", from: "self", to: "framework" },
-        { protocol: "tcp", from: "#net", as: "net" },
-        { dictionary: "dict", from: "self" }
-    ],
-    facets: { team: "core", tags: [{ name: "x" }] },
-    config: {
-        verbose: { type: "bool", mutability: ["parent"] },
-        tags: { type: "vector", max_count: 10, element: { type: "string", max_size: 50 } }
-    }
-}`
-
 func TestWholeIsValid(t *testing.T) {
-	v, ds := Load("whole.cml", []byte(valid), Options{})
+	v, ds := Load("whole.cml", []byte(cmltest.Valid), Options{})
 	if len(ds) > 0 || v.IsZero() {
 		t.Fatal(ds)
 	}
 }
 
-// A broken manifest and the place of the error that it must give, as an offset, and what the message or hint must hold.
-type broken struct {
-	what   string
-	src    string
-	offset int
-	say    string
-}
-
-// breakings are generated from valid by category.
-func breakings(t *testing.T) []broken {
-	tree, err := json5.Parse([]byte(valid), json5.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []broken
-	add := func(what string, at, end int, with string, offset int, say string) {
-		out = append(out, broken{what, valid[:at] + with + valid[end:], offset, say})
-	}
-	var walk func(v *hujson.Value, free bool, path string)
-	walk = func(v *hujson.Value, free bool, path string) {
-		switch x := v.Value.(type) {
-		case *hujson.Object:
-			for i := range x.Members {
-				m := &x.Members[i]
-				key := json5.Name(m.Name)
-				inFree := free || key == "program" || key == "facets" || key == "filter"
-				p := path + "." + key
-				if i > 0 {
-					end := x.Members[i-1].Value.EndOffset
-					add("no comma before "+p, end, end+1, "", end, "missing comma")
-					add("key twice "+p, end, end, ", "+key+": 1, "+key+": 1", end+len(", "+key+": 1, "), "twice")
-				}
-				add("no colon "+p, m.Name.EndOffset, m.Name.EndOffset+1, "", -1, "")
-				if !inFree && path != ".config" && len(key) > 3 {
-					typo := key[:2] + key[3:]
-					add("typing error in "+p, m.Name.StartOffset, m.Name.EndOffset, typo, m.Name.StartOffset, "did you mean `"+key+"`")
-				}
-				if key != "value" && key != "backoff" {
-					add("wrong type of "+p, m.Value.StartOffset, m.Value.EndOffset, "12.5", m.Value.StartOffset, "")
-				}
-				walk(&m.Value, inFree, p)
-			}
-		case *hujson.Array:
-			for i := range x.Elements {
-				if i > 0 {
-					end := x.Elements[i-1].EndOffset
-					add("no comma in "+path, end, end+1, "", end, "missing comma")
-				}
-				walk(&x.Elements[i], free, path)
-			}
-		case hujson.Literal:
-			if json5.KindOf(*v) != json5.String || free {
-				return
-			}
-			text := json5.Text(*v)
-			add("unclosed string "+path, v.EndOffset-1, v.EndOffset, "", -1, "")
-			switch {
-			case strings.HasSuffix(path, ".source_availability"), strings.HasSuffix(path, ".value"), strings.HasSuffix(path, ".default"),
-				strings.HasSuffix(path, ".backoff"):
-			case strings.HasPrefix(text, "#") && text != "#gone" && !strings.Contains(text, "/"):
-				if path != ".use.scope" { // events may be about children of others
-					add("dangling "+path, v.StartOffset, v.EndOffset, `"#nowhere"`, -1, "nowhere")
-				}
-				add("bad reference "+path, v.StartOffset, v.EndOffset, `"#no where"`, v.StartOffset, "")
-			case !strings.HasSuffix(path, ".url"):
-				add("bad string "+path, v.StartOffset, v.EndOffset, `"/no/../where "`, v.StartOffset, "")
-			}
-		}
-	}
-	walk(&tree.Root, false, "")
-	return out
-}
-
 func TestMalformedGenerated(t *testing.T) {
-	cases := breakings(t)
+	cases := cmltest.Broken()
 	if len(cases) < 200 {
 		t.Errorf("only %d malformed manifests", len(cases))
 	}
 	t.Logf("%d malformed manifests", len(cases))
 	for _, c := range cases {
-		v, ds := Load("m.cml", []byte(c.src), Options{})
+		v, ds := Load("m.cml", []byte(c.Src), Options{})
 		errs := ds.Errors()
 		if len(errs) == 0 || !v.IsZero() {
-			t.Errorf("%s: no error", c.what)
+			t.Errorf("%s: no error", c.What)
 			continue
 		}
-		checkPlaces(t, c.what, c.src, ds)
-		if c.offset < 0 && c.say == "" {
+		checkPlaces(t, c.What, c.Src, ds)
+		if c.Offset < 0 && c.Say == "" {
 			continue
 		}
 		want := manifest.Pos{}
-		if c.offset >= 0 {
-			tree, _ := json5.Parse([]byte(c.src), json5.Options{})
-			p := tree.Position(c.offset)
+		if c.Offset >= 0 {
+			tree, _ := json5.Parse([]byte(c.Src), json5.Options{})
+			p := tree.Position(c.Offset)
 			want = manifest.Pos{File: "m.cml", Line: int32(p.Line), Col: int32(p.Col)}
 		}
 		if !slices.ContainsFunc(errs, func(d manifest.Diagnostic) bool {
-			return (c.offset < 0 || d.Pos == want) && strings.Contains(d.Message+d.Hint, c.say)
+			return (c.Offset < 0 || d.Pos == want) && strings.Contains(d.Message+d.Hint, c.Say)
 		}) {
-			t.Errorf("%s: want %q at %v, got\n%v", c.what, c.say, want, errs)
+			t.Errorf("%s: want %q at %v, got\n%v", c.What, c.Say, want, errs)
 		}
-		if c.say == "missing comma" && len(errs) != 1 {
-			t.Errorf("%s: %d errors, the comma is the only one:\n%v", c.what, len(errs), errs)
+		if c.Say == "missing comma" && len(errs) != 1 {
+			t.Errorf("%s: %d errors, the comma is the only one:\n%v", c.What, len(errs), errs)
 		}
 	}
 }
 
-// TestMalformed holds what people write by mistake, with all that they are told.
+// TestMalformed: people are told all that they need to mend what they wrote by mistake.
 func TestMalformed(t *testing.T) {
-	for _, c := range []struct{ src, want string }{
-		{``, `m.cml:1:1: expected a value, found end of file`},
-		{`[]`, "m.cml:1:1: invalid type: array, expected a map"},
-		{"{\n  chidren: []\n}", "m.cml:2:3: unknown field `chidren`\n  hint: did you mean `children`?"},
-		{`{ children: [{ name: "a", url: "a" }] }`, "m.cml:1:32: invalid value: string \"a\", expected a valid URL\n" +
-			"  hint: a relative URL has a fragment (\"#meta/x.cm\") or is the path of a manifest (\"x.cml\")"},
-		{
-			`{ children: [{ name: "a", url: "#meta/a.cml" }] }`,
-			"m.cml:1:32: child URL ends in .cml instead of .cm, which is almost certainly a mistake: #meta/a.cml\n" +
-				"  hint: did you mean \"#meta/a.cm\"?",
-		},
-		{
-			`{ children: [{ name: "a", url: "a.cml" }, { name: "a", url: "b.cml" }] }`,
-			"m.cml:1:51: identifier \"a\" is defined twice, once in \"children\" and once in \"children\"\n  hint: the first one is at " +
-				"m.cml:1:22",
-		},
-		{
-			`{ program: { runner: "elf", main_process_critical: true } }`,
-			"m.cml:1:52: value must be string, list of strings, or list of objects: true\n" +
-				"  hint: write it as the string \"true\"",
-		},
-		{
-			`{ program: { binary: "bin/x" } }`,
-			"m.cml:1:12: Component has a `program` block defined, but doesn't specify a `runner`. Components need to use a runner to " +
-				"actually execute code.\n  hint: add runner: \"elf\" to the program",
-		},
-		{
-			`{ program: { runner: "elf" }, use: [{ runner: "elf" }] }`,
-			"m.cml:1:47: Component has conflicting runners in `program` block and `use` block.\n" +
-				"  hint: remove one of them; `program.runner` is at m.cml:1:22",
-		},
-		{
-			`{ use: [{ runner: "elf" }, { runner: "wasm" }] }`,
-			"m.cml:1:38: `use runner` should occur at most once.\n  hint: the first one is at m.cml:1:19",
-		},
-		{`{ runner: "elf" }`, "m.cml:1:3: unknown field `runner`, expected one of `include`, `program`, `children`, `collections`, " +
-			"`environments`, " +
-			"`capabilities`, `use`, `offer`, `expose`, `facets`, `config`\n  hint: write the runner within \"program\": program: { " +
-			"runner: \"elf\" }"},
-		{
-			`{ offer: [{ protocol: "x", from: "parent", to: "child" }], children: [{ name: "child", url: "c.cml" }] }`,
-			"m.cml:1:48: invalid value: string \"child\", expected \"#<child-name>\", \"#<collection-name>\", or \"self/<dictionary>\"\n" +
-				"  hint: a reference starts with #: did you mean \"#child\"?",
-		},
-		{
-			`{ offer: [{ protocol: "x", from: "#childd", to: "#child" }], children: [{ name: "child", url: "c.cml" }] }`,
-			"m.cml:1:34: \"offer\" source \"#childd\" does not appear in \"children\" or \"capabilities\"\n  hint: did you mean " +
-				"\"#child\"?",
-		},
-		{
-			`{ offer: [{ runner: "x", from: "self", to: "#c" }], capabilities: [{ protocol: "x" }], children: [{ name: "c", ` +
-				`url: "c.cml" }] }`,
-			"m.cml:1:32: runner \"x\" is offered from self, so it must be declared as a \"runner\" in \"capabilities\"\n  hint: it is " +
-				"declared as a \"protocol\"",
-		},
-		{
-			`{ children: [{ name: "a", url: "a.cml", environment: "#evn" }], environments: [{ name: "env", extends: "realm" }] }`,
-			"m.cml:1:54: environment \"#evn\" does not appear in \"environments\"\n  hint: did you mean \"#env\"?",
-		},
-		{
-			`{ children: [{ name: "a", url: "a.cml", restart: { limit: 1 } }] }`,
-			"m.cml:1:50: `restart` needs on_terminate: \"restart\"\n  hint: write on_terminate: \"restart\"",
-		},
-		{
-			`{ children: [{ name: "a", url: "a.cml", on_terminate: "restart", restart: { delay_ms: 9, max_delay_ms: 8 } }] }`,
-			"m.cml:1:75: restart: max_delay_ms (8) is less than delay_ms (9)",
-		},
-		{
-			`{ children: [{ name: "a", url: "a.cml", on_terminate: "restart", restart: { backoff: 0.5 } }] }`,
-			"m.cml:1:86: invalid value: number `0.5`, expected a decimal of at least 1, such as 2 or \"1.5\"",
-		},
-		{
-			`{ use: [{ protocol: "a", path: "/svc/x" }, { protocol: "b", path: "/svc/x" }] }`,
-			"m.cml:1:67: \"/svc/x\" is a duplicate \"use\" target protocol\n" +
-				"  hint: the first one is at m.cml:1:21",
-		},
-		{
-			`{ use: [{ protocol: "a", path: "svc/x" }] }`,
-			"m.cml:1:32: invalid value: string \"svc/x\", expected a path with leading `/` and non-empty segments, where each " +
-				"segment is no more than fuchsia.io/MAX_NAME_LENGTH bytes in length, cannot be . or .., and cannot contain embedded NULs\n " +
-				" hint: did you mean \"/svc/x\"?",
-		},
-		{
-			"{ children: [{ name: 'a', url: 'a.cml' }, { name: 'b', url: 'b.cml' }],\n  offer: [\n    { protocol: 'x', from: '#a', to: " +
-				"'#b' },\n" +
-				"    { protocol: 'y', from: '#b', to: '#a' },\n  ] }",
-			"m.cml:3:17: Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. " +
-				"Cycles: {{#a -> #b -> #a}}\n" +
-				"  hint: where they come from:\n    #a -> #b: offer of protocol \"x\" at m.cml:3:17\n    #b -> #a: offer of protocol " +
-				"\"y\" at m.cml:4:17",
-		},
-		{`{ include: ["x.cml"] }`, "m.cml:1:13: includes cannot be resolved here"},
-		{
-			`{ use: [{ config: "c", key: "k", type: "string", availability: "optional", default: "x" }] }`,
-			"m.cml:1:19: Config 'c' is type String but is missing field 'max_size'",
-		},
-		{`{ capabilities: [{ config: "c", type: "int8", value: 128 }] }`, "m.cml:1:54: 128 is out of range for type int8"},
-		{`{ capabilities: [{ config: "c", type: "uint8", value: NaN }] }`, "m.cml:1:55: NaN is not a value of type uint8"},
-		{
-			`{ capabilities: [{ event_stream: "started" }] }`,
-			"m.cml:1:34: event streams are the manager's own: a component cannot declare one\n" +
-				"  hint: offer or use it from framework or parent",
-		},
-		{
-			`{ use: [{ directory: "d", path: "/d" }] }`,
-			"m.cml:1:22: This use statement requires a `rights` field.\n  hint: for instance rights: [\"r*\"]",
-		},
-		{
-			`{ offer: [{ protocol: "p", from: "parent", to: [{ dest: "#a" }] }] }`,
-			"m.cml:1:49: invalid type: object, expected one or an array of \"#<child-name>\", " +
-				"\"#<collection-name>\", or \"self/<dictionary>\", with unique elements\n  hint: objects such as { dest: \"#a\", as: \"b\" " +
-				"} are an older dialect; write \"#a\" here and \"as\" beside \"to\"",
-		},
-	} {
-		_, ds := Load("m.cml", []byte(c.src), Options{})
-		if got := ds.Errors().Error(); got != c.want {
-			t.Errorf("%s\n got %s\nwant %s", c.src, got, c.want)
+	for _, c := range cmltest.Slips() {
+		_, ds := Load("m.cml", []byte(c.Src), Options{})
+		if got := ds.Errors().Error(); got != c.Want {
+			t.Errorf("%s\n got %s\nwant %s", c.Src, got, c.Want)
 		}
 	}
 }
