@@ -320,3 +320,30 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		t.Error("its output is lost, and it says that all is well")
 	}
 }
+
+// TestSecondInterrupt: the first one names who is waited for, the second kills, and what was killed so did not end well.
+func TestSecondInterrupt(t *testing.T) {
+	r := run(t, write(t, map[string]string{
+		"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager", environment: "#slow" } ], ` + elf + `,
+			environments: [ { name: "slow", extends: "realm", __stop_timeout_ms: 3600000 } ] }`,
+		"a.cml": `{ use: [ { runner: "elf" } ],
+			program: { binary: "/bin/sh", args: [ "-c", "trap '' TERM; echo up; while :; do sleep 1000; done" ] } }`,
+	}))
+	r.until("its program", func() bool { return strings.Contains(r.out(), "/a | up") })
+	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	r.until("being told who is waited for", func() bool { return strings.Contains(r.err(), "waiting for /a: asked to stop ") })
+	code := r.stop()
+	for _, want := range []string{"killing what is left", "/a killed by SIGKILL", "1 component did not end well: /a"} {
+		if !strings.Contains(r.err(), want) {
+			t.Errorf("it does not say %q", want)
+		}
+	}
+	if code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	if t.Failed() {
+		t.Log(r.err())
+	}
+}

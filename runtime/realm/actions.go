@@ -432,7 +432,8 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	if closing {
 		reboot = "" // it goes down already
 	}
-	well := !n.timedOut && (n.asked || exit.Well())
+	hurried := n.hurried && exit.Cause == runners.ByKill // it was given no time to end as it should
+	well := !n.timedOut && !hurried && (n.asked || exit.Well())
 	if well {
 		i.realm.noteEnd(i.moniker, "")
 	} else {
@@ -607,6 +608,7 @@ func (i *instance) doStop(ctx context.Context, n *run, why string) error {
 	}
 	i.mu.Lock()
 	n.timedOut = bounded.Err() != nil
+	n.hurried = !n.timedOut
 	i.mu.Unlock()
 	if err := n.program.Kill(ctx); err != nil {
 		return &Error{Op: "kill", At: i.moniker, Why: capabilities.Internal, Err: err}

@@ -127,6 +127,7 @@ type run struct {
 
 	asked    bool // somebody asked it to end: no policy follows its exit
 	timedOut bool
+	hurried  bool          // KillAll cut its time to stop short
 	done     chan struct{} // closed once the run is over; nil while nobody waits
 	over     bool
 }

@@ -330,6 +330,9 @@ func TestKillAllHurriesAShutdown(t *testing.T) {
 		if took := time.Since(at); took != time.Millisecond {
 			t.Errorf("it took %s", took)
 		}
+		if f := w.Failures(); len(f) != 1 || f[0].Moniker != "/" {
+			t.Errorf("what was cut short did not end well, but the failures are %v", f)
+		}
 	})
 }
 
