@@ -42,6 +42,11 @@ With --dry-run nothing is changed either, and what would be is listed.`,
 		}
 		return a.act(cmd, args, anyInstance, doing, func(ctx context.Context, c *control.Client, m string, began time.Time) acted {
 			r, err := c.Reload(ctx, &controlpb.ReloadRequest{Query: m, DryRun: dry})
+			if err != nil && !a.json { // what was changed all the same comes first
+				if done := control.ProblemOf(err).GetChanges(); len(done) > 0 {
+					return acted{func(name string) error { a.changes(name, done, false); return err }, nil}
+				}
+			}
 			return acted{func(name string) error {
 				if a.json {
 					return a.printJSON(r)

@@ -198,6 +198,17 @@ func TestReload(t *testing.T) {
 	if n := strings.Count(r.out(), "\n"); n != 3 {
 		t.Errorf("one program was started anew, but\n%s", r.out())
 	}
+	put(t, filepath.Join(r.dir, "b.cml"), edit(t, filepath.Join(r.dir, "a.cml"), "/bin/sh", "/nowhere"))
+	out, stderr, code := r.cmgr("reload")
+	if code != 1 || !strings.Contains(out, "/b restarted: its program changed (") || !strings.Contains(stderr, "/nowhere: no such file") {
+		t.Errorf("a reload whose start fails: %d, %s%s", code, out, stderr)
+	}
+	put(t, filepath.Join(r.dir, "b.cml"), edit(t, filepath.Join(r.dir, "b.cml"), "/nowhere", "/neither"))
+	if _, stderr, _ := r.cmgr("reload", "--json"); !strings.Contains(stderr, `"changes":[{"moniker":"/b","kind":"started"`) {
+		t.Errorf("the same as JSON: %s", stderr)
+	}
+	put(t, filepath.Join(r.dir, "b.cml"), edit(t, filepath.Join(r.dir, "a.cml"), "a1", "b3"))
+	r.must("reload")
 	if code := r.stop(); code != 0 {
 		t.Errorf("exit code %d\n%s", code, r.err())
 	}

@@ -2887,7 +2887,9 @@ type Problem struct {
 	// The instances that a query could have meant.
 	Candidates []string `protobuf:"bytes,4,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	// What is wrong in manifests, in the order of places.
-	Findings      []*Finding `protobuf:"bytes,5,rep,name=findings,proto3" json:"findings,omitempty"`
+	Findings []*Finding `protobuf:"bytes,5,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What a reload changed all the same.
+	Changes       []*Change `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2953,6 +2955,13 @@ func (x *Problem) GetCandidates() []string {
 func (x *Problem) GetFindings() []*Finding {
 	if x != nil {
 		return x.Findings
+	}
+	return nil
+}
+
+func (x *Problem) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
 	}
 	return nil
 }
@@ -3398,7 +3407,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"process_id\x18\x03 \x01(\x05R\tprocessId\x12\x19\n" +
 	"\broot_url\x18\x04 \x01(\tR\arootUrl\x129\n" +
 	"\n" +
-	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xa1\x01\n" +
+	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xd4\x01\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -3406,7 +3415,8 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x04 \x03(\tR\n" +
 	"candidates\x124\n" +
-	"\bfindings\x18\x05 \x03(\v2\x18.cmgr.control.v1.FindingR\bfindings\"\xd8\x01\n" +
+	"\bfindings\x18\x05 \x03(\v2\x18.cmgr.control.v1.FindingR\bfindings\x121\n" +
+	"\achanges\x18\x06 \x03(\v2\x17.cmgr.control.v1.ChangeR\achanges\"\xd8\x01\n" +
 	"\aFinding\x125\n" +
 	"\bposition\x18\x01 \x01(\v2\x19.cmgr.control.v1.PositionR\bposition\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x18\n" +
@@ -3547,58 +3557,59 @@ var file_proto_control_v1_control_proto_depIdxs = []int32{
 	37, // 33: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
 	46, // 34: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
 	43, // 35: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
-	25, // 36: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	25, // 37: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
-	46, // 38: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
-	10, // 39: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 40: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 41: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 42: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 43: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 44: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 45: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 46: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 47: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 48: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 49: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 50: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	18, // 51: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	21, // 52: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	26, // 53: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	29, // 54: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	31, // 55: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	33, // 56: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	44, // 57: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
-	35, // 58: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	38, // 59: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	40, // 60: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 61: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 62: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 63: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 64: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 65: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 66: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 67: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 68: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 69: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 70: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 71: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 72: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	19, // 73: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	22, // 74: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	27, // 75: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	30, // 76: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	32, // 77: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	34, // 78: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	45, // 79: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
-	36, // 80: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	39, // 81: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	41, // 82: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	61, // [61:83] is the sub-list for method output_type
-	39, // [39:61] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	7,  // 36: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
+	25, // 37: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
+	25, // 38: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	46, // 39: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
+	10, // 40: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 41: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 42: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 43: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 44: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 45: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 46: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 47: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 48: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 49: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 50: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 51: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	18, // 52: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	21, // 53: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	26, // 54: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	29, // 55: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	31, // 56: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	33, // 57: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	44, // 58: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	35, // 59: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	38, // 60: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	40, // 61: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 62: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 63: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 64: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 65: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 66: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 67: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 68: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 69: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 70: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 71: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 72: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 73: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	19, // 74: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	22, // 75: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	27, // 76: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	30, // 77: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	32, // 78: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	34, // 79: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	45, // 80: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	36, // 81: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	39, // 82: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	41, // 83: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	62, // [62:84] is the sub-list for method output_type
+	40, // [40:62] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }

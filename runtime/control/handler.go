@@ -173,6 +173,11 @@ func (s *Server) Reload(ctx context.Context, req *controlpb.ReloadRequest) (*con
 				Moniker: string(c.Moniker), Kind: c.Kind.String(), Why: c.Why, Position: position(c.Pos),
 			})
 		}
+		if err != nil && len(changes) > 0 {
+			p := ProblemOf(err)
+			p.Changes = out.Changes
+			return &Error{p}
+		}
 		return err
 	})
 	if err != nil {
