@@ -160,18 +160,8 @@ func groups(lists []string, newestFirst bool) []string {
 // erlangFlags rewrites Erlang's options of `cmgr boot`, one dash and any number of arguments up to the next option, to ours: two dashes
 // and one argument, in which NUL stands between several.
 func erlangFlags(args []string) []string {
-	at := 0
-	for at < len(args) && args[at] != "boot" {
-		switch {
-		case args[at] == "--name" || args[at] == "--socket":
-			at += 2
-		case strings.HasPrefix(args[at], "-"):
-			at++
-		default:
-			return args
-		}
-	}
-	if at >= len(args) {
+	at := commandAt(args)
+	if at < 0 || args[at] != "boot" {
 		return args
 	}
 	out := slices.Clone(args[:at+1])

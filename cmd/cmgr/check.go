@@ -23,8 +23,9 @@ func newCheck(a *app) *cobra.Command {
 	var rules ruleFlags
 	var out outputFlags
 	cmd := &cobra.Command{
-		Use:   "check FILE...",
-		Short: "say what is wrong with manifests",
+		Use:     "check FILE...",
+		Aliases: []string{"validate"}, // as it is called in older versions of cmc
+		Short:   "say what is wrong with manifests",
 		Long: `Say all that is wrong with manifests, with file, line and column, the name of
 the rule, and what to do next. What they include is read too, and the program of
 components that the runner elf runs is checked as that runner will. Warnings
@@ -39,10 +40,14 @@ The exit code is 1 if there is an error.`,
 		Args:              between(1, -1),
 		ValidArgsFunction: completeFiles("cml", "cm"),
 		RunE: func(_ *cobra.Command, args []string) error {
+			o, err := rules.options(in.includes())
+			if err != nil {
+				return err
+			}
 			var all manifest.Diagnostics
 			said := map[string]bool{} // what stands in a file that several include is said once
 			for _, file := range args {
-				for _, d := range a.check(file, rules.options(in.includes())) {
+				for _, d := range a.check(file, o) {
 					if key := d.Error(); !said[key] {
 						said[key] = true
 						all = append(all, d)
@@ -51,7 +56,7 @@ The exit code is 1 if there is an error.`,
 			}
 			errs := len(all.Errors())
 			if a.json {
-				err := a.writeJSON(struct {
+				err = a.writeJSON(struct {
 					Files    []string             `json:"files"`
 					Findings manifest.Diagnostics `json:"findings"`
 					Errors   int                  `json:"errors"`
@@ -67,12 +72,12 @@ The exit code is 1 if there is an error.`,
 			if errs > 0 {
 				return errFailed
 			}
-			return out.finish(nil)
+			return out.finish(a, nil)
 		},
 	}
 	f := cmd.Flags()
 	in.add(f)
-	rules.add(f)
+	rules.add(cmd)
 	out.add(f, false, false)
 	return cmd
 }

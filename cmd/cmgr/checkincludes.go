@@ -19,10 +19,7 @@ include, be it through other files. If none is expected all is well.`,
 		GroupID:           groupTool,
 		Args:              between(1, -1),
 		ValidArgsFunction: completeFiles("cml"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(cmd); err != nil {
-				return err
-			}
+		RunE: func(_ *cobra.Command, args []string) error {
 			expected := args[1:]
 			if from != "" {
 				more, err := linesOf(from)
@@ -53,7 +50,7 @@ include, be it through other files. If none is expected all is well.`,
 					return err
 				}
 			}
-			return out.finish(append([]string{file}, doc.Included...))
+			return out.finish(a, append([]string{file}, doc.Included...))
 		},
 	}
 	f := cmd.Flags()

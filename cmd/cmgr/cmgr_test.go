@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -669,15 +670,29 @@ func TestManual(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("SYNOPSIS: -commands +manual\n%s", d)
 	}
-	check := func(c string) func(*pflag.Flag) {
+	check := func(c, section string) func(*pflag.Flag) {
 		return func(f *pflag.Flag) {
-			if !strings.Contains(rest, "Fl -"+f.Name) && f.Name != "help" {
+			name := "-" + f.Name
+			if f.Shorthand != "" {
+				name = "(-" + f.Name + "|" + f.Shorthand + ")"
+			}
+			if !regexp.MustCompile(`Fl (.* )?`+name+`\b`).MatchString(section) && !f.Hidden && f.Name != "help" {
 				t.Errorf("%s: --%s is not in the manual", c, f.Name)
 			}
 		}
 	}
-	each(func(c *cobra.Command) { c.LocalFlags().VisitAll(check(c.Name())) })
-	newRoot(&app{}).PersistentFlags().VisitAll(check("cmgr"))
+	// The section of a command is what follows its terms up to the next command.
+	sections := map[string]string{}
+	for _, part := range regexp.MustCompile(`(?m)^\.It Cm |^\.S[sh] `).Split(rest, -1) {
+		words := strings.Fields(part + " .")
+		sections[words[0]] += part
+		if words[0] == "script" || words[0] == "systools" {
+			sections[words[1]] += part
+		}
+	}
+	sections["boot"] += sections["run"] // whose options it has
+	each(func(c *cobra.Command) { c.LocalFlags().VisitAll(check(c.Name(), sections[c.Name()])) })
+	newRoot(&app{}).PersistentFlags().VisitAll(check("cmgr", rest))
 }
 
 func TestManualIsClean(t *testing.T) {

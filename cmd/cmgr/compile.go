@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/codec"
 )
@@ -50,14 +49,14 @@ directory of NAME may be moved together with it.`,
 					out.output = strings.TrimSuffix(args[0], filepath.Ext(args[0])) + ".cm"
 				}
 			}
-			if err := out.check(cmd); err != nil {
+			o, err := rules.options(in.includes())
+			if err != nil {
 				return err
 			}
 			file, src, err := a.readManifest(args[0])
 			if err != nil {
 				return err
 			}
-			o := rules.options(in.includes())
 			o.ForceRunner = runner
 			v, found := cml.Load(file, src, o)
 			if err := a.refuse(found); err != nil {
@@ -71,22 +70,19 @@ directory of NAME may be moved together with it.`,
 			if err != nil {
 				return fmt.Errorf("compile %s: %w", file, err)
 			}
-			if err := out.write(a, b, v.Decl().Sources); err != nil || !a.json || out.output == "-" {
+			if err := out.write(a, b, v.Decl().Sources); err != nil {
 				return err
 			}
-			return a.writeJSON(struct {
-				Output   string               `json:"output"`
-				Sources  []string             `json:"sources"`
-				Findings manifest.Diagnostics `json:"findings"`
-			}{out.output, v.Decl().Sources, findings(found)})
+			return out.tell(a, v.Decl().Sources, found)
 		},
 	}
 	f := cmd.Flags()
 	in.add(f)
-	rules.add(f)
+	rules.add(cmd)
 	out.add(f, true, true)
 	f.BoolVar(&strip, "strip", false, "leave out where things were written: equal manifests become equal bytes")
 	f.BoolVar(&whole, "boot", false, "compile the whole tree to a boot script")
+	f.String("config-package-path", "", "does nothing: there is no file of configuration values whose `PATH` would be needed")
 	f.StringVar(&runner, "experimental-force-runner", "", "compile as if program.runner were `NAME`")
 	return cmd
 }

@@ -17,8 +17,9 @@ import (
 func newDecompile(a *app) *cobra.Command {
 	var out outputFlags
 	cmd := &cobra.Command{
-		Use:   "decompile FILE [-o OUT]",
-		Short: "turn a compiled manifest back into source",
+		Use:     "decompile FILE [-o OUT]",
+		Aliases: []string{"debug-print-cm"}, // as cmc calls what shows a compiled manifest
+		Short:   "turn a compiled manifest back into source",
 		Long: `Write the source of a compiled manifest (.cm): it compiles to the same. What the
 compiler took away is gone: comments, includes, and how things were written.
 FILE may be - for standard input.`,
@@ -55,7 +56,10 @@ FILE may be - for standard input.`,
 			}{Sources: v.Decl().Sources, Output: out.output}
 			if a.json && (out.output == "" || out.output == "-") {
 				said.Output, said.Text = "", string(text)
-				return a.writeJSON(said)
+				if err := a.writeJSON(said); err != nil {
+					return err
+				}
+				return out.finish(a, nil)
 			}
 			if err := out.write(a, text, nil); err != nil || !a.json {
 				return err
@@ -63,7 +67,7 @@ FILE may be - for standard input.`,
 			return a.writeJSON(said)
 		},
 	}
-	cmd.Flags().StringVarP(&out.output, "output", "o", "", "write to `OUT`")
+	out.add(cmd.Flags(), true, false)
 	return cmd
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -14,9 +15,11 @@ import (
 
 func newFmt(a *app) *cobra.Command {
 	var write, check, fix bool
+	var out outputFlags
 	cmd := &cobra.Command{
-		Use:   "fmt [-w] [--check] [--fix] [FILE...]",
-		Short: "format manifests",
+		Use:     "fmt [-w] [--check] [--fix] [-o OUT] [FILE...]",
+		Aliases: []string{"format"}, // as cmc calls it
+		Short:   "format manifests",
 		Long: `Format manifests in the one style that they have: four blanks a level, keys in a
 fixed order, one a line. Comments are kept, and the meaning is the same. The
 result goes to standard output, or with -w back to the files. Without FILE, or
@@ -30,8 +33,13 @@ comma, quote or bracket or one bracket too many, and says what it did.`,
 		GroupID:           groupTool,
 		ValidArgsFunction: completeFiles("cml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if check && write {
+			switch {
+			case check && write:
 				return usagef(cmd, "usage: "+cmd.UseLine(), "--check writes nothing; leave out -w")
+			case out.output != "" && (check || write || len(args) > 1):
+				return usagef(cmd, "usage: cmgr fmt FILE -o OUT", "-o is for one file, without -w and --check")
+			case write && (len(args) == 0 || slices.Contains(args, "-")):
+				return usagef(cmd, "usage: "+cmd.UseLine(), "-w needs a FILE to write back to")
 			}
 			if len(args) == 0 {
 				if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -43,7 +51,7 @@ comma, quote or bracket or one bracket too many, and says what it did.`,
 			var wrong manifest.Diagnostics
 			unformatted := false
 			for _, file := range args {
-				out, ds, err := a.format(file, fix)
+				f, ds, err := a.format(file, fix)
 				if err != nil {
 					return err
 				}
@@ -51,11 +59,25 @@ comma, quote or bracket or one bracket too many, and says what it did.`,
 				if len(ds) > 0 {
 					continue
 				}
-				unformatted = unformatted || out.Changed
-				if err := a.emit(&out, file, write, check); err != nil {
+				unformatted = unformatted || f.Changed
+				switch {
+				case check && f.Changed && !a.json:
+					fmt.Fprintln(a.out, f.File)
+				case check || write && !f.Changed:
+				case write:
+					err = writeFile(file, f.text)
+				case out.output != "" && out.output != "-":
+					err = out.put(a, f.text)
+				case a.json:
+					text := string(f.text)
+					f.Text = &text
+				default:
+					_, err = a.out.Write(f.text)
+				}
+				if err != nil {
 					return err
 				}
-				files = append(files, out)
+				files = append(files, f)
 			}
 			if len(wrong) > 0 {
 				return a.refuse(wrong)
@@ -70,13 +92,19 @@ comma, quote or bracket or one bracket too many, and says what it did.`,
 			if check && unformatted {
 				return errFailed
 			}
-			return nil
+			return out.finish(a, nil)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&write, "write", "w", false, "write the files instead of standard output")
+	f.BoolVarP(&write, "in-place", "i", false, "the same, as cmc calls it")
 	f.BoolVar(&check, "check", false, "only list the files that are not formatted")
 	f.BoolVar(&fix, "fix", false, "repair slips in the syntax first")
+	out.add(f, true, false)
+	for _, old := range []string{"pretty", "cml"} { // cmc ignores them, and scripts still have them
+		f.BoolP(old, map[string]string{"pretty": "p"}[old], false, "does nothing, as in cmc")
+		f.Lookup(old).Hidden = true
+	}
 	return cmd
 }
 
@@ -117,25 +145,4 @@ func (a *app) format(file string, fix bool) (out formatted, ds manifest.Diagnost
 	out.text, ds = cml.Format(name, fixed)
 	out.Changed = !bytes.Equal(out.text, src)
 	return out, ds, nil
-}
-
-// emit puts the text where it belongs.
-func (a *app) emit(f *formatted, file string, write, check bool) error {
-	switch {
-	case check && f.Changed && !a.json:
-		_, err := fmt.Fprintln(a.out, f.File)
-		return err
-	case check:
-	case write && file != "-":
-		if f.Changed {
-			return writeFile(file, f.text)
-		}
-	case a.json:
-		text := string(f.text)
-		f.Text = &text
-	default:
-		_, err := a.out.Write(f.text)
-		return err
-	}
-	return nil
 }

@@ -26,8 +26,9 @@ cmgr compile unless --validate=false is given.`,
 		GroupID:           groupTool,
 		Args:              between(1, 1),
 		ValidArgsFunction: completeFiles("cml"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(cmd); err != nil {
+		RunE: func(_ *cobra.Command, args []string) error {
+			o, err := rules.options(in.includes())
+			if err != nil {
 				return err
 			}
 			file, src, err := a.readManifest(args[0])
@@ -37,7 +38,7 @@ cmgr compile unless --validate=false is given.`,
 			var doc *cml.Document
 			var found manifest.Diagnostics
 			if validate {
-				doc, _, found = cml.LoadDocument(file, src, rules.options(in.includes()))
+				doc, _, found = cml.LoadDocument(file, src, o)
 			} else {
 				doc, found = cml.Parse(file, src)
 				found = append(found, cml.Expand(doc, in.includes())...)
@@ -46,14 +47,19 @@ cmgr compile unless --validate=false is given.`,
 				return err
 			}
 			doc.Canonicalize()
-			return out.write(a, pretty(doc), append([]string{file}, doc.Included...))
+			sources := append([]string{file}, doc.Included...)
+			if err := out.write(a, pretty(doc), sources); err != nil {
+				return err
+			}
+			return out.tell(a, sources, found)
 		},
 	}
 	f := cmd.Flags()
 	in.add(f)
-	rules.addFeatures(f)
+	rules.features.add(cmd)
 	out.add(f, true, true)
-	f.BoolVar(&validate, "validate", true, "check the result")
+	f.BoolVar(&validate, "validate", true, "`true` or false: check the result")
+	f.Lookup("validate").NoOptDefVal = "" // so that "--validate false" is one option, as in cmc
 	return cmd
 }
 

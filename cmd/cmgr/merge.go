@@ -20,9 +20,6 @@ include is not read. A file may also hold an array of manifests.`,
 		GroupID:           groupTool,
 		ValidArgsFunction: completeFiles("cml"),
 		RunE: func(cmd *cobra.Command, files []string) error {
-			if err := out.check(cmd); err != nil {
-				return err
-			}
 			if from != "" {
 				more, err := linesOf(from)
 				if err != nil {
@@ -44,10 +41,14 @@ include is not read. A file may also hold an array of manifests.`,
 				docs, found = append(docs, more...), append(found, ds...)
 			}
 			doc, ds := cml.MergeAll(docs)
-			if err := a.refuse(append(found, ds...)); err != nil {
+			found = append(found, ds...)
+			if err := a.refuse(found); err != nil {
 				return err
 			}
-			return out.write(a, pretty(doc), files)
+			if err := out.write(a, pretty(doc), files); err != nil {
+				return err
+			}
+			return out.tell(a, files, found)
 		},
 	}
 	out.add(cmd.Flags(), true, true)

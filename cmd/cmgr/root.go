@@ -46,7 +46,7 @@ func cmgr(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 func (a *app) main(args []string) int {
 	root := newRoot(a)
-	root.SetArgs(erlangFlags(args))
+	root.SetArgs(cmcFlags(erlangFlags(args)))
 	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return exitFine
@@ -124,7 +124,7 @@ var subcommands = []func(*app) *cobra.Command{
 	newStart, newStop, newRestart, newKill, newSignal, newConnect, newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
 	newFetch, newScript, newSystools,
-	newSchema, newLSP, newCompletion, newVersion,
+	newSchema, newReference, newLSP, newCompletion, newVersion,
 }
 
 // A usageError is a command line that is wrong.

@@ -112,21 +112,40 @@ func (f *includeFlags) includes() *cml.Includes {
 	return &cml.Includes{Root: f.root, Paths: f.paths, Open: readInclude}
 }
 
+// featureFlags say which restricted features manifests may use.
+type featureFlags struct {
+	names []string
+	cmd   *cobra.Command
+}
+
+func (f *featureFlags) add(cmd *cobra.Command) {
+	f.cmd = cmd
+	cmd.Flags().StringSliceVarP(&f.names, "features", "f", nil,
+		"refuse restricted features but those of the `LIST`; without this option none is refused")
+	completeFlag(cmd, "features", cml.Features(), 0)
+}
+
+// options are the compiler's for these features.
+func (f *featureFlags) options() (cml.Options, error) {
+	o := cml.Options{Restrict: f.cmd.Flags().Changed("features")}
+	for _, n := range f.names {
+		o.Features = append(o.Features, strings.Fields(n)...) // cmc takes them in one word, too
+	}
+	if err := cml.CheckFeatures(o.Features); err != nil {
+		return o, usagef(f.cmd, "there are "+strings.Join(cml.Features(), ", "), "--features: %v", err)
+	}
+	return o, nil
+}
+
 // ruleFlags say what manifests must and may do.
 type ruleFlags struct {
-	features                                     []string
+	features                                     featureFlags
 	mustOfferProtocol, mustUseProtocol, mustDict []string
-	set                                          *pflag.FlagSet
 }
 
-func (f *ruleFlags) addFeatures(flags *pflag.FlagSet) {
-	f.set = flags
-	flags.StringSliceVarP(&f.features, "features", "f", nil,
-		"refuse restricted features but those of the `LIST`; without this option none is refused")
-}
-
-func (f *ruleFlags) add(flags *pflag.FlagSet) {
-	f.addFeatures(flags)
+func (f *ruleFlags) add(cmd *cobra.Command) {
+	f.features.add(cmd)
+	flags := cmd.Flags()
 	flags.StringSliceVar(&f.mustOfferProtocol, "must-offer-protocol", nil,
 		"every child and collection must be offered the protocols of the `LIST`")
 	flags.StringSliceVar(&f.mustUseProtocol, "must-use-protocol", nil, "every component must use the protocols of the `LIST`")
@@ -134,11 +153,11 @@ func (f *ruleFlags) add(flags *pflag.FlagSet) {
 		"every child and collection must be offered the dictionaries of the `LIST`")
 }
 
-func (f *ruleFlags) options(in *cml.Includes) cml.Options {
-	return cml.Options{
-		Restrict: f.set.Changed("features"), Features: f.features, MustOfferProtocols: f.mustOfferProtocol,
-		MustUseProtocols: f.mustUseProtocol, MustOfferDictionaries: f.mustDict, Includes: in,
-	}
+func (f *ruleFlags) options(in *cml.Includes) (cml.Options, error) {
+	o, err := f.features.options()
+	o.MustOfferProtocols, o.MustUseProtocols, o.MustOfferDictionaries = f.mustOfferProtocol, f.mustUseProtocol, f.mustDict
+	o.Includes = in
+	return o, err
 }
 
 // outputFlags say where to write, and what build systems want to know.
@@ -151,17 +170,10 @@ func (f *outputFlags) add(flags *pflag.FlagSet, output, depfile bool) {
 	if depfile {
 		flags.StringVarP(&f.depfile, "depfile", "d", "", "write what was read to `FILE`, as a rule for make or ninja")
 	}
-	flags.StringVar(&f.stamp, "stamp", "", "touch `FILE` if all is well")
+	flags.StringVarP(&f.stamp, "stamp", "s", "", "touch `FILE` if all is well")
 }
 
-// check refuses a depfile that has no target.
-func (f *outputFlags) check(cmd *cobra.Command) error {
-	if f.depfile != "" && f.target() == "" {
-		return usagef(cmd, "give --output or --stamp too: it is what depends on the files read", "--depfile has no target")
-	}
-	return nil
-}
-
+// target is what depends on the files that were read, "" if it is nothing.
 func (f *outputFlags) target() string {
 	if f.output != "" && f.output != "-" {
 		return f.output
@@ -169,10 +181,19 @@ func (f *outputFlags) target() string {
 	return f.stamp
 }
 
-// finish writes the depfile and the stamp.
-func (f *outputFlags) finish(inputs []string) error {
-	if f.depfile != "" {
+// finish writes the depfile and the stamp. Without a target there is no rule to write, and an old one is removed.
+func (f *outputFlags) finish(a *app, inputs []string) error {
+	switch {
+	case f.depfile == "":
+	case f.target() != "":
 		if err := writeFile(f.depfile, depfile(f.target(), inputs)); err != nil {
+			return err
+		}
+	default:
+		if !a.json {
+			fmt.Fprintf(a.err, "cmgr: no %s: nothing depends on what was read; give --output or --stamp, too\n", f.depfile)
+		}
+		if err := os.Remove(f.depfile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -195,18 +216,48 @@ func depfile(target string, inputs []string) []byte {
 	return []byte(line + "\n")
 }
 
-// write writes b to the output, standard output if there is none, and then the depfile and the stamp.
+// write writes b to the output, standard output if there is none, and then the depfile and the stamp. As cmc does, it makes the
+// directory of the output, and leaves a file that is the same already as old as it is: what depends on it is not built again.
 func (f *outputFlags) write(a *app, b []byte, inputs []string) error {
+	if err := f.put(a, b); err != nil {
+		return err
+	}
+	return f.finish(a, inputs)
+}
+
+// put is write without depfile and stamp.
+func (f *outputFlags) put(a *app, b []byte) error {
 	var err error
 	if f.output == "" || f.output == "-" {
 		_, err = a.out.Write(b)
-	} else {
-		err = writeFile(f.output, b)
+	} else if !holds(f.output, b) {
+		if err = os.MkdirAll(filepath.Dir(f.output), 0o755); err == nil {
+			err = writeFile(f.output, b)
+		}
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+// tell says as JSON what write wrote to a file.
+func (f *outputFlags) tell(a *app, sources []string, found manifest.Diagnostics) error {
+	if !a.json || f.output == "" || f.output == "-" {
+		return nil
 	}
-	return f.finish(inputs)
+	return a.writeJSON(struct {
+		Output   string               `json:"output"`
+		Sources  []string             `json:"sources"`
+		Findings manifest.Diagnostics `json:"findings"`
+	}{f.output, sources, findings(found)})
+}
+
+// holds says whether a file holds just b.
+func holds(path string, b []byte) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(b)) {
+		return false
+	}
+	old, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(old, b)
 }
 
 // writeFile replaces path in one step, so that nobody reads half of it. It keeps the mode of what is there, and its link.

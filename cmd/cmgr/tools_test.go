@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -38,11 +39,10 @@ check
 compile good.cml -p shards -o out.cm -d out.d
 cat out.d
 compile good.cml -p shards --json
-compile bad.cml -f allow_long_names,none
+compile bad.cml -f allow_long_names,dictionaries
 compile bad.cml --json
 compile nothing.cml
-compile good.cml -p shards -o - -d out.d
-compile - -d out.d < good.cml
+compile good.cml -p shards --features alow_long_names
 compile good.cml -p shards --experimental-force-runner own -o own.cm
 check own.cm
 decompile out.cm
@@ -58,7 +58,10 @@ cat out.json
 cat out.d
 include good.cml -r shards
 include slips.cml --validate=false
-include good.cml -p shards -d out.d
+include good.cml -p shards -d out.d -o new/dir/out.json --json
+include bad.cml --validate
+merge many.cml site.cml -o merged.json --json
+check-includes good.cml log/client.shard.cml -p shards -d out.d
 merge many.cml site.cml
 merge site.cml clash.cml
 merge -f expected.txt
@@ -86,6 +89,9 @@ fmt --check good.cml slips.cml
 fmt - --json < x.json5
 fmt < x.json5
 fmt -w --check good.cml
+fmt -w -
+fmt good.cml own.cml -o out.cml
+fmt --fix slips.cml -o new/fixed.cml --stamp fixed.stamp --json
 json5 x.json5
 json5 - < x.json5
 json5 nan.json5
@@ -150,6 +156,82 @@ func TestToolsGolden(t *testing.T) {
 	}
 	if _, err := os.Stat("good.stamp"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCmc: the command lines with which builds call cmc do here what they do there.
+func TestCmc(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("testdata/tools")); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	if code, _, stderr := run("compile", "good.cml", "-p", "shards"); code != exitFine {
+		t.Fatal(stderr)
+	}
+	for line, want := range map[string]string{ // what is there afterwards
+		"compile good.cml --output obj/good.cm --depfile good.d --config-package-path meta/good.cvf --includeroot . --includepath shards " +
+			"--features allow_long_names use_dictionaries --must-offer-protocol a --must-offer-protocol b": "obj/good.cm good.d",
+		"compile --features allow_long_names delivery_type --includepath pkg shards -- good.cml":                                  "good.cm",
+		"compile good.cml --features=allow_long_names delivery_type --includepath=pkg shards -o x.cm":                             "x.cm",
+		"include good.cml --output i.json --depfile i.d --includeroot . --includepath pkg shards --validate false":                "i.json i.d",
+		"merge --output m.cml --depfile m.d site.cml many.cml":                                                                    "m.cml m.d",
+		"merge --output m2.cml --depfile m2.d --fromfile files.txt":                                                               "m2.cml m2.d",
+		"--stamp s1 check-includes good.cml --fromfile expected.txt --depfile c.d --includeroot . --includepath pkg shards":       "s1 c.d",
+		"-s s2 check-includes good.cml log/client.shard.cml -p shards":                                                            "s2",
+		"--stamp s3 validate-references --component-manifest good.cm --package-manifest whole.txt --context //hello(//toolchain)": "s3",
+		"--stamp s4 validate good.cml -p shards":                                                                                  "s4",
+		"format --in-place x.cml":                                                                                                 "x.cml",
+		"format --pretty --cml x.cml --output f.cml":                                                                              "f.cml",
+		"-s s5 print-cml-reference --output reference.md":                                                                         "s5 reference.md",
+		"-s s6 debug-print-cm good.cm":                                                                                            "s6",
+	} {
+		for file, text := range map[string]string{
+			"x.cml": "{}", "files.txt": "site.cml\nmany.cml\n", "whole.txt": "bin/hello=obj/hello\nmeta/hello.cm=x\n",
+		} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		code, _, stderr := run(strings.Fields(line)...)
+		if code != exitFine || stderr != "" {
+			t.Errorf("cmgr %s: %d, %s", line, code, stderr)
+		}
+		for _, file := range strings.Fields(want) {
+			if _, err := os.Stat(file); err != nil {
+				t.Errorf("cmgr %s: %v", line, err)
+			}
+		}
+	}
+}
+
+// TestCompileKeepsTheAge: as by cmc, an output that would be the same is not written again, and so what depends on it is not built
+// again; a stamp always is.
+func TestCompileKeepsTheAge(t *testing.T) {
+	t.Chdir(t.TempDir())
+	old := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for text, same := range map[string]bool{"{}": true, "{ facets: {} }": true, "{ facets: { a: 'b' } }": false} {
+		for _, file := range []string{"{}", text} {
+			if err := os.WriteFile("a.cml", []byte(file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, _, stderr := run("compile", "a.cml", "--strip", "--stamp", "a.stamp")
+			if code != exitFine || stderr != "" {
+				t.Fatal(code, stderr)
+			}
+			for _, out := range []string{"a.cm", "a.stamp"} {
+				info, err := os.Stat(out)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if kept := info.ModTime().Equal(old); file == text && text != "{}" && kept != (same && out == "a.cm") {
+					t.Errorf("%s: %s is kept: %v", text, out, kept)
+				}
+				if err := os.Chtimes(out, old, old); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
 	}
 }
 

@@ -59,7 +59,7 @@ known to run a file of the package.`,
 					return err
 				}
 			}
-			return out.finish(nil)
+			return out.finish(a, nil)
 		},
 	}
 	f := cmd.Flags()

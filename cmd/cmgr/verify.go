@@ -26,6 +26,7 @@ func newVerify(a *app) *cobra.Command {
 	v := verifier{app: a}
 	var reach, other string
 	var order bool
+	var features featureFlags
 	cmd := &cobra.Command{
 		Use:   "verify ROOT [--allow FILE] [--sarif] [--who-can-reach CAP] [--diff OTHER] [--shutdown-order]",
 		Short: "check all routes of a tree without running it",
@@ -50,7 +51,10 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 		Args:              between(1, 1),
 		ValidArgsFunction: cobra.FixedCompletions([]cobra.Completion{"cml", "cm"}, cobra.ShellCompDirectiveFilterFileExt),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v.restrict = cmd.Flags().Changed("features")
+			var err error
+			if v.options, err = features.options(); err != nil {
+				return err
+			}
 			var modes []string
 			for _, m := range []string{"json", "sarif", "who-can-reach", "diff", "shutdown-order", "allow"} {
 				// JSON is a form of each but SARIF; the allowlist is for the check, in whatever form.
@@ -85,19 +89,17 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 	f.StringVar(&other, "diff", "", "list the routes that are different in the tree below `OTHER`")
 	f.BoolVar(&order, "shutdown-order", false, "list who would stop when the tree is shut down, step by step")
 	f.IntVar(&v.limit, "limit", verify.DefaultLimit, "refuse a tree of more than `N` instances")
-	f.StringSliceVarP(&v.features, "features", "f", nil,
-		"refuse restricted features but those of the `LIST`; without this option none is refused")
+	features.add(cmd)
 	return cmd
 }
 
 // A verifier is one call of `cmgr verify`.
 type verifier struct {
 	*app
-	sarif    bool
-	allow    string
-	limit    int
-	restrict bool
-	features []string
+	sarif   bool
+	allow   string
+	limit   int
+	options cml.Options
 }
 
 // open reads the tree below root. The function that it returns must be called before anything is written.
@@ -110,7 +112,7 @@ func (v *verifier) open(ctx context.Context, root string) (*verify.Tree, func(),
 		root = url
 	}
 	cfg := verify.Config{Root: root, Limit: v.limit}
-	cfg.Builtins, cfg.Resolvers = manager.Above(cml.Options{Restrict: v.restrict, Features: v.features})
+	cfg.Builtins, cfg.Resolvers = manager.Above(v.options)
 	done := func() {}
 	if v.screen(v.err).width > 0 {
 		cfg.Progress, done = progress(v.err, time.Now)

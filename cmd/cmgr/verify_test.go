@@ -119,7 +119,7 @@ good/root.cml --shutdown-order --allow all.json5
 good/root.cml --sarif --json
 restrict/root.cml
 restrict/root.cml --features allow_long_names
-restrict/root.cml --features other
+restrict/root.cml --features delivery_type
 good/root.cml bad/root.cml
 `
 

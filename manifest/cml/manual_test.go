@@ -4,6 +4,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -70,5 +71,39 @@ func TestLanguage(t *testing.T) {
 		if got := c.of.Key(c.key).Doc; !regexp.MustCompile("^" + regexp.QuoteMeta(c.doc)).MatchString(got) {
 			t.Errorf("%s: %s: %q, want %q", c.of.Name, c.key, got, c.doc)
 		}
+	}
+}
+
+// TestReference: each key of each object is in the reference, with what it may hold.
+func TestReference(t *testing.T) {
+	text := string(Reference())
+	for _, want := range []string{
+		"## A manifest\n", "## An entry of `offer`\n", "## `program`\n",
+		"### `to`\n\n*`all`; or one of `#NAME`, `self/DICTIONARY`; or an array of these; required*\n\n`#child`",
+		"### `durability`\n\n*one of `transient`, `single_run`; required*\n\n",
+		"### `rights`\n\n*an array, each one of `connect`, ", "### `__stop_timeout_ms`\n\n*an integer from 0 to 4294967295*\n\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in the reference", want)
+		}
+	}
+	keys := 0
+	seen := map[*Object]bool{}
+	var count func(o *Object)
+	count = func(o *Object) {
+		if seen[o] {
+			return
+		}
+		seen[o] = true
+		keys += len(o.Keys)
+		for i := range o.Keys {
+			if v := o.Keys[i].Value.Object; v != nil {
+				count(v)
+			}
+		}
+	}
+	count(Language())
+	if n := strings.Count(text, "\n### `"); n != keys || keys < 100 {
+		t.Errorf("%d keys in the reference, %d in the language", n, keys)
 	}
 }
