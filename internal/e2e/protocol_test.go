@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -73,5 +76,50 @@ func testProtocol(t *testing.T, args ...string) {
 	if !strings.Contains(r.err(), "/client: required protocol absent is not available (used at ") ||
 		!strings.Contains(r.err(), `hint: add { protocol: "absent"`) {
 		t.Errorf("nobody is told why\n%s", r.err())
+	}
+}
+
+// BenchmarkConnect has a component connect to a protocol's provider and, by turns, to a socket that the provider made itself:
+// connect, one byte from the other end.
+func BenchmarkConnect(b *testing.B) {
+	dir := b.TempDir()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "bin", "connect"), "./testdata/connect").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	const shared = `{ directory: "data", path: "/shared", rights: [ "rw*" ] }`
+	for name, text := range map[string]string{
+		"root.cml": `{
+			children: [ { name: "server", url: "server.cml" }, { name: "client", url: "client.cml", startup: "eager" } ],
+			offer: [
+				{ protocol: "bench", from: "#server", to: "#client" },
+				{ directory: "data", from: "parent", to: [ "#server", "#client" ] },
+			],
+		}`,
+		"server.cml": `{ program: { runner: "elf", binary: "bin/connect", args: [ "serve" ] }, use: [ ` + shared + ` ], capabilities: [ { protocol: "bench" } ],
+			expose: [ { protocol: "bench", from: "self" } ] }`,
+		"client.cml": `{ program: { runner: "elf", binary: "bin/connect", args: [ "20000" ] }, use: [ { protocol: "bench" }, ` + shared + ` ] }`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		cmd := exec.Command(binary, "run", filepath.Join(dir, "root.cml"), "--socket", filepath.Join(b.TempDir(), "s"), "--state", b.TempDir())
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		var routed, bare float64
+		_, err = fmt.Fscanf(out, "/client | median %g %g\n", &routed, &bare)
+		cmd.Process.Signal(os.Interrupt)
+		if ended := cmd.Wait(); err != nil || ended != nil {
+			b.Fatal(err, ended)
+		}
+		b.ReportMetric(routed, "routed-ns")
+		b.ReportMetric(bare, "bare-ns")
+		b.ReportMetric(routed/bare, "routed/bare")
 	}
 }
