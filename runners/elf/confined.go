@@ -106,10 +106,13 @@ func beside(info *runners.StartInfo, spec *job.Spec) error {
 			if here.Dev == there.Dev && here.Ino == there.Ino {
 				continue
 			}
-			_ = os.Remove(at) // an empty place for it
 		}
 		target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.File.Fd()))
+		if old, _ := os.Readlink(at); err == nil && old == target {
+			continue // for another program of the same run
+		}
 		if err == nil {
+			_ = os.Remove(at) // an empty place for it, or nothing
 			if err = os.MkdirAll(filepath.Dir(at), 0o755); err == nil {
 				err = os.Symlink(target, at)
 			}

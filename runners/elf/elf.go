@@ -83,6 +83,9 @@ func (r *Runner) Close() { r.wg.Wait() }
 // it at the same paths below $CMGR_NAMESPACE. Listeners are passed as systemd does (sd_listen_fds(3)). The outgoing directory is
 // closed.
 func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Program, error) {
+	if c, errs := parseCommands(info.Program); len(errs) == 0 && c.any() {
+		return r.startService(ctx, c, info)
+	}
 	defer info.Close() // the program has duplicates
 	p, err := r.start(ctx, &info)
 	if err != nil {

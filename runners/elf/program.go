@@ -74,7 +74,7 @@ var (
 // known are the keys with an effect, but for limits.* and resources.*.
 var known = []string{
 	"binary", "args", "environ", "lifecycle.stop_event", "stop_signal", "forward_stdout_to", "forward_stderr_to",
-	"main_process_critical", "cwd", "umask", "user", "group", "ready",
+	"main_process_critical", "cwd", "umask", "user", "group", "ready", keyFinish, keyCheck, keyLog,
 }
 
 // A PolicyError is a key of the program block that the manager's configuration does not allow for the component.
@@ -243,6 +243,8 @@ func parse(b runners.Block) (s settings, errs []error) {
 	var rerrs []error
 	s.resources, rerrs = parseResources(b)
 	errs = append(errs, rerrs...)
+	_, cerrs := parseCommands(b)
+	errs = append(errs, cerrs...)
 	for _, key := range withoutEffect {
 		allowed := boolean
 		if key == "job_policy_bad_handles" {

@@ -169,6 +169,9 @@ func TestCheckRefuses(t *testing.T) {
 		{block("binary", "x", "umask", "089"), `a.cml:3:5: program.umask: must be an octal number from "0" to "777"`},
 		{block("binary", "x", "umask", "1777"), `a.cml:3:5: program.umask: must be an octal number from "0" to "777"`},
 		{block("binary", "x", "ready", "yes"), `a.cml:3:5: program.ready: is "yes", must be one of ["none" "lifecycle"]`},
+		{block("binary", "x", "finish", []string{}), `a.cml:3:5: program.finish: must be the path of a program, or an array of that`},
+		{block("binary", "x", "check", []string{"y", "\x00"}), `a.cml:3:5: program.check: holds a NUL`},
+		{block("binary", "x", "log", "y", "forward_stdout_to", "none"), `a.cml:3:5: program.log: has nothing to read where`},
 		{block("binary", "x", "limits.files", "3"), `program.limits.files: there is no limit "files"; there are as core cpu`},
 		{
 			block("binary", "x", "limits.core", ""),
