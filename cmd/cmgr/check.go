@@ -22,6 +22,7 @@ func newCheck(a *app) *cobra.Command {
 	var in includeFlags
 	var rules ruleFlags
 	var out outputFlags
+	var sarif bool
 	cmd := &cobra.Command{
 		Use:     "check FILE...",
 		Aliases: []string{"validate"}, // as it is called in older versions of cmc
@@ -35,11 +36,15 @@ input.
 The exit code is 1 if there is an error.`,
 		Example: `  cmgr check *.cml
   cmgr check root.cml --must-use-protocol log
+  cmgr check *.cml --sarif > manifests.sarif
   cmgr check root.cml --json | jq '.findings[] | select(.warning | not)'`,
 		GroupID:           groupTool,
 		Args:              between(1, -1),
 		ValidArgsFunction: completeFiles("cml", "cm"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if a.json && sarif {
+				return usagef(cmd, "usage: "+cmd.UseLine(), "--json and --sarif don't go together")
+			}
 			o, err := rules.options(in.includes())
 			if err != nil {
 				return err
@@ -55,19 +60,23 @@ The exit code is 1 if there is an error.`,
 				}
 			}
 			errs := len(all.Errors())
-			if a.json {
+			switch {
+			case sarif:
+				err = a.writeSARIF(nil, all)
+			case a.json:
 				err = a.writeJSON(struct {
 					Files    []string             `json:"files"`
 					Findings manifest.Diagnostics `json:"findings"`
 					Errors   int                  `json:"errors"`
 					Warnings int                  `json:"warnings"`
 				}{args, findings(all), errs, len(all) - errs})
-				if err != nil {
-					return err
-				}
-			} else {
+			default:
 				a.show(a.out, "", all)
-				fmt.Fprintf(a.out, "%s: %s, %s\n", count(len(args), "file"), count(errs, "error"), count(len(all)-errs, "warning"))
+				_, err = fmt.Fprintf(a.out, "%s: %s, %s\n", count(len(args), "file"), count(errs, "error"),
+					count(len(all)-errs, "warning"))
+			}
+			if err != nil {
+				return err
 			}
 			if errs > 0 {
 				return errFailed
@@ -79,6 +88,7 @@ The exit code is 1 if there is an error.`,
 	in.add(f)
 	rules.add(cmd)
 	out.add(f, false, false)
+	f.BoolVar(&sarif, "sarif", false, "write SARIF 2.1.0, for tools of code review")
 	return cmd
 }
 

@@ -32,6 +32,7 @@ check good.cml -p shards --must-offer-protocol log,a --must-use-protocol log,clo
 check good.cml -p shards --stamp good.stamp
 check - < bad.cml
 check ring.cml
+check good.cml --sarif --json
 check slips.cml
 check includes.cml -p shards
 check includes.cml -p shards --json
@@ -426,6 +427,47 @@ func TestDecompileRefuses(t *testing.T) {
 	}
 	if code, _, stderr := runWith(string(b[:len(b)-1]), "decompile", "-"); code != exitFailed || !strings.Contains(stderr, "damaged") {
 		t.Errorf("%d, %s", code, stderr)
+	}
+}
+
+// TestCheckSARIF: what is wrong in an included file is told there, and related to the include.
+func TestCheckSARIF(t *testing.T) {
+	t.Chdir("testdata/tools")
+	code, stdout, stderr := run("check", "includes.cml", "good.cml", "-p", "shards", "--sarif")
+	type place struct {
+		PhysicalLocation struct {
+			ArtifactLocation struct{ URI string }
+			Region           struct{ StartLine, StartColumn int }
+		}
+		Message struct{ Text string }
+	}
+	var log struct {
+		Runs []struct {
+			Results []struct {
+				RuleID, Level               string
+				Locations, RelatedLocations []place
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(stdout), &log); err != nil || code != exitFailed || stderr != "" {
+		t.Fatal(code, stderr, err, stdout)
+	}
+	var got []string
+	for _, r := range log.Runs[0].Results {
+		line := r.Level + " " + r.RuleID
+		for _, p := range append(r.Locations, r.RelatedLocations...) {
+			l := p.PhysicalLocation
+			line += fmt.Sprintf(" %s:%d:%d %s", l.ArtifactLocation.URI, l.Region.StartLine, l.Region.StartColumn, p.Message.Text)
+		}
+		got = append(got, strings.TrimSpace(line))
+	}
+	want := []string{
+		"error bad-path shards/bad.shard.cml:1:33  includes.cml:2:16 included here",
+		"error syntax worse.cml:2:2  shards/bad.shard.cml:1:57 included here",
+		"warning no-effect good.cml:4:50",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }
 

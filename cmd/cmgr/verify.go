@@ -155,6 +155,13 @@ func (v *verifier) check(ctx context.Context, root string) error {
 		}
 	}
 	t, done, err := v.open(ctx, root)
+	if ds, ok := manifest.AsDiagnostics(err); ok && v.sarif {
+		// What reviews manifests wants a log of those that cannot be verified at all, too.
+		if err := v.writeSARIF(nil, ds); err != nil {
+			return err
+		}
+		return errFailed
+	}
 	if err != nil {
 		return err
 	}
@@ -194,7 +201,7 @@ func missingFile(err error) error {
 	return err
 }
 
-func (v *verifier) writeSARIF(found []verify.Result, stale manifest.Diagnostics) error {
+func (a *app) writeSARIF(found []verify.Result, ds manifest.Diagnostics) error {
 	dir, err := os.Getwd()
 	if err != nil {
 		return err
@@ -203,8 +210,8 @@ func (v *verifier) writeSARIF(found []verify.Result, stale manifest.Diagnostics)
 	for i := range found {
 		out.Add(&found[i])
 	}
-	out.AddFindings(stale, "")
-	return out.Write(v.out)
+	out.AddFindings(ds, "")
+	return out.Write(a.out)
 }
 
 // text writes the results for people: by component, and what fails alike at many instances of one manifest once.

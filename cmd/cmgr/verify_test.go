@@ -103,6 +103,7 @@ bad/root.cml --allow wrong.json5
 bad/root.cml --allow none.json5
 bad/broken.cml
 bad/broken.cml --json
+bad/broken.cml --sarif
 none.cml
 good/root.cml --who-can-reach protocol:log@/log
 good/root.cml --who-can-reach elf --json

@@ -16,7 +16,8 @@ import (
 
 // SARIF gathers what is not OK for tools of code review: SARIF 2.1.0
 // (https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html), one run. A result stands at the line where its route
-// ends, and of a manifest that does not resolve at each line that is wrong; the lines on the way are related locations.
+// ends, and of a manifest that does not resolve at each line that is wrong; the lines on the way, and includes, are related
+// locations.
 type SARIF struct {
 	// Dir is the directory, absolute, that files below it are named relative to.
 	Dir     string
@@ -175,6 +176,9 @@ func (s *SARIF) AddFindings(ds manifest.Diagnostics, allowed string) {
 		}
 		if d.Hint != "" {
 			out.Message.Text += "\n" + d.Hint
+		}
+		if d.IncludedAt.IsValid() {
+			out.RelatedLocations = []sarifLocation{s.location(d.IncludedAt, "", "included here")}
 		}
 		if allowed != "" {
 			out.Suppressions = []sarifSuppression{{"external", allowed}}
