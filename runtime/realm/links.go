@@ -20,8 +20,8 @@ import (
 // What components provide to the realm itself: runners and resolvers. The provider is started when it is needed, one connection serves
 // all that need it, and when it has ended the next need makes a new one.
 
-// A providedKey names a runner or resolver that a component declares.
-type providedKey struct {
+// A linkKey is a runner or resolver that a component declares.
+type linkKey struct {
 	at   name.Moniker
 	kind manifest.Kind
 	name string
@@ -45,18 +45,18 @@ type peer interface {
 // links are all links to providers of one kind.
 type links[C peer] struct {
 	mu     sync.Mutex
-	all    map[providedKey]*link[C]
+	all    map[linkKey]*link[C]
 	closed bool
 }
 
-func (ls *links[C]) get(k providedKey) (*link[C], error) {
+func (ls *links[C]) get(k linkKey) (*link[C], error) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.closed {
 		return nil, ErrClosed
 	}
 	if ls.all == nil {
-		ls.all = map[providedKey]*link[C]{}
+		ls.all = map[linkKey]*link[C]{}
 	}
 	l := ls.all[k]
 	if l == nil {
@@ -83,8 +83,8 @@ func (ls *links[C]) close() {
 	}
 }
 
-// provided is the connection to what the component at the source of the route of asker provides; it is made by make if there is none.
-func provided[C peer](
+// linkTo is the connection to what the component at the source of the route of asker provides; dial makes it if there is none.
+func linkTo[C peer](
 	ctx context.Context, r *Realm, asker name.Moniker, route *capabilities.Route, ls *links[C], dial func(context.Context, *net.UnixConn) (C, error),
 ) (C, error) {
 	var none C
@@ -103,7 +103,7 @@ func provided[C peer](
 	if err := p.start(ctx, fmt.Sprintf("%s requested capability %q", asker, src.Name)); err != nil {
 		return fail(err)
 	}
-	l, err := ls.get(providedKey{src.At, route.Kind, src.Name})
+	l, err := ls.get(linkKey{src.At, route.Kind, src.Name})
 	if err != nil {
 		return none, err
 	}
@@ -176,7 +176,7 @@ func (r *Realm) runner(ctx context.Context, i *instance, route *capabilities.Rou
 			return b, nil
 		}
 	case capabilities.FromComponent:
-		return provided(ctx, r, i.moniker, route, &r.remoteRunners, func(ctx context.Context, c *net.UnixConn) (*remote.Runner, error) {
+		return linkTo(ctx, r, i.moniker, route, &r.remoteRunners, func(ctx context.Context, c *net.UnixConn) (*remote.Runner, error) {
 			return remote.New(ctx, c, remote.Config{})
 		})
 	}
@@ -191,7 +191,7 @@ func (r *Realm) resolver(ctx context.Context, asker name.Moniker, route *capabil
 			return b, nil
 		}
 	case capabilities.FromComponent:
-		return provided(ctx, r, asker, route, &r.remoteResolvers, func(ctx context.Context, c *net.UnixConn) (*resolver.Remote, error) {
+		return linkTo(ctx, r, asker, route, &r.remoteResolvers, func(ctx context.Context, c *net.UnixConn) (*resolver.Remote, error) {
 			return resolver.NewRemote(ctx, c, r.packageOf(route.Source.At))
 		})
 	}
