@@ -94,7 +94,7 @@ func (d *Disk) Resolve(ctx context.Context, url string, parent *Resolved) (*Reso
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		// Two who resolved at the same time share what the first made.
-		if k, ok := d.places[at]; ok && k.Decl == r.Decl && k.Package == r.Package {
+		if k, ok := d.places[at]; ok && k.Decl == r.Decl && k.Package == r.Package && r.Values == nil && k.Values == nil {
 			r = k.Resolved
 		}
 		keep(d.places, at, known{r, marks})
@@ -144,6 +144,21 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 	} else {
 		r.URL, r.Package.Dir = fileURL(path, ""), packageOf(path, r.tree)
 	}
+	var values []mark
+	if c := p.decl.Decl().Config; c != nil && !c.FromCapabilities {
+		file := valueFile(name)
+		values = []mark{look(filepath.Join(l.Dir(), file), content)}
+		switch data, err := read(ctx, l, file); {
+		case errors.Is(err, loader.ErrNotExist):
+		case err != nil:
+			return nil, nil, err
+		default:
+			var found manifest.Diagnostics
+			if r.Values, found = cml.ParseValues(valueFile(path), data, c); found != nil {
+				return nil, nil, found.Err()
+			}
+		}
+	}
 	// Where a symlink was followed, marks would not tell that it leads to another package meanwhile, whose manifest may be a hard
 	// link to the same file.
 	lexical := at.file
@@ -153,8 +168,11 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 	if path != lexical {
 		return r, nil, nil
 	}
-	return r, slices.Concat(absent, []mark{look(r.dir, sameDir)}, p.marks), nil
+	return r, slices.Concat(absent, []mark{look(r.dir, sameDir)}, p.marks, values), nil
 }
+
+// valueFile is the name of the value file of the manifest at path.
+func valueFile(path string) string { return strings.TrimSuffix(path, filepath.Ext(path)) + ".cvf" }
 
 // open opens what bounds the place, a package or a tree, and says by which names the manifest is to be looked for in it.
 func (at place) open() (*disk.Loader, []string, error) {

@@ -377,6 +377,21 @@ func (t *fetched) resolve(ctx context.Context, ref, here string, parent *Resolve
 	if err != nil {
 		return nil, t.told(ref, err)
 	}
+	if c := r.Decl.Decl().Config; t.l != nil && c != nil && !c.FromCapabilities {
+		rel, err := filepath.Rel(t.dir, valueFile(r.Sources[0]))
+		if err == nil {
+			err = t.need(ctx, rel)
+		}
+		switch {
+		case errors.Is(err, loader.ErrNotExist):
+		case err != nil:
+			return nil, loadError(ref, err)
+		default:
+			if r, err = t.disk.Resolve(ctx, here, parent); err != nil {
+				return nil, t.told(ref, err)
+			}
+		}
+	}
 	if t.l != nil {
 		if err := t.needBinary(ctx, r); err != nil {
 			return nil, loadError(ref, err)

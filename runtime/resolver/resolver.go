@@ -13,6 +13,9 @@
 //
 // Of a manifest named by a fragment the source is compiled where only that is there (meta/x.cml for #meta/x.cm).
 //
+// Beside a manifest with a `config` section may lie its value file, of the same name with ".cvf" for an ending: one JSON5 object, with
+// values for keys of the configuration.
+//
 // What is reachable: by an absolute URL any file that the manager may read, and there symlinks are followed; by a fragment only
 // the package; by a relative path only the tree, that is the package of the nearest ancestor with an absolute URL, in most
 // cases of the root. So ".." is allowed as long as it stays in the tree, and symlinks are followed as long as they do.
@@ -48,6 +51,8 @@ type Resolved struct {
 	Package  runners.Package
 	Sources  []string // the files it was read from, absolute, the manifest itself first
 	Warnings manifest.Diagnostics
+	// Values are what the package's value file says of the configuration; nil without one.
+	Values map[string]any
 
 	// What relative URLs are relative to, beside the package.
 	dir  string // the manifest's directory, absolute, without symlinks

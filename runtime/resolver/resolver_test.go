@@ -447,6 +447,39 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// A value file is read with its manifest, and so are its changes.
+func TestValues(t *testing.T) {
+	top := write(t, map[string]string{
+		"a.cml": `{ config: { n: { type: "uint8" } } }`, "meta/b.cml": `{ config: { n: { type: "uint8" } } }`, "meta/b.cvf": "{ n: 2 }",
+		"none.cml": source("none"), "none.cvf": "this is none's, and not read",
+	})
+	d := NewDisk(cml.Options{})
+	expect := func(url string, want any) {
+		t.Helper()
+		r, err := d.Resolve(t.Context(), url, nil)
+		switch {
+		case err != nil && want != err.Error() || err == nil && r.Values["n"] != want:
+			t.Errorf("%s: %v, %v, want %v", url, r, err, want)
+		}
+	}
+	a := filepath.Join(top, "a.cml")
+	for range 2 {
+		expect(a, nil)
+		expect("file://"+top+"#meta/b.cm", uint64(2))
+		expect(filepath.Join(top, "none.cml"), nil)
+	}
+	put(t, filepath.Join(top, "a.cvf"), "{ n: 1 }")
+	expect(a, uint64(1))
+	put(t, filepath.Join(top, "a.cvf"), "{ n: 100 }")
+	expect(a, uint64(100))
+	put(t, filepath.Join(top, "a.cvf"), "{ n: 1000 }")
+	expect(a, filepath.Join(top, "a.cvf")+":1:6: 1000 is out of range for type uint8")
+	if err := os.Remove(filepath.Join(top, "a.cvf")); err != nil {
+		t.Fatal(err)
+	}
+	expect(a, nil)
+}
+
 func TestIncludes(t *testing.T) {
 	top := write(t, map[string]string{
 		"srv/app/app.cml":        "{ include: ['part.shard.cml', '//lib/log.shard.cml'] }",
