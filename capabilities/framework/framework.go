@@ -35,6 +35,7 @@ const (
 	EventStream         = "cmgr.component.EventStream"
 	LifecycleController = "cmgr.component.LifecycleController" // restricted
 	RealmQuery          = "cmgr.component.RealmQuery"          // restricted
+	ConfigOverride      = "cmgr.component.ConfigOverride"      // restricted
 	RouteValidator      = "cmgr.component.RouteValidator"      // restricted
 	Introspector        = "cmgr.component.Introspector"        // restricted
 	// Controller is what RealmClient.OpenController gives a connection of.
@@ -45,13 +46,13 @@ const (
 
 // Protocols are those that a component can use from "framework".
 func Protocols() []string {
-	return []string{Realm, Binder, LifecycleController, RealmQuery, RouteValidator, Introspector}
+	return []string{Realm, Binder, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector}
 }
 
 // Restricted says whether only those may use the protocol whom the manager's configuration names.
 func Restricted(protocol string) bool {
 	switch protocol {
-	case LifecycleController, RealmQuery, RouteValidator, Introspector:
+	case LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector:
 		return true
 	}
 	return false
@@ -60,7 +61,7 @@ func Restricted(protocol string) bool {
 // Packets says whether the protocol is spoken in packets with descriptors (SOCK_SEQPACKET); else it is a stream of bytes.
 func Packets(protocol string) bool {
 	switch protocol {
-	case Realm, LifecycleController, RealmQuery, RouteValidator, Introspector, Controller, Resolver:
+	case Realm, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector, Controller, Resolver:
 		return true
 	}
 	return false

@@ -3,7 +3,9 @@ package framework
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/cmgr/cmgr/manifest"
@@ -125,6 +127,58 @@ func (c *QueryClient) Declaration(ctx context.Context, moniker string) (*manifes
 		return nil, err
 	}
 	return codec.Decode(got.Manifest)
+}
+
+// A ConfigValue is one key of a component's configuration.
+type ConfigValue struct {
+	Key    string
+	Value  string // as JSON
+	Source string // default, package, capability of /net, parent or override
+}
+
+// Config is an instance's configuration as its next start will find it, by key.
+func (c *QueryClient) Config(ctx context.Context, moniker string) ([]ConfigValue, error) {
+	got := new(componentpb.StructuredConfig)
+	if _, err := c.call(ctx, "GetStructuredConfig", &componentpb.Moniker{Moniker: moniker}, got); err != nil {
+		return nil, err
+	}
+	out := make([]ConfigValue, len(got.Fields))
+	for i, f := range got.Fields {
+		out[i] = ConfigValue{f.Key, f.Value, f.Source}
+	}
+	return out, nil
+}
+
+// A ConfigClient is a connection to ConfigOverride, which overrides the configuration of instances from their next start on.
+type ConfigClient struct{ Client }
+
+// OpenConfig connects to ConfigOverride at its usual path.
+func OpenConfig(ctx context.Context) (*ConfigClient, error) {
+	c, err := dial(ctx, ConfigOverride)
+	if err != nil {
+		return nil, err
+	}
+	return &ConfigClient{c}, nil
+}
+
+// Set overrides values, which are JSON, by key: all or none.
+func (c *ConfigClient) Set(ctx context.Context, moniker string, values map[string]string) error {
+	ask := &componentpb.SetStructuredConfig{Moniker: moniker, Fields: configFields(values)}
+	_, err := c.call(ctx, "SetStructuredConfig", ask, nil)
+	return err
+}
+
+// Unset takes back what was overridden for an instance, or for all of them with "".
+func (c *ConfigClient) Unset(ctx context.Context, moniker string) error {
+	_, err := c.call(ctx, "UnsetStructuredConfig", &componentpb.Moniker{Moniker: moniker}, nil)
+	return err
+}
+
+func configFields(values map[string]string) (out []*componentpb.ConfigValue) {
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		out = append(out, &componentpb.ConfigValue{Key: k, Value: values[k]})
+	}
+	return out
 }
 
 // A RouteClient is a connection to RouteValidator.

@@ -30,6 +30,7 @@ type Child struct {
 	URL    string
 	Eager  bool // CreateChild returns once it runs; so too in a single_run collection
 	Offers []Offer
+	Config map[string]string // values of its configuration as JSON, of keys that have mutability: ["parent"]
 }
 
 // An Offer is an entry of a manifest's "offer" without its "to"; the collection must have allowed_offers: "static_and_dynamic".
@@ -53,7 +54,7 @@ func (r Ref) wire() *componentpb.ChildRef {
 
 func (c Child) wire(collection string) *componentpb.CreateChild {
 	w := &componentpb.CreateChild{
-		Collection: collection, Child: &componentpb.Child{Name: c.Name, Url: c.URL, Eager: c.Eager},
+		Collection: collection, Child: &componentpb.Child{Name: c.Name, Url: c.URL, Eager: c.Eager, ConfigOverrides: configFields(c.Config)},
 	}
 	for _, o := range c.Offers {
 		w.Offers = append(w.Offers, &componentpb.Offer{

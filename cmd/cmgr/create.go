@@ -14,13 +14,18 @@ import (
 )
 
 func newCreate(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "create MONIKER URL",
+	var values []string
+	c := &cobra.Command{
+		Use:   "create MONIKER URL [--config KEY=VALUE]...",
 		Short: "add an instance to a collection",
 		Long: `Add an instance to a collection. MONIKER is PARENT/COLLECTION:NAME. It starts
 when it is used or started; in a collection with durability "single_run" it
-starts at once. cmgr run MONIKER URL creates and starts in one step.`,
-		Example: `  cmgr create /core/jobs:import-7 import.cml`,
+starts at once. cmgr run MONIKER URL creates and starts in one step.
+
+--config gives it values of its configuration, of keys that its manifest lets
+its parent set (mutability: [ "parent" ]).`,
+		Example: `  cmgr create /core/jobs:import-7 import.cml
+  cmgr create /core/jobs:import-8 import.cml --config from=2026-03-01`,
 		GroupID: groupAct,
 		Args:    between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,7 +37,11 @@ starts at once. cmgr run MONIKER URL creates and starts in one step.`,
 				if err != nil {
 					return err
 				}
-				r, err := c.Create(ctx, &controlpb.CreateRequest{Moniker: args[0], Url: url})
+				config, err := keyValues(values)
+				if err != nil {
+					return err
+				}
+				r, err := c.Create(ctx, &controlpb.CreateRequest{Moniker: args[0], Url: url, Config: config})
 				if err != nil {
 					return err
 				}
@@ -43,6 +52,8 @@ starts at once. cmgr run MONIKER URL creates and starts in one step.`,
 			})
 		},
 	}
+	c.Flags().StringArrayVar(&values, "config", nil, "a value of its configuration, `KEY=VALUE`; may be repeated")
+	return c
 }
 
 // manifestURL is what somebody types for a manifest: a path from where they are, or a URL. What has a fragment is relative to the

@@ -63,6 +63,11 @@ func shown(r *controlpb.ShowResponse, now time.Time) []pair {
 		add("Namespace Capabilities", d.GetIncomingCapabilities()...)
 		add("Exposed Capabilities", d.GetExposedCapabilities()...)
 		add("Package Directory", d.GetPackageDirectory())
+		var values []string
+		for _, v := range d.GetConfiguration() {
+			values = append(values, v.GetKey()+" -> "+printable(v.GetValue()))
+		}
+		add("Configuration", values...)
 		add("Collections", d.GetCollections()...)
 		add("Manifest Sources", d.GetManifestSources()...)
 		execution := stateWord(r.GetState(), r.GetStarting())

@@ -25,12 +25,7 @@ release, and make a boot file of a boot script.`,
   cmgr systools script2boot start.script start.boot`,
 		GroupID: groupTool,
 		Args:    cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usagef(cmd, "usage: "+cmd.UseLine(), "an argument is missing")
-			}
-			return usagef(cmd, "usage: "+cmd.UseLine(), "unknown command %q", args[0])
-		},
+		RunE:    subcommand,
 	}
 	for _, c := range []*cobra.Command{newMakeScript(a), newScript2boot(a)} {
 		c.DisableFlagsInUseLine = true

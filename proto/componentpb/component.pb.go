@@ -141,13 +141,14 @@ func (x *CreateChild) GetOffers() []*Offer {
 }
 
 type Child struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Url           string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
-	Eager         bool                   `protobuf:"varint,3,opt,name=eager,proto3" json:"eager,omitempty"`            // answered once it runs
-	Environment   string                 `protobuf:"bytes,4,opt,name=environment,proto3" json:"environment,omitempty"` // must be ""
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Url             string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	Eager           bool                   `protobuf:"varint,3,opt,name=eager,proto3" json:"eager,omitempty"`                                           // answered once it runs
+	Environment     string                 `protobuf:"bytes,4,opt,name=environment,proto3" json:"environment,omitempty"`                                // must be ""
+	ConfigOverrides []*ConfigValue         `protobuf:"bytes,5,rep,name=config_overrides,json=configOverrides,proto3" json:"config_overrides,omitempty"` // of keys that have mutability: ["parent"]
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Child) Reset() {
@@ -208,6 +209,170 @@ func (x *Child) GetEnvironment() string {
 	return ""
 }
 
+func (x *Child) GetConfigOverrides() []*ConfigValue {
+	if x != nil {
+		return x.ConfigOverrides
+	}
+	return nil
+}
+
+// A ConfigValue is one key of a component's configuration.
+type ConfigValue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`   // as JSON
+	Source        string                 `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"` // in answers: default, package, capability of /net, parent or override
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigValue) Reset() {
+	*x = ConfigValue{}
+	mi := &file_proto_component_v1_component_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigValue) ProtoMessage() {}
+
+func (x *ConfigValue) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_component_v1_component_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigValue.ProtoReflect.Descriptor instead.
+func (*ConfigValue) Descriptor() ([]byte, []int) {
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ConfigValue) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type SetStructuredConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moniker       string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	Fields        []*ConfigValue         `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetStructuredConfig) Reset() {
+	*x = SetStructuredConfig{}
+	mi := &file_proto_component_v1_component_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetStructuredConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetStructuredConfig) ProtoMessage() {}
+
+func (x *SetStructuredConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_component_v1_component_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetStructuredConfig.ProtoReflect.Descriptor instead.
+func (*SetStructuredConfig) Descriptor() ([]byte, []int) {
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SetStructuredConfig) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *SetStructuredConfig) GetFields() []*ConfigValue {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+type StructuredConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fields        []*ConfigValue         `protobuf:"bytes,1,rep,name=fields,proto3" json:"fields,omitempty"` // sorted by key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StructuredConfig) Reset() {
+	*x = StructuredConfig{}
+	mi := &file_proto_component_v1_component_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StructuredConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StructuredConfig) ProtoMessage() {}
+
+func (x *StructuredConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_component_v1_component_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StructuredConfig.ProtoReflect.Descriptor instead.
+func (*StructuredConfig) Descriptor() ([]byte, []int) {
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StructuredConfig) GetFields() []*ConfigValue {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
 // An Offer is an entry of a manifest's "offer" without its "to".
 type Offer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -225,7 +390,7 @@ type Offer struct {
 
 func (x *Offer) Reset() {
 	*x = Offer{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[3]
+	mi := &file_proto_component_v1_component_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +402,7 @@ func (x *Offer) String() string {
 func (*Offer) ProtoMessage() {}
 
 func (x *Offer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[3]
+	mi := &file_proto_component_v1_component_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +415,7 @@ func (x *Offer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offer.ProtoReflect.Descriptor instead.
 func (*Offer) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{3}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Offer) GetKind() string {
@@ -318,7 +483,7 @@ type Collection struct {
 
 func (x *Collection) Reset() {
 	*x = Collection{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[4]
+	mi := &file_proto_component_v1_component_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +495,7 @@ func (x *Collection) String() string {
 func (*Collection) ProtoMessage() {}
 
 func (x *Collection) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[4]
+	mi := &file_proto_component_v1_component_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +508,7 @@ func (x *Collection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collection.ProtoReflect.Descriptor instead.
 func (*Collection) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{4}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Collection) GetCollection() string {
@@ -362,7 +527,7 @@ type Children struct {
 
 func (x *Children) Reset() {
 	*x = Children{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[5]
+	mi := &file_proto_component_v1_component_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +539,7 @@ func (x *Children) String() string {
 func (*Children) ProtoMessage() {}
 
 func (x *Children) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[5]
+	mi := &file_proto_component_v1_component_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +552,7 @@ func (x *Children) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Children.ProtoReflect.Descriptor instead.
 func (*Children) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{5}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Children) GetChildren() []*ChildRef {
@@ -407,7 +572,7 @@ type Exposed struct {
 
 func (x *Exposed) Reset() {
 	*x = Exposed{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[6]
+	mi := &file_proto_component_v1_component_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +584,7 @@ func (x *Exposed) String() string {
 func (*Exposed) ProtoMessage() {}
 
 func (x *Exposed) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[6]
+	mi := &file_proto_component_v1_component_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +597,7 @@ func (x *Exposed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposed.ProtoReflect.Descriptor instead.
 func (*Exposed) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{6}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Exposed) GetCapabilities() []*Capability {
@@ -452,7 +617,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[7]
+	mi := &file_proto_component_v1_component_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +629,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[7]
+	mi := &file_proto_component_v1_component_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +642,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{7}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Capability) GetKind() string {
@@ -504,7 +669,7 @@ type ConnectExposed struct {
 
 func (x *ConnectExposed) Reset() {
 	*x = ConnectExposed{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[8]
+	mi := &file_proto_component_v1_component_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +681,7 @@ func (x *ConnectExposed) String() string {
 func (*ConnectExposed) ProtoMessage() {}
 
 func (x *ConnectExposed) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[8]
+	mi := &file_proto_component_v1_component_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +694,7 @@ func (x *ConnectExposed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectExposed.ProtoReflect.Descriptor instead.
 func (*ConnectExposed) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{8}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConnectExposed) GetChild() *ChildRef {
@@ -557,7 +722,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[9]
+	mi := &file_proto_component_v1_component_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +734,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[9]
+	mi := &file_proto_component_v1_component_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +747,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{9}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *State) GetState() string {
@@ -612,7 +777,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[10]
+	mi := &file_proto_component_v1_component_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +789,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[10]
+	mi := &file_proto_component_v1_component_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +802,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{10}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -677,7 +842,7 @@ type Moniker struct {
 
 func (x *Moniker) Reset() {
 	*x = Moniker{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[11]
+	mi := &file_proto_component_v1_component_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +854,7 @@ func (x *Moniker) String() string {
 func (*Moniker) ProtoMessage() {}
 
 func (x *Moniker) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[11]
+	mi := &file_proto_component_v1_component_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +867,7 @@ func (x *Moniker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moniker.ProtoReflect.Descriptor instead.
 func (*Moniker) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{11}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Moniker) GetMoniker() string {
@@ -722,7 +887,7 @@ type CreateInstance struct {
 
 func (x *CreateInstance) Reset() {
 	*x = CreateInstance{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[12]
+	mi := &file_proto_component_v1_component_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +899,7 @@ func (x *CreateInstance) String() string {
 func (*CreateInstance) ProtoMessage() {}
 
 func (x *CreateInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[12]
+	mi := &file_proto_component_v1_component_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +912,7 @@ func (x *CreateInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInstance.ProtoReflect.Descriptor instead.
 func (*CreateInstance) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{12}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateInstance) GetParent() string {
@@ -774,7 +939,7 @@ type DestroyInstance struct {
 
 func (x *DestroyInstance) Reset() {
 	*x = DestroyInstance{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[13]
+	mi := &file_proto_component_v1_component_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +951,7 @@ func (x *DestroyInstance) String() string {
 func (*DestroyInstance) ProtoMessage() {}
 
 func (x *DestroyInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[13]
+	mi := &file_proto_component_v1_component_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +964,7 @@ func (x *DestroyInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyInstance.ProtoReflect.Descriptor instead.
 func (*DestroyInstance) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{13}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DestroyInstance) GetParent() string {
@@ -832,7 +997,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[14]
+	mi := &file_proto_component_v1_component_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1009,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[14]
+	mi := &file_proto_component_v1_component_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1022,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{14}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Instance) GetMoniker() string {
@@ -925,7 +1090,7 @@ type Instances struct {
 
 func (x *Instances) Reset() {
 	*x = Instances{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[15]
+	mi := &file_proto_component_v1_component_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1102,7 @@ func (x *Instances) String() string {
 func (*Instances) ProtoMessage() {}
 
 func (x *Instances) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[15]
+	mi := &file_proto_component_v1_component_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1115,7 @@ func (x *Instances) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instances.ProtoReflect.Descriptor instead.
 func (*Instances) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{15}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Instances) GetInstances() []*Instance {
@@ -969,7 +1134,7 @@ type Declaration struct {
 
 func (x *Declaration) Reset() {
 	*x = Declaration{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[16]
+	mi := &file_proto_component_v1_component_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1146,7 @@ func (x *Declaration) String() string {
 func (*Declaration) ProtoMessage() {}
 
 func (x *Declaration) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[16]
+	mi := &file_proto_component_v1_component_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1159,7 @@ func (x *Declaration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Declaration.ProtoReflect.Descriptor instead.
 func (*Declaration) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{16}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Declaration) GetManifest() []byte {
@@ -1014,7 +1179,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[17]
+	mi := &file_proto_component_v1_component_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1191,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[17]
+	mi := &file_proto_component_v1_component_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1204,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{17}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Route) GetMoniker() string {
@@ -1067,7 +1232,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[18]
+	mi := &file_proto_component_v1_component_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1244,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[18]
+	mi := &file_proto_component_v1_component_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1257,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{18}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Target) GetName() string {
@@ -1118,7 +1283,7 @@ type Routes struct {
 
 func (x *Routes) Reset() {
 	*x = Routes{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[19]
+	mi := &file_proto_component_v1_component_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1295,7 @@ func (x *Routes) String() string {
 func (*Routes) ProtoMessage() {}
 
 func (x *Routes) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[19]
+	mi := &file_proto_component_v1_component_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1308,7 @@ func (x *Routes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routes.ProtoReflect.Descriptor instead.
 func (*Routes) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{19}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Routes) GetReports() []*RouteReport {
@@ -1169,7 +1334,7 @@ type RouteReport struct {
 
 func (x *RouteReport) Reset() {
 	*x = RouteReport{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[20]
+	mi := &file_proto_component_v1_component_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1346,7 @@ func (x *RouteReport) String() string {
 func (*RouteReport) ProtoMessage() {}
 
 func (x *RouteReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[20]
+	mi := &file_proto_component_v1_component_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1359,7 @@ func (x *RouteReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReport.ProtoReflect.Descriptor instead.
 func (*RouteReport) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{20}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RouteReport) GetType() string {
@@ -1263,7 +1428,7 @@ type Introspect struct {
 
 func (x *Introspect) Reset() {
 	*x = Introspect{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[21]
+	mi := &file_proto_component_v1_component_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1440,7 @@ func (x *Introspect) String() string {
 func (*Introspect) ProtoMessage() {}
 
 func (x *Introspect) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[21]
+	mi := &file_proto_component_v1_component_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1453,7 @@ func (x *Introspect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspect.ProtoReflect.Descriptor instead.
 func (*Introspect) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{21}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Introspect) GetSocket() uint32 {
@@ -1316,7 +1481,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[22]
+	mi := &file_proto_component_v1_component_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1493,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[22]
+	mi := &file_proto_component_v1_component_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1506,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{22}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Identity) GetMoniker() string {
@@ -1381,7 +1546,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[23]
+	mi := &file_proto_component_v1_component_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1558,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[23]
+	mi := &file_proto_component_v1_component_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1571,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{23}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Event) GetKind() string {
@@ -1469,7 +1634,7 @@ type Resolve struct {
 
 func (x *Resolve) Reset() {
 	*x = Resolve{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[24]
+	mi := &file_proto_component_v1_component_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1646,7 @@ func (x *Resolve) String() string {
 func (*Resolve) ProtoMessage() {}
 
 func (x *Resolve) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[24]
+	mi := &file_proto_component_v1_component_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1659,7 @@ func (x *Resolve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolve.ProtoReflect.Descriptor instead.
 func (*Resolve) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{24}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Resolve) GetUrl() string {
@@ -1523,7 +1688,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[25]
+	mi := &file_proto_component_v1_component_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1700,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[25]
+	mi := &file_proto_component_v1_component_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1713,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{25}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Resolved) GetUrl() string {
@@ -1594,12 +1759,22 @@ const file_proto_component_v1_component_proto_rawDesc = "" +
 	"collection\x18\x01 \x01(\tR\n" +
 	"collection\x12.\n" +
 	"\x05child\x18\x02 \x01(\v2\x18.cmgr.component.v1.ChildR\x05child\x120\n" +
-	"\x06offers\x18\x03 \x03(\v2\x18.cmgr.component.v1.OfferR\x06offersJ\x04\b\x0f\x10\x10\"k\n" +
+	"\x06offers\x18\x03 \x03(\v2\x18.cmgr.component.v1.OfferR\x06offersJ\x04\b\x0f\x10\x10\"\xb6\x01\n" +
 	"\x05Child\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x14\n" +
 	"\x05eager\x18\x03 \x01(\bR\x05eager\x12 \n" +
-	"\venvironment\x18\x04 \x01(\tR\venvironmentJ\x04\b\x0f\x10\x10\"\xc1\x01\n" +
+	"\venvironment\x18\x04 \x01(\tR\venvironment\x12I\n" +
+	"\x10config_overrides\x18\x05 \x03(\v2\x1e.cmgr.component.v1.ConfigValueR\x0fconfigOverridesJ\x04\b\x0f\x10\x10\"S\n" +
+	"\vConfigValue\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06sourceJ\x04\b\x0f\x10\x10\"m\n" +
+	"\x13SetStructuredConfig\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amoniker\x126\n" +
+	"\x06fields\x18\x02 \x03(\v2\x1e.cmgr.component.v1.ConfigValueR\x06fieldsJ\x04\b\x0f\x10\x10\"P\n" +
+	"\x10StructuredConfig\x126\n" +
+	"\x06fields\x18\x01 \x03(\v2\x1e.cmgr.component.v1.ConfigValueR\x06fieldsJ\x04\b\x0f\x10\x10\"\xc1\x01\n" +
 	"\x05Offer\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1710,53 +1885,59 @@ func file_proto_component_v1_component_proto_rawDescGZIP() []byte {
 	return file_proto_component_v1_component_proto_rawDescData
 }
 
-var file_proto_component_v1_component_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_proto_component_v1_component_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_proto_component_v1_component_proto_goTypes = []any{
-	(*ChildRef)(nil),        // 0: cmgr.component.v1.ChildRef
-	(*CreateChild)(nil),     // 1: cmgr.component.v1.CreateChild
-	(*Child)(nil),           // 2: cmgr.component.v1.Child
-	(*Offer)(nil),           // 3: cmgr.component.v1.Offer
-	(*Collection)(nil),      // 4: cmgr.component.v1.Collection
-	(*Children)(nil),        // 5: cmgr.component.v1.Children
-	(*Exposed)(nil),         // 6: cmgr.component.v1.Exposed
-	(*Capability)(nil),      // 7: cmgr.component.v1.Capability
-	(*ConnectExposed)(nil),  // 8: cmgr.component.v1.ConnectExposed
-	(*State)(nil),           // 9: cmgr.component.v1.State
-	(*Exit)(nil),            // 10: cmgr.component.v1.Exit
-	(*Moniker)(nil),         // 11: cmgr.component.v1.Moniker
-	(*CreateInstance)(nil),  // 12: cmgr.component.v1.CreateInstance
-	(*DestroyInstance)(nil), // 13: cmgr.component.v1.DestroyInstance
-	(*Instance)(nil),        // 14: cmgr.component.v1.Instance
-	(*Instances)(nil),       // 15: cmgr.component.v1.Instances
-	(*Declaration)(nil),     // 16: cmgr.component.v1.Declaration
-	(*Route)(nil),           // 17: cmgr.component.v1.Route
-	(*Target)(nil),          // 18: cmgr.component.v1.Target
-	(*Routes)(nil),          // 19: cmgr.component.v1.Routes
-	(*RouteReport)(nil),     // 20: cmgr.component.v1.RouteReport
-	(*Introspect)(nil),      // 21: cmgr.component.v1.Introspect
-	(*Identity)(nil),        // 22: cmgr.component.v1.Identity
-	(*Event)(nil),           // 23: cmgr.component.v1.Event
-	(*Resolve)(nil),         // 24: cmgr.component.v1.Resolve
-	(*Resolved)(nil),        // 25: cmgr.component.v1.Resolved
+	(*ChildRef)(nil),            // 0: cmgr.component.v1.ChildRef
+	(*CreateChild)(nil),         // 1: cmgr.component.v1.CreateChild
+	(*Child)(nil),               // 2: cmgr.component.v1.Child
+	(*ConfigValue)(nil),         // 3: cmgr.component.v1.ConfigValue
+	(*SetStructuredConfig)(nil), // 4: cmgr.component.v1.SetStructuredConfig
+	(*StructuredConfig)(nil),    // 5: cmgr.component.v1.StructuredConfig
+	(*Offer)(nil),               // 6: cmgr.component.v1.Offer
+	(*Collection)(nil),          // 7: cmgr.component.v1.Collection
+	(*Children)(nil),            // 8: cmgr.component.v1.Children
+	(*Exposed)(nil),             // 9: cmgr.component.v1.Exposed
+	(*Capability)(nil),          // 10: cmgr.component.v1.Capability
+	(*ConnectExposed)(nil),      // 11: cmgr.component.v1.ConnectExposed
+	(*State)(nil),               // 12: cmgr.component.v1.State
+	(*Exit)(nil),                // 13: cmgr.component.v1.Exit
+	(*Moniker)(nil),             // 14: cmgr.component.v1.Moniker
+	(*CreateInstance)(nil),      // 15: cmgr.component.v1.CreateInstance
+	(*DestroyInstance)(nil),     // 16: cmgr.component.v1.DestroyInstance
+	(*Instance)(nil),            // 17: cmgr.component.v1.Instance
+	(*Instances)(nil),           // 18: cmgr.component.v1.Instances
+	(*Declaration)(nil),         // 19: cmgr.component.v1.Declaration
+	(*Route)(nil),               // 20: cmgr.component.v1.Route
+	(*Target)(nil),              // 21: cmgr.component.v1.Target
+	(*Routes)(nil),              // 22: cmgr.component.v1.Routes
+	(*RouteReport)(nil),         // 23: cmgr.component.v1.RouteReport
+	(*Introspect)(nil),          // 24: cmgr.component.v1.Introspect
+	(*Identity)(nil),            // 25: cmgr.component.v1.Identity
+	(*Event)(nil),               // 26: cmgr.component.v1.Event
+	(*Resolve)(nil),             // 27: cmgr.component.v1.Resolve
+	(*Resolved)(nil),            // 28: cmgr.component.v1.Resolved
 }
 var file_proto_component_v1_component_proto_depIdxs = []int32{
 	2,  // 0: cmgr.component.v1.CreateChild.child:type_name -> cmgr.component.v1.Child
-	3,  // 1: cmgr.component.v1.CreateChild.offers:type_name -> cmgr.component.v1.Offer
-	0,  // 2: cmgr.component.v1.Children.children:type_name -> cmgr.component.v1.ChildRef
-	7,  // 3: cmgr.component.v1.Exposed.capabilities:type_name -> cmgr.component.v1.Capability
-	0,  // 4: cmgr.component.v1.ConnectExposed.child:type_name -> cmgr.component.v1.ChildRef
-	10, // 5: cmgr.component.v1.State.exit:type_name -> cmgr.component.v1.Exit
-	1,  // 6: cmgr.component.v1.CreateInstance.child:type_name -> cmgr.component.v1.CreateChild
-	0,  // 7: cmgr.component.v1.DestroyInstance.child:type_name -> cmgr.component.v1.ChildRef
-	14, // 8: cmgr.component.v1.Instances.instances:type_name -> cmgr.component.v1.Instance
-	18, // 9: cmgr.component.v1.Route.targets:type_name -> cmgr.component.v1.Target
-	20, // 10: cmgr.component.v1.Routes.reports:type_name -> cmgr.component.v1.RouteReport
-	10, // 11: cmgr.component.v1.Event.exit:type_name -> cmgr.component.v1.Exit
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	6,  // 1: cmgr.component.v1.CreateChild.offers:type_name -> cmgr.component.v1.Offer
+	3,  // 2: cmgr.component.v1.Child.config_overrides:type_name -> cmgr.component.v1.ConfigValue
+	3,  // 3: cmgr.component.v1.SetStructuredConfig.fields:type_name -> cmgr.component.v1.ConfigValue
+	3,  // 4: cmgr.component.v1.StructuredConfig.fields:type_name -> cmgr.component.v1.ConfigValue
+	0,  // 5: cmgr.component.v1.Children.children:type_name -> cmgr.component.v1.ChildRef
+	10, // 6: cmgr.component.v1.Exposed.capabilities:type_name -> cmgr.component.v1.Capability
+	0,  // 7: cmgr.component.v1.ConnectExposed.child:type_name -> cmgr.component.v1.ChildRef
+	13, // 8: cmgr.component.v1.State.exit:type_name -> cmgr.component.v1.Exit
+	1,  // 9: cmgr.component.v1.CreateInstance.child:type_name -> cmgr.component.v1.CreateChild
+	0,  // 10: cmgr.component.v1.DestroyInstance.child:type_name -> cmgr.component.v1.ChildRef
+	17, // 11: cmgr.component.v1.Instances.instances:type_name -> cmgr.component.v1.Instance
+	21, // 12: cmgr.component.v1.Route.targets:type_name -> cmgr.component.v1.Target
+	23, // 13: cmgr.component.v1.Routes.reports:type_name -> cmgr.component.v1.RouteReport
+	13, // 14: cmgr.component.v1.Event.exit:type_name -> cmgr.component.v1.Exit
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_proto_component_v1_component_proto_init() }
@@ -1770,7 +1951,7 @@ func file_proto_component_v1_component_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_component_v1_component_proto_rawDesc), len(file_proto_component_v1_component_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1006,6 +1006,8 @@ type Resolved struct {
 	ExposedCapabilities  []string `protobuf:"bytes,5,rep,name=exposed_capabilities,json=exposedCapabilities,proto3" json:"exposed_capabilities,omitempty"`
 	Collections          []string `protobuf:"bytes,6,rep,name=collections,proto3" json:"collections,omitempty"`
 	ManifestSources      []string `protobuf:"bytes,7,rep,name=manifest_sources,json=manifestSources,proto3" json:"manifest_sources,omitempty"`
+	// Its configuration as its next start will find it; none if that cannot be told.
+	Configuration []*ConfigValue `protobuf:"bytes,9,rep,name=configuration,proto3" json:"configuration,omitempty"`
 	// Absent unless it runs.
 	Started       *Started `protobuf:"bytes,8,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1087,6 +1089,13 @@ func (x *Resolved) GetCollections() []string {
 func (x *Resolved) GetManifestSources() []string {
 	if x != nil {
 		return x.ManifestSources
+	}
+	return nil
+}
+
+func (x *Resolved) GetConfiguration() []*ConfigValue {
+	if x != nil {
+		return x.Configuration
 	}
 	return nil
 }
@@ -1240,8 +1249,10 @@ func (x *Detail) GetValue() string {
 type CreateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PARENT/COLLECTION:NAME
-	Moniker       string `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
-	Url           string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	Moniker string `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	Url     string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Values of its configuration, as in SetConfigRequest, of keys that have mutability: ["parent"].
+	Config        map[string]string `protobuf:"bytes,3,rep,name=config,proto3" json:"config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1288,6 +1299,13 @@ func (x *CreateRequest) GetUrl() string {
 		return x.Url
 	}
 	return ""
+}
+
+func (x *CreateRequest) GetConfig() map[string]string {
+	if x != nil {
+		return x.Config
+	}
+	return nil
 }
 
 type RunInCollectionRequest struct {
@@ -1352,6 +1370,245 @@ func (x *RunInCollectionRequest) GetRecreate() bool {
 	return false
 }
 
+type ConfigResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Moniker string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	// Sorted by key.
+	Values        []*ConfigValue `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigResponse) Reset() {
+	*x = ConfigResponse{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigResponse) ProtoMessage() {}
+
+func (x *ConfigResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigResponse.ProtoReflect.Descriptor instead.
+func (*ConfigResponse) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ConfigResponse) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *ConfigResponse) GetValues() []*ConfigValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+type ConfigValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// "uint8", "string", "vector of bool", …
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// As JSON.
+	Value string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// default, package (the value file), capability, parent (who created it) or override; later ones are preferred.
+	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	// capability: whose.
+	SourceMoniker string `protobuf:"bytes,5,opt,name=source_moniker,json=sourceMoniker,proto3" json:"source_moniker,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigValue) Reset() {
+	*x = ConfigValue{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigValue) ProtoMessage() {}
+
+func (x *ConfigValue) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigValue.ProtoReflect.Descriptor instead.
+func (*ConfigValue) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ConfigValue) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetSourceMoniker() string {
+	if x != nil {
+		return x.SourceMoniker
+	}
+	return ""
+}
+
+type SetConfigRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Query string                 `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// By key, as in a value file; a string needs no quotes.
+	Values        map[string]string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetConfigRequest) Reset() {
+	*x = SetConfigRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetConfigRequest) ProtoMessage() {}
+
+func (x *SetConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetConfigRequest.ProtoReflect.Descriptor instead.
+func (*SetConfigRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetConfigRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *SetConfigRequest) GetValues() map[string]string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+type UnsetConfigRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Query string                 `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// None for all.
+	Keys          []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnsetConfigRequest) Reset() {
+	*x = UnsetConfigRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnsetConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnsetConfigRequest) ProtoMessage() {}
+
+func (x *UnsetConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnsetConfigRequest.ProtoReflect.Descriptor instead.
+func (*UnsetConfigRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *UnsetConfigRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *UnsetConfigRequest) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 type RouteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Query string                 `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
@@ -1363,7 +1620,7 @@ type RouteRequest struct {
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1632,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1645,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RouteRequest) GetQuery() string {
@@ -1415,7 +1672,7 @@ type RouteResponse struct {
 
 func (x *RouteResponse) Reset() {
 	*x = RouteResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1684,7 @@ func (x *RouteResponse) String() string {
 func (*RouteResponse) ProtoMessage() {}
 
 func (x *RouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1697,7 @@ func (x *RouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResponse.ProtoReflect.Descriptor instead.
 func (*RouteResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RouteResponse) GetMoniker() string {
@@ -1482,7 +1739,7 @@ type RouteReport struct {
 
 func (x *RouteReport) Reset() {
 	*x = RouteReport{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1751,7 @@ func (x *RouteReport) String() string {
 func (*RouteReport) ProtoMessage() {}
 
 func (x *RouteReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1764,7 @@ func (x *RouteReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReport.ProtoReflect.Descriptor instead.
 func (*RouteReport) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RouteReport) GetDeclType() string {
@@ -1583,7 +1840,7 @@ type CapabilityRequest struct {
 
 func (x *CapabilityRequest) Reset() {
 	*x = CapabilityRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1852,7 @@ func (x *CapabilityRequest) String() string {
 func (*CapabilityRequest) ProtoMessage() {}
 
 func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1865,7 @@ func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityRequest.ProtoReflect.Descriptor instead.
 func (*CapabilityRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CapabilityRequest) GetName() string {
@@ -1631,7 +1888,7 @@ type CapabilityResponse struct {
 
 func (x *CapabilityResponse) Reset() {
 	*x = CapabilityResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1900,7 @@ func (x *CapabilityResponse) String() string {
 func (*CapabilityResponse) ProtoMessage() {}
 
 func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1913,7 @@ func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityResponse.ProtoReflect.Descriptor instead.
 func (*CapabilityResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CapabilityResponse) GetDeclarations() []*Mention {
@@ -1706,7 +1963,7 @@ type Mention struct {
 
 func (x *Mention) Reset() {
 	*x = Mention{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1975,7 @@ func (x *Mention) String() string {
 func (*Mention) ProtoMessage() {}
 
 func (x *Mention) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1988,7 @@ func (x *Mention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mention.ProtoReflect.Descriptor instead.
 func (*Mention) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Mention) GetMoniker() string {
@@ -1796,7 +2053,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +2065,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +2078,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Hop) GetMoniker() string {
@@ -1864,7 +2121,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2133,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2146,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Position) GetFile() string {
@@ -1924,7 +2181,7 @@ type GraphRequest struct {
 
 func (x *GraphRequest) Reset() {
 	*x = GraphRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2193,7 @@ func (x *GraphRequest) String() string {
 func (*GraphRequest) ProtoMessage() {}
 
 func (x *GraphRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2206,7 @@ func (x *GraphRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphRequest.ProtoReflect.Descriptor instead.
 func (*GraphRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GraphRequest) GetOnly() string {
@@ -1976,7 +2233,7 @@ type GraphResponse struct {
 
 func (x *GraphResponse) Reset() {
 	*x = GraphResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2245,7 @@ func (x *GraphResponse) String() string {
 func (*GraphResponse) ProtoMessage() {}
 
 func (x *GraphResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2258,7 @@ func (x *GraphResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphResponse.ProtoReflect.Descriptor instead.
 func (*GraphResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GraphResponse) GetInstances() []*Instance {
@@ -2031,7 +2288,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2300,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2313,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2101,7 +2358,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2370,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2383,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogsRequest) GetQueries() []string {
@@ -2168,7 +2425,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2437,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2450,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogLine) GetMoniker() string {
@@ -2249,7 +2506,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2518,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2531,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EventsRequest) GetSinceSeq() float64 {
@@ -2336,7 +2593,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2605,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2618,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Event) GetSeq() float64 {
@@ -2438,7 +2695,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2707,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2720,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WaitRequest) GetQuery() string {
@@ -2492,7 +2749,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +2761,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2774,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WaitResponse) GetMoniker() string {
@@ -2549,7 +2806,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2818,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2831,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 type DoctorResponse struct {
@@ -2586,7 +2843,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2855,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +2868,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -2635,7 +2892,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2904,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +2917,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Check) GetStatus() string {
@@ -2699,7 +2956,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2968,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2981,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 type ShutdownResponse struct {
@@ -2735,7 +2992,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +3004,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +3017,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 type VersionRequest struct {
@@ -2771,7 +3028,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +3040,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +3053,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 type VersionResponse struct {
@@ -2812,7 +3069,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +3081,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +3094,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2896,7 +3153,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3165,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3178,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Problem) GetKind() string {
@@ -2982,7 +3239,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +3251,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3264,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Finding) GetPosition() *Position {
@@ -3060,7 +3317,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3072,7 +3329,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3085,7 +3342,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 type StatusResponse struct {
@@ -3105,7 +3362,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3374,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3387,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StatusResponse) GetInternal() string {
@@ -3266,7 +3523,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"next_start\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tnextStart\x12\x17\n" +
 	"\agave_up\x18\f \x01(\bR\x06gaveUp\x12#\n" +
 	"\rlog_directory\x18\r \x01(\tR\flogDirectory\x12&\n" +
-	"\x0fstop_timeout_ms\x18\x0e \x01(\rR\rstopTimeoutMs\"\xdb\x02\n" +
+	"\x0fstop_timeout_ms\x18\x0e \x01(\rR\rstopTimeoutMs\"\x9f\x03\n" +
 	"\bResolved\x12!\n" +
 	"\fresolved_url\x18\x01 \x01(\tR\vresolvedUrl\x12+\n" +
 	"\x11package_directory\x18\x02 \x01(\tR\x10packageDirectory\x12\x16\n" +
@@ -3274,7 +3531,8 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x15incoming_capabilities\x18\x04 \x03(\tR\x14incomingCapabilities\x121\n" +
 	"\x14exposed_capabilities\x18\x05 \x03(\tR\x13exposedCapabilities\x12 \n" +
 	"\vcollections\x18\x06 \x03(\tR\vcollections\x12)\n" +
-	"\x10manifest_sources\x18\a \x03(\tR\x0fmanifestSources\x122\n" +
+	"\x10manifest_sources\x18\a \x03(\tR\x0fmanifestSources\x12B\n" +
+	"\rconfiguration\x18\t \x03(\v2\x1c.cmgr.control.v1.ConfigValueR\rconfiguration\x122\n" +
 	"\astarted\x18\b \x01(\v2\x18.cmgr.control.v1.StartedR\astarted\"\x97\x02\n" +
 	"\aStarted\x12\x18\n" +
 	"\aruntime\x18\x01 \x01(\tR\aruntime\x123\n" +
@@ -3286,14 +3544,36 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\adetails\x18\x06 \x03(\v2\x17.cmgr.control.v1.DetailR\adetails\"0\n" +
 	"\x06Detail\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\";\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xba\x01\n" +
 	"\rCreateRequest\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x10\n" +
-	"\x03url\x18\x02 \x01(\tR\x03url\"`\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12B\n" +
+	"\x06config\x18\x03 \x03(\v2*.cmgr.control.v1.CreateRequest.ConfigEntryR\x06config\x1a9\n" +
+	"\vConfigEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"`\n" +
 	"\x16RunInCollectionRequest\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n" +
-	"\brecreate\x18\x03 \x01(\bR\brecreate\">\n" +
+	"\brecreate\x18\x03 \x01(\bR\brecreate\"`\n" +
+	"\x0eConfigResponse\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amoniker\x124\n" +
+	"\x06values\x18\x02 \x03(\v2\x1c.cmgr.control.v1.ConfigValueR\x06values\"\x88\x01\n" +
+	"\vConfigValue\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12%\n" +
+	"\x0esource_moniker\x18\x05 \x01(\tR\rsourceMoniker\"\xaa\x01\n" +
+	"\x10SetConfigRequest\x12\x14\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\x12E\n" +
+	"\x06values\x18\x02 \x03(\v2-.cmgr.control.v1.SetConfigRequest.ValuesEntryR\x06values\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
+	"\x12UnsetConfigRequest\x12\x14\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\x12\x12\n" +
+	"\x04keys\x18\x02 \x03(\tR\x04keys\">\n" +
 	"\fRouteRequest\x12\x14\n" +
 	"\x05query\x18\x01 \x01(\tR\x05query\x12\x18\n" +
 	"\afilters\x18\x02 \x03(\tR\afilters\"_\n" +
@@ -3432,7 +3712,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04step\x18\x03 \x01(\x05R\x04step\x12\x14\n" +
 	"\x05steps\x18\x04 \x01(\x05R\x05steps\x12 \n" +
 	"\vinstruction\x18\x05 \x01(\tR\vinstruction\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\x9b\r\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\x92\x0f\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -3445,7 +3725,10 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x06Reload\x12\x1e.cmgr.control.v1.ReloadRequest\x1a\x1f.cmgr.control.v1.ReloadResponse\x12K\n" +
 	"\x06Create\x12\x1e.cmgr.control.v1.CreateRequest\x1a!.cmgr.control.v1.InstanceResponse\x12]\n" +
 	"\x0fRunInCollection\x12'.cmgr.control.v1.RunInCollectionRequest\x1a!.cmgr.control.v1.InstanceResponse\x12M\n" +
-	"\aDestroy\x12 .cmgr.control.v1.InstanceRequest\x1a .cmgr.control.v1.DestroyResponse\x12F\n" +
+	"\aDestroy\x12 .cmgr.control.v1.InstanceRequest\x1a .cmgr.control.v1.DestroyResponse\x12K\n" +
+	"\x06Config\x12 .cmgr.control.v1.InstanceRequest\x1a\x1f.cmgr.control.v1.ConfigResponse\x12Q\n" +
+	"\tSetConfig\x12!.cmgr.control.v1.SetConfigRequest\x1a!.cmgr.control.v1.InstanceResponse\x12U\n" +
+	"\vUnsetConfig\x12#.cmgr.control.v1.UnsetConfigRequest\x1a!.cmgr.control.v1.InstanceResponse\x12F\n" +
 	"\x05Route\x12\x1d.cmgr.control.v1.RouteRequest\x1a\x1e.cmgr.control.v1.RouteResponse\x12U\n" +
 	"\n" +
 	"Capability\x12\".cmgr.control.v1.CapabilityRequest\x1a#.cmgr.control.v1.CapabilityResponse\x12F\n" +
@@ -3470,7 +3753,7 @@ func file_proto_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_v1_control_proto_rawDescData
 }
 
-var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_proto_control_v1_control_proto_goTypes = []any{
 	(*Instance)(nil),               // 0: cmgr.control.v1.Instance
 	(*Exit)(nil),                   // 1: cmgr.control.v1.Exit
@@ -3490,126 +3773,142 @@ var file_proto_control_v1_control_proto_goTypes = []any{
 	(*Detail)(nil),                 // 15: cmgr.control.v1.Detail
 	(*CreateRequest)(nil),          // 16: cmgr.control.v1.CreateRequest
 	(*RunInCollectionRequest)(nil), // 17: cmgr.control.v1.RunInCollectionRequest
-	(*RouteRequest)(nil),           // 18: cmgr.control.v1.RouteRequest
-	(*RouteResponse)(nil),          // 19: cmgr.control.v1.RouteResponse
-	(*RouteReport)(nil),            // 20: cmgr.control.v1.RouteReport
-	(*CapabilityRequest)(nil),      // 21: cmgr.control.v1.CapabilityRequest
-	(*CapabilityResponse)(nil),     // 22: cmgr.control.v1.CapabilityResponse
-	(*Mention)(nil),                // 23: cmgr.control.v1.Mention
-	(*Hop)(nil),                    // 24: cmgr.control.v1.Hop
-	(*Position)(nil),               // 25: cmgr.control.v1.Position
-	(*GraphRequest)(nil),           // 26: cmgr.control.v1.GraphRequest
-	(*GraphResponse)(nil),          // 27: cmgr.control.v1.GraphResponse
-	(*Edge)(nil),                   // 28: cmgr.control.v1.Edge
-	(*LogsRequest)(nil),            // 29: cmgr.control.v1.LogsRequest
-	(*LogLine)(nil),                // 30: cmgr.control.v1.LogLine
-	(*EventsRequest)(nil),          // 31: cmgr.control.v1.EventsRequest
-	(*Event)(nil),                  // 32: cmgr.control.v1.Event
-	(*WaitRequest)(nil),            // 33: cmgr.control.v1.WaitRequest
-	(*WaitResponse)(nil),           // 34: cmgr.control.v1.WaitResponse
-	(*DoctorRequest)(nil),          // 35: cmgr.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 36: cmgr.control.v1.DoctorResponse
-	(*Check)(nil),                  // 37: cmgr.control.v1.Check
-	(*ShutdownRequest)(nil),        // 38: cmgr.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 39: cmgr.control.v1.ShutdownResponse
-	(*VersionRequest)(nil),         // 40: cmgr.control.v1.VersionRequest
-	(*VersionResponse)(nil),        // 41: cmgr.control.v1.VersionResponse
-	(*Problem)(nil),                // 42: cmgr.control.v1.Problem
-	(*Finding)(nil),                // 43: cmgr.control.v1.Finding
-	(*StatusRequest)(nil),          // 44: cmgr.control.v1.StatusRequest
-	(*StatusResponse)(nil),         // 45: cmgr.control.v1.StatusResponse
-	(*timestamppb.Timestamp)(nil),  // 46: google.protobuf.Timestamp
+	(*ConfigResponse)(nil),         // 18: cmgr.control.v1.ConfigResponse
+	(*ConfigValue)(nil),            // 19: cmgr.control.v1.ConfigValue
+	(*SetConfigRequest)(nil),       // 20: cmgr.control.v1.SetConfigRequest
+	(*UnsetConfigRequest)(nil),     // 21: cmgr.control.v1.UnsetConfigRequest
+	(*RouteRequest)(nil),           // 22: cmgr.control.v1.RouteRequest
+	(*RouteResponse)(nil),          // 23: cmgr.control.v1.RouteResponse
+	(*RouteReport)(nil),            // 24: cmgr.control.v1.RouteReport
+	(*CapabilityRequest)(nil),      // 25: cmgr.control.v1.CapabilityRequest
+	(*CapabilityResponse)(nil),     // 26: cmgr.control.v1.CapabilityResponse
+	(*Mention)(nil),                // 27: cmgr.control.v1.Mention
+	(*Hop)(nil),                    // 28: cmgr.control.v1.Hop
+	(*Position)(nil),               // 29: cmgr.control.v1.Position
+	(*GraphRequest)(nil),           // 30: cmgr.control.v1.GraphRequest
+	(*GraphResponse)(nil),          // 31: cmgr.control.v1.GraphResponse
+	(*Edge)(nil),                   // 32: cmgr.control.v1.Edge
+	(*LogsRequest)(nil),            // 33: cmgr.control.v1.LogsRequest
+	(*LogLine)(nil),                // 34: cmgr.control.v1.LogLine
+	(*EventsRequest)(nil),          // 35: cmgr.control.v1.EventsRequest
+	(*Event)(nil),                  // 36: cmgr.control.v1.Event
+	(*WaitRequest)(nil),            // 37: cmgr.control.v1.WaitRequest
+	(*WaitResponse)(nil),           // 38: cmgr.control.v1.WaitResponse
+	(*DoctorRequest)(nil),          // 39: cmgr.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 40: cmgr.control.v1.DoctorResponse
+	(*Check)(nil),                  // 41: cmgr.control.v1.Check
+	(*ShutdownRequest)(nil),        // 42: cmgr.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 43: cmgr.control.v1.ShutdownResponse
+	(*VersionRequest)(nil),         // 44: cmgr.control.v1.VersionRequest
+	(*VersionResponse)(nil),        // 45: cmgr.control.v1.VersionResponse
+	(*Problem)(nil),                // 46: cmgr.control.v1.Problem
+	(*Finding)(nil),                // 47: cmgr.control.v1.Finding
+	(*StatusRequest)(nil),          // 48: cmgr.control.v1.StatusRequest
+	(*StatusResponse)(nil),         // 49: cmgr.control.v1.StatusResponse
+	nil,                            // 50: cmgr.control.v1.CreateRequest.ConfigEntry
+	nil,                            // 51: cmgr.control.v1.SetConfigRequest.ValuesEntry
+	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
 }
 var file_proto_control_v1_control_proto_depIdxs = []int32{
-	46, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	52, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
-	46, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
+	52, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
 	2,  // 3: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
-	46, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
-	46, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
+	52, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
+	52, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 6: cmgr.control.v1.ReloadResponse.instance:type_name -> cmgr.control.v1.Instance
 	7,  // 7: cmgr.control.v1.ReloadResponse.changes:type_name -> cmgr.control.v1.Change
-	25, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
+	29, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
 	0,  // 9: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
 	0,  // 10: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
 	13, // 11: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
 	1,  // 12: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
-	46, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
-	14, // 14: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
-	46, // 15: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
-	2,  // 16: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
-	15, // 17: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
-	20, // 18: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
-	24, // 19: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
-	23, // 20: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
-	23, // 21: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
-	23, // 22: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
-	23, // 23: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
-	25, // 24: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
-	25, // 25: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
-	0,  // 26: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
-	28, // 27: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
-	46, // 28: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	46, // 29: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	46, // 30: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 31: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
-	1,  // 32: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
-	37, // 33: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
-	46, // 34: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	43, // 35: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
-	7,  // 36: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
-	25, // 37: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	25, // 38: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
-	46, // 39: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
-	10, // 40: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 41: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 42: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 43: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 44: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 45: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 46: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 47: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 48: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 49: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 50: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 51: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	18, // 52: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	21, // 53: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	26, // 54: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	29, // 55: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	31, // 56: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	33, // 57: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	44, // 58: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
-	35, // 59: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	38, // 60: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	40, // 61: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 62: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 63: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 64: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 65: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 66: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 67: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 68: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 69: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 70: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 71: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 72: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 73: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	19, // 74: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	22, // 75: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	27, // 76: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	30, // 77: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	32, // 78: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	34, // 79: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	45, // 80: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
-	36, // 81: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	39, // 82: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	41, // 83: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	62, // [62:84] is the sub-list for method output_type
-	40, // [40:62] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	52, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
+	19, // 14: cmgr.control.v1.Resolved.configuration:type_name -> cmgr.control.v1.ConfigValue
+	14, // 15: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
+	52, // 16: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
+	2,  // 17: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
+	15, // 18: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
+	50, // 19: cmgr.control.v1.CreateRequest.config:type_name -> cmgr.control.v1.CreateRequest.ConfigEntry
+	19, // 20: cmgr.control.v1.ConfigResponse.values:type_name -> cmgr.control.v1.ConfigValue
+	51, // 21: cmgr.control.v1.SetConfigRequest.values:type_name -> cmgr.control.v1.SetConfigRequest.ValuesEntry
+	24, // 22: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
+	28, // 23: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
+	27, // 24: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
+	27, // 25: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
+	27, // 26: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
+	27, // 27: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
+	29, // 28: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
+	29, // 29: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
+	0,  // 30: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
+	32, // 31: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
+	52, // 32: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	52, // 33: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	52, // 34: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 35: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
+	1,  // 36: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
+	41, // 37: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
+	52, // 38: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	47, // 39: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
+	7,  // 40: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
+	29, // 41: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
+	29, // 42: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	52, // 43: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
+	10, // 44: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 45: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 46: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 47: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 48: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 49: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 50: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 51: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 52: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 53: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 54: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 55: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 56: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
+	20, // 57: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
+	21, // 58: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
+	22, // 59: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	25, // 60: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	30, // 61: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	33, // 62: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	35, // 63: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	37, // 64: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	48, // 65: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	39, // 66: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	42, // 67: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	44, // 68: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 69: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 70: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 71: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 72: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 73: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 74: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 75: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 76: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 77: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 78: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 79: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 80: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	18, // 81: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
+	8,  // 82: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 83: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	23, // 84: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	26, // 85: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	31, // 86: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	34, // 87: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	36, // 88: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	38, // 89: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	49, // 90: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	40, // 91: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	43, // 92: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	45, // 93: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	69, // [69:94] is the sub-list for method output_type
+	44, // [44:69] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
@@ -3618,15 +3917,15 @@ func file_proto_control_v1_control_proto_init() {
 		return
 	}
 	file_proto_control_v1_control_proto_msgTypes[2].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[29].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[32].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[33].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[36].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_v1_control_proto_rawDesc), len(file_proto_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,9 @@ type Tree interface {
 	Reload(ctx context.Context, m name.Moniker, dry bool) ([]realm.Change, error)
 	Create(ctx context.Context, parent name.Moniker, collection string, c realm.ChildDecl) (name.Moniker, error)
 	Destroy(ctx context.Context, m name.Moniker) error
+	Config(ctx context.Context, m name.Moniker) ([]realm.ConfigValue, error)
+	SetConfig(ctx context.Context, m name.Moniker, values map[string]string) error
+	UnsetConfig(ctx context.Context, m name.Moniker, keys ...string) error
 	Instances() []realm.Info
 	Instance(m name.Moniker) (realm.Info, bool)
 	Node(m name.Moniker) (routing.Node, bool)

@@ -103,6 +103,43 @@ func TestMonikerIsFoundBelowWhatIsNotResolved(t *testing.T) {
 	}
 }
 
+func TestConfig(t *testing.T) {
+	tr := shop(t)
+	resolveAll(t, tr)
+	c, _, _ := serve(t, tr)
+	want := func(want string) {
+		t.Helper()
+		r, err := c.Config(bounded(t), &controlpb.InstanceRequest{Query: "net"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := r.GetMoniker()
+		for _, v := range r.GetValues() {
+			got += " " + strings.Join([]string{v.GetKey(), v.GetType(), v.GetValue(), v.GetSource(), v.GetSourceMoniker()}, ",")
+		}
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	r, err := c.SetConfig(bounded(t), &controlpb.SetConfigRequest{Query: "net", Values: map[string]string{"b": "2", "a": "one"}})
+	if err != nil || r.GetInstance().GetMoniker() != "/core/net" {
+		t.Fatal(r, err)
+	}
+	want(`/core/net a,string,"one",override, b,string,"2",override,`)
+	show, err := c.Show(bounded(t), &controlpb.InstanceRequest{Query: "net"})
+	if err != nil || len(show.GetResolved().GetConfiguration()) != 2 {
+		t.Errorf("%v, %v", show, err)
+	}
+	if _, err := c.UnsetConfig(bounded(t), &controlpb.UnsetConfigRequest{Query: "net", Keys: []string{"a"}}); err != nil {
+		t.Fatal(err)
+	}
+	want(`/core/net b,string,"2",override,`)
+	if _, err := c.UnsetConfig(bounded(t), &controlpb.UnsetConfigRequest{Query: "net"}); err != nil {
+		t.Fatal(err)
+	}
+	want("/core/net")
+}
+
 func TestFilters(t *testing.T) {
 	tr := shop(t)
 	resolveAll(t, tr)

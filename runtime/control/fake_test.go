@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,6 +46,7 @@ type tree struct {
 	startError map[name.Moniker]error    // what Start of these gives
 	startsThen map[name.Moniker]func()   // what happens right after these have started
 	stops      map[name.Moniker]struct{} // those that Stop was asked for
+	config     map[name.Moniker]map[string]string
 }
 
 // newTree makes a tree of CML sources by URL; the root is "root.cml", and everything that can be resolved is.
@@ -178,6 +180,39 @@ func (t *tree) Create(_ context.Context, parent name.Moniker, collection string,
 	}
 	t.add(m, c.URL, "")
 	return m, nil
+}
+
+func (t *tree) Config(_ context.Context, m name.Moniker) (out []realm.ConfigValue, _ error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range slices.Sorted(maps.Keys(t.config[m])) {
+		out = append(out, realm.ConfigValue{
+			Key: k, Value: t.config[m][k], Type: manifest.ConfigType{Kind: manifest.ConfigString, MaxSize: 9}, Source: realm.SourceOverride,
+		})
+	}
+	return out, nil
+}
+
+func (t *tree) SetConfig(_ context.Context, m name.Moniker, values map[string]string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.config == nil {
+		t.config = map[name.Moniker]map[string]string{}
+	}
+	t.config[m] = values
+	return nil
+}
+
+func (t *tree) UnsetConfig(_ context.Context, m name.Moniker, keys ...string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(keys) == 0 {
+		t.config[m] = nil
+	}
+	for _, k := range keys {
+		delete(t.config[m], k)
+	}
+	return nil
 }
 
 func (t *tree) Destroy(_ context.Context, m name.Moniker) error {

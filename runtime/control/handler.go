@@ -62,6 +62,12 @@ func (s *Server) Show(ctx context.Context, req *controlpb.InstanceRequest) (*con
 	if out.Resolved != nil && isRunning(i) {
 		out.Resolved.Started = started(ctx, i)
 	}
+	if out.Resolved != nil {
+		values, err := s.cfg.Tree.Config(ctx, i.Moniker)
+		if err == nil {
+			out.Resolved.Configuration = configValues(values)
+		}
+	}
 	if n, ok := s.cfg.Tree.Node(i.Moniker); ok {
 		if x := out.GetResolved().GetStarted(); x != nil && x.Runtime == "" {
 			x.Runtime = s.runtime(ctx, n)
@@ -206,17 +212,17 @@ func (s *Server) Create(ctx context.Context, req *controlpb.CreateRequest) (*con
 		const hint = "name it PARENT/COLLECTION:NAME, as in /core/jobs:import-7"
 		return nil, failed("create", "", problem(capabilities.Invalid, hint, "%v", err))
 	}
-	i, err := s.create(ctx, m, req.GetUrl())
+	i, err := s.create(ctx, m, req.GetUrl(), req.GetConfig())
 	if err != nil {
 		return nil, failed("create", string(m), err)
 	}
 	return s.after(i), nil
 }
 
-func (s *Server) create(ctx context.Context, m name.Moniker, url string) (realm.Info, error) {
+func (s *Server) create(ctx context.Context, m name.Moniker, url string, config map[string]string) (realm.Info, error) {
 	parent, _ := m.Parent() // a moniker with a collection has one
 	collection, child, _ := strings.Cut(m.Base(), ":")
-	got, err := s.cfg.Tree.Create(ctx, parent, collection, realm.ChildDecl{Name: child, URL: url})
+	got, err := s.cfg.Tree.Create(ctx, parent, collection, realm.ChildDecl{Name: child, URL: url, Config: config})
 	if err != nil {
 		return realm.Info{}, err
 	}
@@ -250,7 +256,7 @@ func (s *Server) RunInCollection(
 			return nil, failed("run", string(m), err)
 		}
 	}
-	i, err := s.create(ctx, m, req.GetUrl())
+	i, err := s.create(ctx, m, req.GetUrl(), nil)
 	if err == nil && i.State != realm.Destroyed {
 		if err = s.start(ctx, m); err != nil {
 			_ = s.cfg.Tree.Destroy(context.WithoutCancel(ctx), m) // it was made for this run alone

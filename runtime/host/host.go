@@ -42,6 +42,9 @@ type Tree interface {
 	Engine() *routing.Engine
 	Subscribe(since uint64) *realm.Subscription
 	LastEvent() uint64
+	Config(ctx context.Context, m name.Moniker) ([]realm.ConfigValue, error)
+	SetConfig(ctx context.Context, m name.Moniker, values map[string]string) error
+	UnsetConfig(ctx context.Context, m name.Moniker, keys ...string) error
 	// Connect connects to a protocol that m declares, starting it.
 	Connect(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
 }
@@ -161,6 +164,7 @@ var protocols = map[string]map[string]method{
 	framework.Realm:               realmMethods,
 	framework.LifecycleController: lifecycleMethods,
 	framework.RealmQuery:          queryMethods,
+	framework.ConfigOverride:      configMethods,
 	framework.RouteValidator:      routeMethods,
 	framework.Introspector:        introspectorMethods,
 }

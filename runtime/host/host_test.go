@@ -127,8 +127,9 @@ var manifests = files{
 		use: [ { protocol: "log", from: "#log" }, { protocol: "gone", from: "parent", availability: "required" } ],
 		offer: [ { protocol: "log", from: "#log", to: "#jobs" } ],
 	}`,
-	"log":  `{ ` + prog + `, capabilities: [ { protocol: "log" } ], expose: [ { protocol: "log", from: "self" } ] }`,
-	"leaf": `{ ` + prog + ` }`,
+	"log":   `{ ` + prog + `, capabilities: [ { protocol: "log" } ], expose: [ { protocol: "log", from: "self" } ] }`,
+	"leaf":  `{ ` + prog + ` }`,
+	"tuned": `{ ` + prog + `, config: { n: { type: "uint8", mutability: [ "parent" ] }, words: { type: "vector", max_count: 2, element: { type: "string", max_size: 9 } } } }`,
 	"worker": `{ ` + prog + `, use: [ { protocol: [ "log", "own", "work" ], availability: "optional" } ],
 		capabilities: [ { protocol: "work" }, { directory: "d", path: "/d", rights: ["r*"] } ],
 		expose: [ { protocol: "work", from: "self" }, { directory: "d", from: "self" } ] }`,
@@ -426,6 +427,36 @@ func TestQuery(t *testing.T) {
 	if some, err := routes.Route(ctx, ".", []string{"lo"}, nil); err != nil || len(some) != 1 {
 		t.Errorf("%v, %v", some, err)
 	}
+}
+
+// TestConfig: values by who creates a component, and overrides, as RealmQuery then tells them.
+func TestConfig(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	realms := &framework.RealmClient{Client: w.client(framework.Realm)}
+	query := &framework.QueryClient{Client: w.client(framework.RealmQuery)}
+	c := &framework.ConfigClient{Client: w.client(framework.ConfigOverride)}
+	w.must(realms.CreateChild(ctx, "jobs", framework.Child{Name: "a", URL: "mem:///tuned", Config: map[string]string{"n": "1"}}))
+	wants(t, second(query.Config(ctx, "./jobs:a")), capabilities.Invalid, `key "words" has no value`)
+	w.must(c.Set(ctx, "./jobs:a", map[string]string{"words": `["a","b"]`}))
+	want := func(want ...framework.ConfigValue) {
+		t.Helper()
+		if got, err := query.Config(ctx, "./jobs:a"); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%v, %v", got, err)
+		}
+	}
+	words := framework.ConfigValue{Key: "words", Value: `["a","b"]`, Source: "override"}
+	want(framework.ConfigValue{Key: "n", Value: "1", Source: "parent"}, words)
+	w.must(c.Set(ctx, "./jobs:a", map[string]string{"n": "2"}))
+	want(framework.ConfigValue{Key: "n", Value: "2", Source: "override"}, words)
+	wants(t, c.Set(ctx, "./jobs:a", map[string]string{"n": "300"}), capabilities.Invalid, "out of range")
+	wants(t, c.Set(ctx, "/other", map[string]string{"n": "3"}), capabilities.Invalid, "must be relative")
+	wants(t, c.Set(ctx, "./net", map[string]string{"n": "3"}), capabilities.Invalid, "no configuration")
+	w.must(c.Unset(ctx, "./jobs:a"))
+	wants(t, second(query.Config(ctx, "./jobs:a")), capabilities.Invalid, `key "words" has no value`)
+	w.must(c.Set(ctx, "./jobs:a", map[string]string{"words": `[]`}))
+	w.must(c.Unset(ctx, ""))
+	wants(t, second(query.Config(ctx, "./jobs:a")), capabilities.Invalid, `key "words" has no value`)
 }
 
 // TestRestricted: who is not named by the policy is told so, in words and in its log.

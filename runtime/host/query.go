@@ -101,6 +101,62 @@ var queryMethods = map[string]method{
 		b, err := codec.Encode(i.Decl)
 		return &componentpb.Declaration{Manifest: b}, err
 	}),
+	"GetStructuredConfig": on(func(ctx context.Context, s *session, q *componentpb.Moniker) (proto.Message, error) {
+		m, err := s.absolute(q.Moniker)
+		if err != nil {
+			return nil, err
+		}
+		values, err := s.cfg.Tree.Config(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		out := &componentpb.StructuredConfig{}
+		for _, v := range values {
+			out.Fields = append(out.Fields, &componentpb.ConfigValue{Key: v.Key, Value: v.Text(), Source: v.String()})
+		}
+		return out, nil
+	}),
+}
+
+// configMethods are those of framework.ConfigOverride.
+var configMethods = map[string]method{
+	"SetStructuredConfig": on(func(ctx context.Context, s *session, q *componentpb.SetStructuredConfig) (proto.Message, error) {
+		m, err := s.absolute(q.Moniker)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.cfg.Tree.SetConfig(ctx, m, configOf(q.Fields))
+	}),
+	"UnsetStructuredConfig": on(func(ctx context.Context, s *session, q *componentpb.Moniker) (proto.Message, error) {
+		if q.Moniker == "" {
+			for _, i := range s.cfg.Tree.Instances() {
+				if !s.scope.Contains(i.Moniker) {
+					continue
+				}
+				if err := s.cfg.Tree.UnsetConfig(ctx, i.Moniker); err != nil && capabilities.CodeOf(err) != capabilities.NotFound {
+					return nil, err
+				}
+			}
+			return nil, nil
+		}
+		m, err := s.absolute(q.Moniker)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.cfg.Tree.UnsetConfig(ctx, m)
+	}),
+}
+
+// configOf are values by key; nil for none.
+func configOf(fields []*componentpb.ConfigValue) map[string]string {
+	if len(fields) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(fields))
+	for _, f := range fields {
+		out[f.GetKey()] = f.GetValue()
+	}
+	return out
 }
 
 func (s *session) describe(i realm.Info) *componentpb.Instance {

@@ -123,7 +123,7 @@ func (s *session) create(ctx context.Context, parent name.Moniker, q *componentp
 			Why: capabilities.Invalid, Text: "a dynamic child may not set its environment", Hint: "set the collection's in the manifest",
 		}
 	}
-	child := realm.ChildDecl{Name: c.GetName(), URL: c.GetUrl()}
+	child := realm.ChildDecl{Name: c.GetName(), URL: c.GetUrl(), Config: configOf(c.GetConfigOverrides())}
 	if c.GetEager() {
 		child.Startup = manifest.Eager
 	}

@@ -117,4 +117,6 @@ type ChildDecl struct {
 	URL           string
 	Startup       manifest.Startup
 	DynamicOffers []manifest.Offer
+	// Config are values of its configuration by key, as for SetConfig. They are read when it starts.
+	Config map[string]string
 }

@@ -65,7 +65,7 @@ func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection stri
 		}
 	}
 	child := newInstance(r, p, seg, childDecl{
-		url: c.URL, startup: c.Startup, environment: coll.Environment, collection: coll, offers: c.DynamicOffers,
+		url: c.URL, startup: c.Startup, environment: coll.Environment, collection: coll, offers: c.DynamicOffers, config: c.Config,
 	})
 	if p.children == nil {
 		p.children = map[string]*instance{}

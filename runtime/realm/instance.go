@@ -34,6 +34,8 @@ type instance struct {
 	past     *past              // nil until something has happened
 	provides *protocol.Provider // the sockets of what it provides; nil until somebody needs one
 	out      string             // its outgoing directory; "" until somebody needs it
+	// overrides are values of its configuration, by key; they stay while the instance is in the tree.
+	overrides map[string]any
 }
 
 // childDecl is what the parent says of an instance, whether in its manifest or when creating it.
@@ -45,6 +47,7 @@ type childDecl struct {
 	environment string
 	collection  *manifest.Collection // nil for a static child
 	offers      []manifest.Offer
+	config      map[string]string // values of its configuration, as written
 }
 
 func staticChild(c *manifest.Child) childDecl {

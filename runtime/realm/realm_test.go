@@ -38,7 +38,13 @@ func (f files) Resolve(_ context.Context, url string, _ *resolver.Resolved) (*re
 	if err := ds.Err(); err != nil {
 		return nil, &resolver.Error{URL: url, Why: capabilities.Invalid, Err: err}
 	}
-	return &resolver.Resolved{URL: url, Decl: v}, nil
+	out := &resolver.Resolved{URL: url, Decl: v}
+	if text, ok := f[strings.TrimPrefix(url, "mem:///")+".cvf"]; ok {
+		if out.Values, ds = cml.ParseValues(url+".cvf", []byte(text), v.Decl().Config); ds.Err() != nil {
+			return nil, &resolver.Error{URL: url, Why: capabilities.Invalid, Err: ds.Err()}
+		}
+	}
+	return out, nil
 }
 
 // above has the runner "fake" and the scheme "mem".

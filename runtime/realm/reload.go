@@ -272,6 +272,9 @@ func (s *step) judge(ctx context.Context) {
 	if s.change.Kind == 0 && s.old != nil && s.got != nil {
 		was, now := s.old.Decl.Decl(), s.got.Decl.Decl()
 		why, pos := differs(was, now)
+		if why == "" && !reflect.DeepEqual(s.old.Values, s.got.Values) {
+			why = "the values of its configuration changed"
+		}
 		if why == "" && s.old.Package.Dir != s.got.Package.Dir {
 			why = "its package changed"
 		}

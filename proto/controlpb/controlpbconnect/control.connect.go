@@ -68,6 +68,12 @@ const (
 	ControlRunInCollectionProcedure = "/cmgr.control.v1.Control/RunInCollection"
 	// ControlDestroyProcedure is the fully-qualified name of the Control's Destroy RPC.
 	ControlDestroyProcedure = "/cmgr.control.v1.Control/Destroy"
+	// ControlConfigProcedure is the fully-qualified name of the Control's Config RPC.
+	ControlConfigProcedure = "/cmgr.control.v1.Control/Config"
+	// ControlSetConfigProcedure is the fully-qualified name of the Control's SetConfig RPC.
+	ControlSetConfigProcedure = "/cmgr.control.v1.Control/SetConfig"
+	// ControlUnsetConfigProcedure is the fully-qualified name of the Control's UnsetConfig RPC.
+	ControlUnsetConfigProcedure = "/cmgr.control.v1.Control/UnsetConfig"
 	// ControlRouteProcedure is the fully-qualified name of the Control's Route RPC.
 	ControlRouteProcedure = "/cmgr.control.v1.Control/Route"
 	// ControlCapabilityProcedure is the fully-qualified name of the Control's Capability RPC.
@@ -118,6 +124,12 @@ type ControlClient interface {
 	RunInCollection(context.Context, *controlpb.RunInCollectionRequest) (*controlpb.InstanceResponse, error)
 	// Destroy shuts an instance of a collection down and takes it out of the tree.
 	Destroy(context.Context, *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error)
+	// Config gives an instance's configuration as its next start will find it, and where each value comes from.
+	Config(context.Context, *controlpb.InstanceRequest) (*controlpb.ConfigResponse, error)
+	// SetConfig overrides values of an instance's configuration, all or none, from its next start on, as long as the manager runs.
+	SetConfig(context.Context, *controlpb.SetConfigRequest) (*controlpb.InstanceResponse, error)
+	// UnsetConfig takes overrides back.
+	UnsetConfig(context.Context, *controlpb.UnsetConfigRequest) (*controlpb.InstanceResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
 	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
@@ -225,6 +237,24 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Destroy")),
 			connect.WithClientOptions(opts...),
 		),
+		config: connect.NewClient[controlpb.InstanceRequest, controlpb.ConfigResponse](
+			httpClient,
+			baseURL+ControlConfigProcedure,
+			connect.WithSchema(controlMethods.ByName("Config")),
+			connect.WithClientOptions(opts...),
+		),
+		setConfig: connect.NewClient[controlpb.SetConfigRequest, controlpb.InstanceResponse](
+			httpClient,
+			baseURL+ControlSetConfigProcedure,
+			connect.WithSchema(controlMethods.ByName("SetConfig")),
+			connect.WithClientOptions(opts...),
+		),
+		unsetConfig: connect.NewClient[controlpb.UnsetConfigRequest, controlpb.InstanceResponse](
+			httpClient,
+			baseURL+ControlUnsetConfigProcedure,
+			connect.WithSchema(controlMethods.ByName("UnsetConfig")),
+			connect.WithClientOptions(opts...),
+		),
 		route: connect.NewClient[controlpb.RouteRequest, controlpb.RouteResponse](
 			httpClient,
 			baseURL+ControlRouteProcedure,
@@ -302,6 +332,9 @@ type controlClient struct {
 	create          *connect.Client[controlpb.CreateRequest, controlpb.InstanceResponse]
 	runInCollection *connect.Client[controlpb.RunInCollectionRequest, controlpb.InstanceResponse]
 	destroy         *connect.Client[controlpb.InstanceRequest, controlpb.DestroyResponse]
+	config          *connect.Client[controlpb.InstanceRequest, controlpb.ConfigResponse]
+	setConfig       *connect.Client[controlpb.SetConfigRequest, controlpb.InstanceResponse]
+	unsetConfig     *connect.Client[controlpb.UnsetConfigRequest, controlpb.InstanceResponse]
 	route           *connect.Client[controlpb.RouteRequest, controlpb.RouteResponse]
 	capability      *connect.Client[controlpb.CapabilityRequest, controlpb.CapabilityResponse]
 	graph           *connect.Client[controlpb.GraphRequest, controlpb.GraphResponse]
@@ -422,6 +455,33 @@ func (c *controlClient) Destroy(ctx context.Context, req *controlpb.InstanceRequ
 	return nil, err
 }
 
+// Config calls cmgr.control.v1.Control.Config.
+func (c *controlClient) Config(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.ConfigResponse, error) {
+	response, err := c.config.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetConfig calls cmgr.control.v1.Control.SetConfig.
+func (c *controlClient) SetConfig(ctx context.Context, req *controlpb.SetConfigRequest) (*controlpb.InstanceResponse, error) {
+	response, err := c.setConfig.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UnsetConfig calls cmgr.control.v1.Control.UnsetConfig.
+func (c *controlClient) UnsetConfig(ctx context.Context, req *controlpb.UnsetConfigRequest) (*controlpb.InstanceResponse, error) {
+	response, err := c.unsetConfig.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Route calls cmgr.control.v1.Control.Route.
 func (c *controlClient) Route(ctx context.Context, req *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
 	response, err := c.route.CallUnary(ctx, connect.NewRequest(req))
@@ -532,6 +592,12 @@ type ControlHandler interface {
 	RunInCollection(context.Context, *controlpb.RunInCollectionRequest) (*controlpb.InstanceResponse, error)
 	// Destroy shuts an instance of a collection down and takes it out of the tree.
 	Destroy(context.Context, *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error)
+	// Config gives an instance's configuration as its next start will find it, and where each value comes from.
+	Config(context.Context, *controlpb.InstanceRequest) (*controlpb.ConfigResponse, error)
+	// SetConfig overrides values of an instance's configuration, all or none, from its next start on, as long as the manager runs.
+	SetConfig(context.Context, *controlpb.SetConfigRequest) (*controlpb.InstanceResponse, error)
+	// UnsetConfig takes overrides back.
+	UnsetConfig(context.Context, *controlpb.UnsetConfigRequest) (*controlpb.InstanceResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
 	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
@@ -635,6 +701,24 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Destroy")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlConfigHandler := connect.NewUnaryHandlerSimple(
+		ControlConfigProcedure,
+		svc.Config,
+		connect.WithSchema(controlMethods.ByName("Config")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlSetConfigHandler := connect.NewUnaryHandlerSimple(
+		ControlSetConfigProcedure,
+		svc.SetConfig,
+		connect.WithSchema(controlMethods.ByName("SetConfig")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlUnsetConfigHandler := connect.NewUnaryHandlerSimple(
+		ControlUnsetConfigProcedure,
+		svc.UnsetConfig,
+		connect.WithSchema(controlMethods.ByName("UnsetConfig")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlRouteHandler := connect.NewUnaryHandlerSimple(
 		ControlRouteProcedure,
 		svc.Route,
@@ -721,6 +805,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlRunInCollectionHandler.ServeHTTP(w, r)
 		case ControlDestroyProcedure:
 			controlDestroyHandler.ServeHTTP(w, r)
+		case ControlConfigProcedure:
+			controlConfigHandler.ServeHTTP(w, r)
+		case ControlSetConfigProcedure:
+			controlSetConfigHandler.ServeHTTP(w, r)
+		case ControlUnsetConfigProcedure:
+			controlUnsetConfigHandler.ServeHTTP(w, r)
 		case ControlRouteProcedure:
 			controlRouteHandler.ServeHTTP(w, r)
 		case ControlCapabilityProcedure:
@@ -796,6 +886,18 @@ func (UnimplementedControlHandler) RunInCollection(context.Context, *controlpb.R
 
 func (UnimplementedControlHandler) Destroy(context.Context, *controlpb.InstanceRequest) (*controlpb.DestroyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Destroy is not implemented"))
+}
+
+func (UnimplementedControlHandler) Config(context.Context, *controlpb.InstanceRequest) (*controlpb.ConfigResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Config is not implemented"))
+}
+
+func (UnimplementedControlHandler) SetConfig(context.Context, *controlpb.SetConfigRequest) (*controlpb.InstanceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.SetConfig is not implemented"))
+}
+
+func (UnimplementedControlHandler) UnsetConfig(context.Context, *controlpb.UnsetConfigRequest) (*controlpb.InstanceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.UnsetConfig is not implemented"))
 }
 
 func (UnimplementedControlHandler) Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
