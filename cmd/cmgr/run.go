@@ -41,7 +41,8 @@ What components print goes to standard output, each line with the moniker of its
 error. With --json both are lines of JSON on standard output.
 
 It ends when nothing runs and nothing can be started any more (--stay: only when told to). Interrupt it (Ctrl-C, SIGTERM) to shut
-down in dependency order; a second interrupt kills what is left, which then did not end well. The exit code is 0 only if all ended well.
+down in dependency order; a second interrupt kills what is left, which then did not end well. The exit code is 0 only if all ended
+well.
 
 With two arguments: create a component in a collection of the tree that runs, and start it.`,
 		Example: `  cmgr run root.cml
