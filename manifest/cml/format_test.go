@@ -204,7 +204,7 @@ func TestFormatGolden(t *testing.T) {
 }
 
 // FuzzFormat states: formatting twice is formatting once, every comment survives, and the text means what it meant; a text that
-// can be repaired can be formatted then.
+// can be repaired can be formatted then; and a valid manifest stays one, an invalid one too.
 func FuzzFormat(f *testing.F) {
 	f.Add(cmltest.Valid)
 	f.Add("// a\n\n/* b\n   c */ { 'x': [1 /* d */, // e\n 2], /* f */ }// g")
@@ -219,6 +219,11 @@ func FuzzFormat(f *testing.F) {
 			}
 			return
 		}
-		checkFormat(t, fixed)
+		once := checkFormat(t, fixed)
+		before, _ := Load("f.cml", fixed, Options{})
+		after, ds := Load("f.cml", once, Options{})
+		if before.IsZero() != after.IsZero() {
+			t.Fatalf("%q: valid %v, formatted %v\n%s\n%v", src, !before.IsZero(), !after.IsZero(), once, ds)
+		}
 	})
 }

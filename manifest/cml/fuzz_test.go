@@ -64,25 +64,35 @@ func checkFuzzPlaces(t *testing.T, src string, ds manifest.Diagnostics) {
 	}
 }
 
-// FuzzMerge states: merging the same document again settles. (The first time may differ from the second: a section that was
-// lacking
-// is taken over with what it says twice, which goes only when it meets another.) Programs, facets and environments are left out,
-// since their arrays are concatenated each time.
+// FuzzMerge states: what is merged prints as a document that says the same; and merging the same document again settles. (The first
+// time may differ from the second: a section that was lacking is taken over with what it says twice, which goes only when it meets
+// another.) Of programs, facets and environments only the first, since their arrays are concatenated each time.
 func FuzzMerge(f *testing.F) {
 	f.Add(`{ use: [{ protocol: ["a", "b"] }], children: [{ name: "a", url: "a.cml" }] }`,
 		`{ use: [{ protocol: "a", availability: "optional" }], expose: [] }`)
 	f.Add(`{ offer: [{ service: "a", from: "self", to: "#b" }] }`,
 		`{ offer: [{ service: ["a", "a1"], from: "self", to: "#b", availability: "same_as_target" }] }`)
+	f.Add(`{ program: { runner: "elf", environ: ["a=b"], o: { p: { q: [] } } }, environments: [{ name: "e", extends: "realm" }] }`,
+		`{ program: { runner: "elf", environ: ["c=d"], o: { p: { q: ["x"] } } }, environments: [{ name: "e", runners: [] }], `+
+			`facets: { a: [1] } }`)
 	f.Fuzz(func(t *testing.T, a, b string) {
 		parse := func(s string) *Document {
 			doc, ds := Parse("f.cml", []byte(s))
-			if len(ds) > 0 || doc.Program.At.IsSet() || doc.Facets.At.IsSet() || len(doc.Environments.Items) > 0 {
+			if len(ds) > 0 {
 				t.Skip()
 			}
 			return doc
 		}
 		doc := parse(a)
 		if ds := doc.Merge(parse(b)); len(ds) > 0 {
+			checkWords(t, ds)
+			return
+		}
+		once := doc.JSON()
+		if again, ds := Parse("f.cml", once); len(ds) > 0 || !again.Equal(doc) {
+			t.Fatalf("%q + %q: printed as %q: %v", a, b, once, ds)
+		}
+		if doc.Program.At.IsSet() || doc.Facets.At.IsSet() || len(doc.Environments.Items) > 0 {
 			return
 		}
 		if ds := doc.Merge(parse(b)); len(ds) > 0 {
@@ -96,12 +106,24 @@ func FuzzMerge(f *testing.F) {
 	})
 }
 
-// FuzzExpand states: whatever two files include, expanding ends, and says what is missing.
+// checkWords checks that every finding has a place and words.
+func checkWords(t *testing.T, ds manifest.Diagnostics) {
+	t.Helper()
+	for _, d := range ds {
+		if d.Pos.File == "" || d.Pos.Line < 1 || d.Pos.Col < 1 || d.Rule == "" || d.Message == "" {
+			t.Fatalf("empty finding %+v", d)
+		}
+	}
+}
+
+// FuzzExpand states: whatever two files include, expanding ends, reads each file once, and says what is missing; what is found in
+// an included file has its place there; and including one file that includes nothing is merging it.
 func FuzzExpand(f *testing.F) {
 	f.Add(`{ include: ["b.cml", "/a.cml", "//b.cml", "../x/./b.cml", ""] }`, `{ include: ["a.cml"] }`)
+	f.Add(`{ include: ["b.cml"], use: [{ protocol: "a" }] }`, `{ use: [{ protocol: ["a", "b"], availability: "optional" }], nosuch: 1 }`)
 	f.Fuzz(func(t *testing.T, a, b string) {
 		doc, _ := Parse("a.cml", []byte(a))
-		want := len(doc.Include.Items)
+		includes := doc.Include.Items
 		ds := Expand(doc, &Includes{Paths: []string{"inc"}, Open: func(file string) ([]byte, error) {
 			switch file {
 			case "a.cml":
@@ -111,8 +133,28 @@ func FuzzExpand(f *testing.F) {
 			}
 			return nil, fs.ErrNotExist
 		}})
-		if want > 0 && len(doc.Included) == 0 && len(ds) == 0 {
+		if len(includes) > 0 && len(doc.Included) == 0 && len(ds) == 0 {
 			t.Fatalf("%q: includes vanished", a)
+		}
+		checkWords(t, ds)
+		if len(doc.Include.Items) > 0 || len(doc.Included) > 1 {
+			t.Fatalf("%q: included %v, still to include %v", a, doc.Included, values(doc.Include))
+		}
+		for _, d := range ds {
+			if d.Pos.File != "a.cml" && (d.Pos.File != "b.cml" || d.IncludedAt.File != "a.cml") {
+				t.Fatalf("%q: finding %+v", a, d)
+			}
+		}
+		part, found := Parse("b.cml", []byte(b))
+		if len(includes) != 1 || len(doc.Included) != 1 || len(part.Include.Items) > 0 || len(found) > 0 {
+			return
+		}
+		merged, _ := Parse("a.cml", []byte(a))
+		merged.Include = Texts{}
+		part.Include = Texts{}
+		more := merged.Merge(part)
+		if len(more) != len(ds) || !merged.Equal(doc) {
+			t.Fatalf("%q including %q is %s (%v), merging it %s (%v)", a, b, doc.JSON(), ds, merged.JSON(), more)
 		}
 	})
 }

@@ -600,6 +600,45 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// FuzzCompiled states: every valid manifest is stored and read back as it was, with its places, and is valid still; and without its
+// places the bytes are the same however it was laid out.
+func FuzzCompiled(f *testing.F) {
+	f.Add(`{ program: { runner: "elf", binary: "b", args: [], o: { p: [{ q: null }] } }, use: [{ protocol: "a", numbered_handle: 1 }] }`)
+	f.Add(`{ capabilities: [{ config: "c", type: "vector", max_count: 2, element: { type: "string", max_size: 3 }, value: ["é"] }] }`)
+	f.Add(`{ children: [{ name: "a", url: "#a", on_terminate: "restart", restart: { backoff: 1.5 } }], offer: [{ protocol: "p", ` +
+		`from: "parent/d", to: "all", availability: "optional" }], facets: { "": "" } }`)
+	f.Fuzz(func(t *testing.T, src string) {
+		v, _ := cml.Load("f.cml", []byte(src), cml.Options{})
+		if v.IsZero() {
+			return
+		}
+		data, err := Encode(v.Decl())
+		if err != nil {
+			t.Fatalf("%q: %v", src, err)
+		}
+		w, ds := Load("f.cm", data)
+		if w.IsZero() {
+			t.Fatalf("%q: no longer valid: %v", src, ds)
+		}
+		if strings.Count(src, "[") < 10 {
+			same(t, w.Decl(), v.Decl())
+		}
+		if twice, err := Encode(w.Decl()); err != nil || !bytes.Equal(twice, data) {
+			t.Fatalf("%q: other bytes the second time (%v)", src, err)
+		}
+		doc, _ := cml.Parse("g.cml", []byte(src))
+		u, ds := cml.Load("g.cml", doc.JSON(), cml.Options{})
+		if u.IsZero() {
+			t.Fatalf("%q: its print is not valid: %v", src, ds)
+		}
+		a, errA := EncodeStripped(v.Decl())
+		b, errB := EncodeStripped(u.Decl())
+		if errA != nil || errB != nil || !bytes.Equal(a, b) {
+			t.Fatalf("%q: other bytes in another layout (%v, %v)", src, errA, errB)
+		}
+	})
+}
+
 func BenchmarkDecode(b *testing.B) {
 	data, err := Encode(golden())
 	if err != nil {
