@@ -42,6 +42,93 @@ type vector struct {
 	}
 }
 
+// vectorCounts are the files of vectors, how many cases each has, and where they run: here, or in the test that is named.
+var vectorCounts = map[string]struct {
+	n  int
+	in string
+}{
+	"allowlist_patterns.json":                         {28, "manifest/name TestPatternVectors"},
+	"canonicalize.json":                               {1, ""},
+	"check_includes.json":                             {9, ""},
+	"elf_runner_program.json":                         {28, "runners/elf TestVectors"},
+	"include.json":                                    {14, ""},
+	"include_loader.json":                             {8, ""},
+	"merge.json":                                      {73, ""},
+	"parse_only.json":                                 {50, ""},
+	"validate_availability.json":                      {15, ""},
+	"validate_capabilities.json":                      {21, ""},
+	"validate_children_environments_collections.json": {33, ""},
+	"validate_constraints.json":                       {41, ""},
+	"validate_core.json":                              {69, ""},
+	"validate_dictionaries.json":                      {10, ""},
+	"validate_expose.json":                            {18, ""},
+	"validate_facets.json":                            {18, ""},
+	"validate_features.json":                          {3, ""},
+	"validate_offer.json":                             {41, ""},
+	"validate_references.json":                        {6, ""},
+	"validate_requirements.json":                      {21, ""},
+	"validate_services.json":                          {12, ""},
+	"validate_structured_config.json":                 {21, ""},
+	"validate_use_config.json":                        {10, ""},
+}
+
+// TestVectorsAll: the folder has the 550 cases that tests run, and no file that none does; rights_expansion.json is not cases but
+// a table, which is compared here.
+func TestVectorsAll(t *testing.T) {
+	dir := filepath.Join(needs.Shared(t), "vectors", "cml")
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for _, f := range files {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		base := filepath.Base(f)
+		if base == "rights_expansion.json" {
+			checkRights(t, src)
+			continue
+		}
+		var cases []json.RawMessage
+		if err := json.Unmarshal(src, &cases); err != nil {
+			t.Fatalf("%s: %v", f, err)
+		}
+		total += len(cases)
+		if want, ok := vectorCounts[base]; !ok || want.n != len(cases) {
+			t.Errorf("%s: %d cases, want %d", base, len(cases), want.n)
+		}
+		if in := vectorCounts[base].in; in != "" {
+			pkg, test, _ := strings.Cut(in, " ")
+			tests, err := filepath.Glob(filepath.Join("../..", pkg, "*_test.go"))
+			if err != nil || !slices.ContainsFunc(tests, func(file string) bool {
+				src, err := os.ReadFile(file)
+				return err == nil && strings.Contains(string(src), "func "+test+"(") && strings.Contains(string(src), base)
+			}) {
+				t.Errorf("%s: no %s that reads it (%v)", base, in, err)
+			}
+		}
+	}
+	if total != 550 || len(files) != len(vectorCounts)+1 {
+		t.Errorf("%d cases in %d files, want 550 in %d", total, len(files), len(vectorCounts)+1)
+	}
+}
+
+func checkRights(t *testing.T, src []byte) {
+	var table struct{ Expand map[string][]string }
+	if err := json.Unmarshal(src, &table); err != nil || len(table.Expand) != 5 {
+		t.Fatal(err, table)
+	}
+	for alias, want := range table.Expand {
+		slices.Sort(want)
+		if got, ok := manifest.ParseRights(alias); !ok || !slices.Equal(got.Names(), want) {
+			t.Errorf("%s: %v, want %v", alias, got.Names(), want)
+		}
+	}
+}
+
+// readVectors reads the cases of the files, whose count is checked.
 func readVectors(t *testing.T, pattern string) map[string][]vector {
 	files, err := filepath.Glob(filepath.Join(needs.Shared(t), "vectors", "cml", pattern))
 	if err != nil || len(files) == 0 {
@@ -56,6 +143,9 @@ func readVectors(t *testing.T, pattern string) map[string][]vector {
 		var vs []vector
 		if err := json.Unmarshal(src, &vs); err != nil {
 			t.Fatalf("%s: %v", f, err)
+		}
+		if want := vectorCounts[filepath.Base(f)]; want.n != len(vs) || want.in != "" {
+			t.Fatalf("%s: %d cases, want %d", f, len(vs), want.n)
 		}
 		out[filepath.Base(f)] = vs
 	}
@@ -84,7 +174,11 @@ func differences(t *testing.T) map[string]string {
 	for line := range strings.Lines(list) {
 		cells := strings.Split(strings.TrimSpace(line), " | ")
 		if name, ok := strings.CutPrefix(cells[0], "| `"); ok && len(cells) == 2 {
-			out[strings.TrimSuffix(name, "`")] = strings.TrimSuffix(cells[1], " |")
+			why := strings.TrimSuffix(cells[1], " |")
+			if why == "" || out[name] != "" {
+				t.Errorf("ARCHITECTURE.md: %s is listed twice, or without a reason", name)
+			}
+			out[strings.TrimSuffix(name, "`")] = why
 		}
 	}
 	return out
@@ -93,11 +187,13 @@ func differences(t *testing.T) map[string]string {
 // TestValidateVectors: each vector is accepted or refused as it says, and refused with its words, or it is on the list.
 func TestValidateVectors(t *testing.T) {
 	different := differences(t)
+	ran := 0
 	for file, vs := range readVectors(t, "validate_*.json") {
 		if file == "validate_references.json" {
-			continue
+			continue // TestValidateReferences
 		}
 		for _, v := range vs {
+			ran++
 			doc, ds := Parse(v.Name+".cml", []byte(v.CML))
 			doc.Include = Texts{} // these are not resolved
 			_, more := doc.load(options(v), len(ds.Errors()) > 0)
@@ -112,6 +208,9 @@ func TestValidateVectors(t *testing.T) {
 	}
 	for name := range different {
 		t.Errorf("%s is on the list but no vector", name)
+	}
+	if ran != 333 {
+		t.Errorf("%d cases, want 333", ran)
 	}
 }
 

@@ -29,6 +29,9 @@ func TestOfficialSuite(t *testing.T) {
 		ext := filepath.Ext(path)
 		want := ext == ".json" || ext == ".json5"
 		if !want && ext != ".js" && ext != ".txt" {
+			if ext != ".errorSpec" && ext != ".md" && ext != ".editorconfig" && ext != ".gitattributes" { // no cases
+				t.Errorf("%s is neither a case nor known to be none", path)
+			}
 			return nil
 		}
 		cases++

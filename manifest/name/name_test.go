@@ -196,6 +196,9 @@ func TestPatternVectors(t *testing.T) {
 	if err := json.Unmarshal(data, &cases); err != nil {
 		t.Fatal(err)
 	}
+	if len(cases) != 28 {
+		t.Errorf("%d cases, want 28", len(cases))
+	}
 	for _, c := range cases {
 		p, err := ParsePattern(c.Pattern)
 		got := "no_match"
