@@ -11,7 +11,7 @@ import (
 type edge struct {
 	from, to string
 	what     string // "offer of protocol \"log\""
-	pos      Pos
+	at       place
 }
 
 // cycles reports strong dependencies that go round (V70): there would be no order to shut the component down in.
@@ -28,15 +28,15 @@ func (v *validator) cycles() {
 			dict, _, _ := strings.Cut(o.Target.Dictionary, "/")
 			to = "#" + dict
 		}
-		// A child that is offered its own capability is an error of its own.
-		if from := v.node(o.Source, o.Kind, o.SourceName); from != to {
-			g.add(from, to, fmt.Sprintf("offer of %s %q", o.Kind, o.SourceName), o.Pos)
+		// A child that is offered its own capability, or the storage that it backs, is an error of its own.
+		if from := v.node(o.Source, o.Kind, o.SourceName); from != to && !v.backs(o) {
+			g.add(from, to, fmt.Sprintf("offer of %s %q", o.Kind, o.SourceName), here(o.Pos))
 		}
 	}
 	for i := range c.Uses {
 		u := &c.Uses[i]
 		if from := v.node(u.Source, u.Kind, u.SourceName); u.Dependency == Strong && from != "self" {
-			g.add(from, "self", fmt.Sprintf("use of %s %q", u.Kind, u.SourceName), u.Pos)
+			g.add(from, "self", fmt.Sprintf("use of %s %q", u.Kind, u.SourceName), here(u.Pos))
 		}
 	}
 	for i := range c.Environments {
@@ -44,27 +44,28 @@ func (v *validator) cycles() {
 		for _, rs := range [][]Registration{e.Runners, e.Resolvers, e.Debug} {
 			for j := range rs {
 				r := &rs[j]
-				g.add(v.node(r.Source, r.Kind, r.Name), "#"+e.Name, fmt.Sprintf("%s %q of the environment", r.Kind, r.Name), r.Pos)
+				g.add(v.node(r.Source, r.Kind, r.Name), "#"+e.Name, fmt.Sprintf("%s %q of the environment", r.Kind, r.Name), here(r.Pos))
 			}
 		}
 	}
 	for i := range c.Children {
 		if k := &c.Children[i]; k.Environment != "" {
-			g.add("#"+k.Environment, "#"+k.Name, "environment of the child", k.Pos)
+			g.add("#"+k.Environment, "#"+k.Name, "environment of the child", v.pos(SectionChildren, i, "environment", k.Pos))
 		}
 	}
 	for i := range c.Collections {
 		if k := &c.Collections[i]; k.Environment != "" {
-			g.add("#"+k.Environment, "#"+k.Name, "environment of the collection", k.Pos)
+			g.add("#"+k.Environment, "#"+k.Name, "environment of the collection",
+				v.pos(SectionCollections, i, "environment", k.Pos))
 		}
 	}
 	for i := range c.Capabilities {
 		switch k := &c.Capabilities[i]; {
 		case k.Kind == KindDictionary && k.Path != "":
-			g.add("self", "#"+k.Name, fmt.Sprintf("dynamic dictionary %q", k.Name), k.Pos)
+			g.add("self", "#"+k.Name, fmt.Sprintf("dynamic dictionary %q", k.Name), here(k.Pos))
 		case k.Kind == KindStorage && k.Storage != nil:
 			g.add(v.node(k.Storage.Source, KindDirectory, k.Storage.BackingDir), "#"+k.Name, fmt.Sprintf("backing of storage %q", k.Name),
-				k.Pos)
+				here(k.Pos))
 		}
 	}
 	found, more := g.elementary()
@@ -85,8 +86,8 @@ func (v *validator) cycles() {
 			}
 			b.WriteString(e.from + " -> ")
 			fmt.Fprintf(&hint, "\n    %s -> %s: %s", e.from, e.to, e.what)
-			if e.pos.IsValid() {
-				hint.WriteString(" at " + e.pos.String())
+			if at := v.find(e.at); at.IsValid() {
+				hint.WriteString(" at " + at.String())
 			}
 		}
 		texts[i] = "{" + b.String() + cycle[0].from + "}"
@@ -94,7 +95,7 @@ func (v *validator) cycles() {
 	if more {
 		fmt.Fprintf(&hint, "\n    and there are more cycles than these %d", len(found))
 	}
-	v.report(here(found[0][0].pos), "cycle", hint.String(),
+	v.report(found[0][0].at, "cycle", hint.String(),
 		"Strong dependency cycles were found. Break the cycle by removing a dependency or marking an offer as weak. Cycles: {%s}",
 		strings.Join(texts, ", "))
 }
@@ -119,9 +120,9 @@ func (v *validator) node(r Ref, k Kind, capName string) string {
 
 type graph struct{ next map[string][]edge }
 
-func (g *graph) add(from, to, what string, pos Pos) {
+func (g *graph) add(from, to, what string, at place) {
 	if from != "" {
-		g.next[from] = append(g.next[from], edge{from, to, what, pos})
+		g.next[from] = append(g.next[from], edge{from, to, what, at})
 	}
 }
 

@@ -84,8 +84,12 @@ func (v *validator) environmentOf(env string, pos place) {
 }
 
 func (v *validator) environments() {
+	n := 0 // registrations so far
 	for i := range v.c.Environments {
 		e := &v.c.Environments[i]
+		where := func(r *Registration, key string) place {
+			return v.pos(SectionRegistrations, n, key, r.Pos)
+		}
 		if !e.ExtendsRealm && e.StopTimeoutMS == nil {
 			v.report(v.pos(SectionEnvironments, i, "extends", e.Pos), "no-stop-timeout",
 				`add __stop_timeout_ms, or write extends: "realm"`,
@@ -95,7 +99,7 @@ func (v *validator) environments() {
 		for j := range e.Runners {
 			r := &e.Runners[j]
 			if first, ok := runners[r.As]; ok {
-				v.report(here(r.Pos), "duplicate-runner", at("the first one", first.Pos),
+				v.report(where(r, "as"), "duplicate-runner", at("the first one", first.Pos),
 					"Duplicate runners registered under name %q: %q and %q.", r.As, r.Name, first.Name)
 			} else {
 				runners[r.As] = r
@@ -104,13 +108,14 @@ func (v *validator) environments() {
 				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindRunner)),
 					"Runner %q registered in environment is not in \"runners\"", r.Name)
 			}
-			v.registrationSource(r)
+			v.registrationSource(r, where(r, "from"))
+			n++
 		}
 		schemes := make(map[string]*Registration, len(e.Resolvers))
 		for j := range e.Resolvers {
 			r := &e.Resolvers[j]
 			if first, ok := schemes[r.As]; ok {
-				v.report(here(r.Pos), "duplicate-scheme", at("the first one", first.Pos),
+				v.report(where(r, "scheme"), "duplicate-scheme", at("the first one", first.Pos),
 					"scheme %q for resolver %q is already registered; previously registered to resolver %q.",
 					r.As, r.Name, first.Name)
 			} else {
@@ -120,27 +125,31 @@ func (v *validator) environments() {
 				v.report(here(r.Pos), "undeclared", v.nearest(r.Name, v.declared(KindResolver)),
 					"resolver %q registered in environment is not declared in \"capabilities\"", r.Name)
 			}
-			v.registrationSource(r)
+			v.registrationSource(r, where(r, "from"))
+			n++
 		}
 		debug := make(map[string]*Registration, len(e.Debug))
 		for j := range e.Debug {
 			r := &e.Debug[j]
 			if first, ok := debug[r.As]; ok {
-				v.report(here(r.Pos), "duplicate-debug", at("the first one", first.Pos), "%q is a duplicate debug protocol of environment %q",
+				v.report(where(r, "as"), "duplicate-debug", at("the first one", first.Pos),
+					"%q is a duplicate debug protocol of environment %q",
 					r.As, e.Name)
 			} else {
 				debug[r.As] = r
 			}
-			v.declaredInSelf("registered as debug", KindProtocol, r.Name, r.Source, here(r.Pos))
-			v.source("debug", KindProtocol, r.Source, here(r.Pos))
+			from := where(r, "from")
+			v.declaredInSelf("registered as debug", KindProtocol, r.Name, r.Source, from)
+			v.source("debug", KindProtocol, r.Source, from)
 			if r.Source.Kind == RefVoid {
-				v.report(here(r.Pos), "bad-source", "", "a debug protocol cannot come from void")
+				v.report(from, "bad-source", "", "a debug protocol cannot come from void")
 			}
+			n++
 		}
 	}
 }
 
-func (v *validator) registrationSource(r *Registration) {
+func (v *validator) registrationSource(r *Registration, from place) {
 	switch r.Source.Kind {
 	case RefParent, RefSelf:
 		return
@@ -149,7 +158,7 @@ func (v *validator) registrationSource(r *Registration) {
 			return
 		}
 	}
-	v.report(here(r.Pos), "unknown-source", v.nearest(r.Source.String(), references(names(v.children_))),
+	v.report(from, "unknown-source", v.nearest(r.Source.String(), references(names(v.children_))),
 		"%q %s source %q does not appear in \"children\"", r.Name, r.Kind, r.Source)
 }
 
@@ -158,13 +167,21 @@ func (v *validator) has(k Kind, name string) bool {
 	return ok
 }
 
+// forInstance is a hint to a path that is missing.
+func forInstance(k Kind, name string) string {
+	if k == KindRunner || k == KindResolver {
+		return fmt.Sprintf("for instance path: %q", "/svc/"+name)
+	}
+	return fmt.Sprintf("for instance path: %q", "/"+name)
+}
+
 func (v *validator) capabilities() {
 	for i := range v.c.Capabilities {
 		c := &v.c.Capabilities[i]
 		switch c.Kind {
 		case KindDirectory, KindRunner, KindResolver:
 			if c.Path == "" {
-				v.report(here(c.Pos), "missing-path", "", "\"path\" should be present with %q", c.Kind)
+				v.report(here(c.Pos), "missing-path", forInstance(c.Kind, c.Name), "\"path\" should be present with %q", c.Kind)
 			}
 			if c.Kind == KindDirectory && c.Rights == 0 {
 				v.report(here(c.Pos), "missing-rights", `for instance rights: ["r*"]`, "\"rights\" should be present with %q", c.Kind)
@@ -196,7 +213,8 @@ func (v *validator) capabilities() {
 func (v *validator) storage(i int, c *Capability) {
 	s := c.Storage
 	if s == nil || s.BackingDir == "" {
-		v.report(here(c.Pos), "missing-backing-dir", "", "\"backing_dir\" should be present with \"storage\"")
+		v.report(here(c.Pos), "missing-backing-dir", "name the directory that `from` provides",
+			"\"backing_dir\" should be present with \"storage\"")
 		return
 	}
 	from := v.pos(SectionCapabilities, i, "from", c.Pos)

@@ -89,16 +89,17 @@ func (v *validator) noDictionary(k Kind, source Ref, pos place) {
 }
 
 func (v *validator) scope(s Section, i int, scope []Ref, entry Pos) {
-	for _, r := range scope {
+	for j, r := range scope {
 		if r.Kind == RefChild {
 			if _, ok := v.children_[r.Name]; ok {
 				continue
 			}
 		}
-		if r.Kind == RefCollection {
+		if r.Kind == RefCollection || r.Name == "" {
 			continue
 		}
-		v.report(v.pos(s, i, "scope", entry), "unknown-scope", v.nearest(r.Name, names(v.children_), names(v.collections_)),
+		v.report(v.pos(s, i, fmt.Sprintf("scope/%d", j), entry), "unknown-scope",
+			v.nearest(r.String(), references(names(v.children_)), references(names(v.collections_))),
 			"event_stream scope %s did not match a component or collection in this .cml file.", r.Name)
 	}
 }
@@ -127,18 +128,20 @@ func (v *validator) uses() {
 				"\"availability: same_as_target\" cannot be used with use declarations")
 		}
 		if u.Dependency == Weak && u.Source.Kind != RefChild && u.Source.Kind != RefCollection && u.Source.Kind != RefCapability {
-			v.report(v.pos(SectionUse, i, "dependency", u.Pos), "weak-use", "", "Only `use` from children can have dependency: \"weak\"")
+			v.report(v.pos(SectionUse, i, "dependency", u.Pos), "weak-use", "remove it",
+				"Only `use` from children can have dependency: \"weak\"")
 		}
-		for _, r := range u.Scope {
+		for j, r := range u.Scope {
 			if r.Kind != RefChild && r.Kind != RefCollection {
-				v.report(v.pos(SectionUse, i, "scope", u.Pos), "unknown-scope", "", "event_stream scope %s is not a component or collection.",
+				v.report(v.pos(SectionUse, i, fmt.Sprintf("scope/%d", j), u.Pos), "unknown-scope", "",
+					"event_stream scope %s is not a component or collection.",
 					r)
 			}
 		}
 		switch u.Kind {
 		case KindDirectory, KindStorage:
 			if u.TargetPath == "" {
-				v.report(here(u.Pos), "missing-path", "", "\"path\" should be present for `use %s`.", u.Kind)
+				v.report(here(u.Pos), "missing-path", forInstance(u.Kind, u.SourceName), "\"path\" should be present for `use %s`.", u.Kind)
 			}
 			if u.Kind == KindDirectory && u.Rights == 0 {
 				v.report(here(u.Pos), "missing-rights", `for instance rights: ["r*"]`, "This use statement requires a `rights` field.")
@@ -332,7 +335,7 @@ func (v *validator) offers() {
 		v.offerTarget(o, to)
 
 		key := givenName{o.Target, o.TargetName}
-		if first, ok := seen[key]; ok {
+		if first, ok := seen[key]; ok && o.Target != (Ref{Kind: RefChild}) {
 			f := &v.c.Offers[first]
 			if o.Kind == KindService && f.Kind == KindService && o.SourceName != f.SourceName {
 				v.report(to, "aggregate", at("the first one", f.Pos), "Invalid aggregate offer: %q and %q cannot both become %q of %q",
@@ -358,14 +361,8 @@ func (v *validator) offerTarget(o *Offer, to place) {
 			v.unknownTarget(o, to)
 			return
 		}
-		backing := Ref{}
-		if o.Kind == KindStorage && o.Source.Kind == RefSelf {
-			if at, ok := v.capabilities_[capability{KindStorage, o.SourceName}]; ok && v.c.Capabilities[at].Storage != nil {
-				backing = v.c.Capabilities[at].Storage.Source
-			}
-		}
 		switch {
-		case backing.Kind == RefChild && backing.Name == o.Target.Name:
+		case v.backs(o):
 			v.report(to, "self-offer", "", "Storage offer target %q is same as source", o.Target)
 		case o.Kind != KindStorage && o.Source.Kind == RefChild && o.Source.Name == o.Target.Name && o.Dependency == Strong:
 			v.report(to, "self-offer", `if that is meant, write dependency: "weak"`, "Offer target %q is same as source", o.Target)
@@ -376,6 +373,19 @@ func (v *validator) offerTarget(o *Offer, to place) {
 	default:
 		v.report(to, "bad-target", "", "an offer cannot go to %q", o.Target)
 	}
+}
+
+// backs says whether o offers storage to the child that backs it.
+func (v *validator) backs(o *Offer) bool {
+	if o.Kind != KindStorage || o.Source.Kind != RefSelf || o.Target.Kind != RefChild {
+		return false
+	}
+	i, ok := v.capabilities_[capability{KindStorage, o.SourceName}]
+	if !ok || v.c.Capabilities[i].Storage == nil {
+		return false
+	}
+	backing := v.c.Capabilities[i].Storage.Source
+	return backing.Kind == RefChild && backing.Name == o.Target.Name
 }
 
 func (v *validator) unknownTarget(o *Offer, to place) {
@@ -437,7 +447,8 @@ func (v *validator) exposes() {
 		if first, ok := seen[key]; ok {
 			f := &v.c.Exposes[first]
 			if e.Kind != KindService || f.Kind != KindService {
-				v.report(here(e.Pos), "duplicate-target", at("the first one", f.Pos), "%q is a duplicate \"expose\" target capability for %q",
+				v.report(v.pos(SectionExpose, i, "as", e.Pos), "duplicate-target", at("the first one", f.Pos),
+					"%q is a duplicate \"expose\" target capability for %q",
 					e.TargetName, e.Target)
 			} else if e.Availability != f.Availability {
 				v.report(v.pos(SectionExpose, i, "availability", e.Pos), "aggregate", at("the first one", f.Pos),

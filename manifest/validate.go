@@ -31,12 +31,14 @@ const (
 	SectionUse
 	SectionOffer
 	SectionExpose
+	// SectionRegistrations are the runners, the resolvers and the debug protocols of the first environment, then those of the next.
+	SectionRegistrations
 )
 
 // ValidateOptions are what Validate can be told besides the declaration.
 type ValidateOptions struct {
-	// Where gives the place of a key ("from", "to", "path", …) of entry i of a section, for messages. The zero Pos or a nil
-	// Where means that only the entry's own Pos is known.
+	// Where gives the place of a key ("from", "to", "path", …) of entry i of a section, for messages; "scope/1" is the second
+	// element of "scope". The zero Pos or a nil Where means that only the entry's own Pos is known.
 	Where func(s Section, i int, key string) Pos
 	// Partial says that the declaration comes of a source with errors, which have been reported. Names may be empty or malformed;
 	// that is not reported again. The Validated is zero.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tailscale/hujson"
@@ -161,6 +162,8 @@ func (k *compiler) where(section manifest.Section, i int, key string) manifest.P
 		return keyPos(&environmentShape, &k.doc.Environments.Items[i], key)
 	case manifest.SectionCapabilities:
 		return keyPos(&capabilityShape, k.capabilities[i], key)
+	case manifest.SectionRegistrations:
+		return k.registrationPos(i, key)
 	case manifest.SectionUse:
 		return keyPos(&useShape, k.uses[i], key)
 	case manifest.SectionOffer:
@@ -174,8 +177,27 @@ func (k *compiler) where(section manifest.Section, i int, key string) manifest.P
 	return manifest.Pos{}
 }
 
-// keyPos is the place of a key's value, invalid if it was not written.
+// registrationPos is the place of a key of the ith registration of all environments.
+func (k *compiler) registrationPos(i int, key string) manifest.Pos {
+	for e := range k.doc.Environments.Items {
+		env := &k.doc.Environments.Items[e]
+		for _, list := range []struct {
+			items []Registration
+			shape *shape[Registration]
+		}{{env.Runners.Items, &runnerShape}, {env.Resolvers.Items, &resolverShape}, {env.Debug.Items, &debugShape}} {
+			for j := range list.items {
+				if i -= len(list.items[j].Names.Items); i < 0 {
+					return keyPos(list.shape, &list.items[j], key)
+				}
+			}
+		}
+	}
+	return manifest.Pos{}
+}
+
+// keyPos is the place of a key's value, or of the element of it that key names as "scope/1"; invalid if it was not written.
 func keyPos[T any](s *shape[T], t *T, key string) manifest.Pos {
+	key, element, isElement := strings.Cut(key, "/")
 	i := s.index(key)
 	if i < 0 {
 		return manifest.Pos{}
@@ -184,6 +206,9 @@ func keyPos[T any](s *shape[T], t *T, key string) manifest.Pos {
 	case *Text:
 		return f.At.Pos()
 	case *Texts:
+		if n, err := strconv.Atoi(element); isElement && err == nil && n < len(f.Items) {
+			return f.Items[n].At.Pos()
+		}
 		return f.At.Pos()
 	case *Uint:
 		return f.At.Pos()
@@ -373,6 +398,9 @@ func (k *compiler) environments() {
 	for i := range items {
 		e := &items[i]
 		out := manifest.Environment{Pos: orElse(e.Name.At, e.At).Pos(), Name: e.Name.Value, ExtendsRealm: e.Extends.Value == "realm"}
+		if e.Extends.At.IsSet() && e.Extends.Value == "" {
+			out.ExtendsRealm = true // reported
+		}
 		if e.StopTimeout.At.IsSet() {
 			ms := uint32(e.StopTimeout.Value)
 			out.StopTimeoutMS = &ms
@@ -526,7 +554,8 @@ func (k *compiler) applies(s *shape[Clause], c *Clause) {
 // single reports a key that can stand only beside one name.
 func (k *compiler) single(c *Clause, key string, at At) {
 	if at.IsSet() && len(c.Names.Items) > 1 {
-		k.report(at, key+"-with-many", "write one entry for each name", "%q can only be specified when one `%s` is supplied.", key,
+		k.report(at, strings.ReplaceAll(key, "_", "-")+"-with-many", "write one entry for each name",
+			"%q can only be specified when one `%s` is supplied.", key,
 			c.Kind)
 	}
 }
@@ -550,7 +579,7 @@ func (k *compiler) capability(c *Clause) {
 		}
 	case manifest.KindRunner, manifest.KindResolver:
 		if c.From.At.IsSet() {
-			k.report(c.From.At, "extra-from", "", `"from" should not be present with %q`, c.Kind)
+			k.report(c.From.At, "extra-from", "remove it: what a component declares is its own", `"from" should not be present with %q`, c.Kind)
 		}
 	case manifest.KindDictionary:
 		if c.Path.At.IsSet() {
@@ -587,7 +616,7 @@ func (k *compiler) capability(c *Clause) {
 }
 
 func (k *compiler) missing(c *Clause, key string) {
-	k.report(c.Names.At, "missing-"+strings.ReplaceAll(key, "_", "-"), "", "%q should be present with %q", key, c.Kind)
+	k.report(c.Names.At, "missing-"+strings.ReplaceAll(key, "_", "-"), capabilityShape.adding(key), "%q should be present with %q", key, c.Kind)
 }
 
 // rights expands the aliases; two tokens may not say the same.
@@ -602,6 +631,9 @@ func (k *compiler) rights(c *Clause) manifest.Rights {
 			k.report(t.At, "duplicate-right", "", "%q is duplicated in the rights clause.", t.Value)
 		}
 		out |= r
+	}
+	if out == 0 && c.Rights.At.IsSet() {
+		return manifest.RightsR // what is wrong was reported
 	}
 	return out
 }
@@ -629,7 +661,7 @@ func (k *compiler) use(c *Clause) {
 		k.report(c.Path.At, "path-and-handle", "", "`path` and `numbered_handle` exclude each other")
 	}
 	if c.Availability.At.IsSet() && (c.Kind == manifest.KindEventStream || c.Kind == manifest.KindRunner) {
-		k.report(c.Availability.At, "bad-availability", "", `"availability" cannot be used with %q`, c.Kind)
+		k.report(c.Availability.At, "bad-availability", "remove it", `"availability" cannot be used with %q`, c.Kind)
 	}
 	if c.Filter.At.IsSet() && c.Kind != manifest.KindEventStream {
 		k.report(c.Filter.At, "extra-filter", "", `"filter" can only be used with "event_stream"`)
@@ -645,13 +677,17 @@ func (k *compiler) use(c *Clause) {
 		config = k.useConfig(c)
 	}
 	rights, scope := k.rights(c), k.refs(c.Scope)
+	path := c.Path.Value
+	if len(c.Names.Items) > 1 && c.Kind != manifest.KindEventStream {
+		path = "" // reported
+	}
 	var filter manifest.Dictionary
 	if c.Filter.At.IsSet() {
 		filter = k.dictionary(&c.Filter, "")
 	}
 	for _, n := range c.Names.Items {
 		out := manifest.Use{
-			Pos: n.At.Pos(), Kind: c.Kind, Source: k.source(c.From), SourceName: n.Value, TargetPath: c.Path.Value,
+			Pos: n.At.Pos(), Kind: c.Kind, Source: k.source(c.From), SourceName: n.Value, TargetPath: path,
 			Rights: rights, Subdir: c.Subdir.Value, Scope: scope, Dependency: dependency(c.Dependency),
 			Availability: availability(c.Availability), Filter: filter, Config: config,
 		}
@@ -694,6 +730,14 @@ func (k *compiler) routed(section string, s *shape[Clause], c *Clause) {
 		k.report(c.From.Items[1].At, "many-sources", "only services can be aggregated",
 			`%q capabilities cannot have multiple "from" clauses`, c.Kind)
 	}
+}
+
+// sources are what a clause comes from: several only of a service, which has been reported.
+func sources(c *Clause) []Text {
+	if c.Kind != manifest.KindService && len(c.From.Items) > 1 {
+		return c.From.Items[:1]
+	}
+	return c.From.Items
 }
 
 // lost says whether a source is one that `source_availability: "unknown"` allows to be missing, and is missing.
@@ -746,9 +790,9 @@ func (k *compiler) offer(c *Clause) {
 		Kind: c.Kind, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope),
 		Dependency: dependency(c.Dependency),
 	}
-	n := min(len(c.From.Items)*len(c.Names.Items)*len(targets), 1<<10)
+	n := min(len(sources(c))*len(c.Names.Items)*len(targets), 1<<10)
 	k.out.Offers, k.offers = slices.Grow(k.out.Offers, n), slices.Grow(k.offers, n)
-	for _, from := range c.From.Items {
+	for _, from := range sources(c) {
 		out.Source, out.Availability = k.ref(from.Value), availability(c.Availability)
 		if k.lost(c, from) {
 			out.Source, out.Availability = manifest.Ref{Kind: manifest.RefVoid}, manifest.Optional
@@ -756,7 +800,11 @@ func (k *compiler) offer(c *Clause) {
 		for _, n := range c.Names.Items {
 			out.Pos, out.SourceName, out.TargetName = n.At.Pos(), n.Value, as(c, n.Value)
 			if a := k.toAll[givenName{kind: c.Kind, name: out.TargetName}]; toAll(c) && (a.clause != c || a.name.At != n.At) {
-				k.report(n.At, "duplicate-target", "the first one is at "+a.name.At.Pos().String(),
+				at := n.At
+				if len(c.Names.Items) == 1 {
+					at = orElse(c.As.At, at)
+				}
+				k.report(at, "duplicate-target", "the first one is at "+a.name.At.Pos().String(),
 					"%s(s) [%q] offered to \"all\" multiple times", title(c.Kind), out.TargetName)
 				continue
 			}
@@ -900,7 +948,7 @@ func (k *compiler) expose(c *Clause) {
 		to.Kind = manifest.RefFramework
 	}
 	out := manifest.Expose{Kind: c.Kind, Target: to, Rights: k.rights(c), Subdir: c.Subdir.Value, Scope: k.refs(c.Scope)}
-	for _, from := range c.From.Items {
+	for _, from := range sources(c) {
 		out.Source, out.Availability = k.ref(from.Value), availability(c.Availability)
 		if k.lost(c, from) {
 			out.Source, out.Availability = manifest.Ref{Kind: manifest.RefVoid}, manifest.Optional
@@ -921,10 +969,10 @@ func (k *compiler) expose(c *Clause) {
 func (k *compiler) configType(t *ConfigType, at At, name string) (manifest.ConfigType, bool) {
 	missing := func(key string) (manifest.ConfigType, bool) {
 		if name == "" {
-			k.report(at, "missing-key", "", "missing field `%s`", key)
+			k.report(at, "missing-key", configTypeShape.adding(key), "missing field `%s`", key)
 		} else {
 			typ := strings.ToUpper(t.Type.Value[:1]) + t.Type.Value[1:]
-			k.report(at, "missing-key", "", "Config '%s' is type %s but is missing field '%s'", name, typ, key)
+			k.report(at, "missing-key", configTypeShape.adding(key), "Config '%s' is type %s but is missing field '%s'", name, typ, key)
 		}
 		return manifest.ConfigType{}, false
 	}
@@ -977,7 +1025,7 @@ func (k *compiler) configValue(c *Clause, f *Free, key string) *manifest.ConfigV
 		name = c.Names.Items[0].Value
 	}
 	if !c.Type.Type.At.IsSet() {
-		k.report(c.Names.At, "missing-key", "", "Config '%s' is missing field 'type'", name)
+		k.report(c.Names.At, "missing-key", "add `type`: "+oneOf(configWords), "Config '%s' is missing field 'type'", name)
 		return nil
 	}
 	t, ok := k.configType(&c.Type, c.Names.At, name)
@@ -986,7 +1034,7 @@ func (k *compiler) configValue(c *Clause, f *Free, key string) *manifest.ConfigV
 	}
 	if !f.At.IsSet() {
 		if key == "value" {
-			k.report(c.Names.At, "missing-key", "", "Config '%s' is missing field 'value'", name)
+			k.report(c.Names.At, "missing-key", capabilityShape.adding("value"), "Config '%s' is missing field 'value'", name)
 			return nil
 		}
 		return &manifest.ConfigValue{Type: t}
@@ -1052,7 +1100,7 @@ func (k *compiler) useConfig(c *Clause) *manifest.UseConfig {
 		name = c.Names.Items[0].Value
 	}
 	if !c.Key.At.IsSet() {
-		k.report(c.Names.At, "missing-key", "", "Config '%s' missing field 'key'", name)
+		k.report(c.Names.At, "missing-key", useShape.adding("key"), "Config '%s' missing field 'key'", name)
 	}
 	if c.Default.At.IsSet() && availability(c.Availability) == manifest.Required {
 		k.report(c.Default.At, "required-default", `write availability: "optional", or remove the default`,
@@ -1072,7 +1120,7 @@ func (k *compiler) config() {
 	if section.At.IsSet() {
 		out.Pos = section.At.Pos()
 		if len(section.Fields) == 0 {
-			k.report(section.At, "empty-config", "", "'config' section is empty")
+			k.report(section.At, "empty-config", "remove it", "'config' section is empty")
 		}
 	} else {
 		out.FromCapabilities = true
@@ -1118,7 +1166,7 @@ func (k *compiler) config() {
 			if !fallback {
 				msg = fmt.Sprintf("Use and config block differ on type for key '%s'", u.Config.Key)
 			}
-			k.reportAt(u.Pos, "config-type", "the config section has it at "+out.Fields[at].Pos.String(), msg)
+			k.reportAt(cmp.Or(k.where(manifest.SectionUse, i, "type"), u.Pos), "config-type", "the config section has it at "+out.Fields[at].Pos.String(), msg)
 		}
 	}
 	if len(out.Fields) == 0 {

@@ -47,7 +47,7 @@ func (m *merger) add(o *Document) {
 		d.At = o.At
 	}
 	for i, list := range []*List[Clause]{&o.Capabilities, &o.Use, &o.Offer, &o.Expose} {
-		m.diagnostics = append(m.diagnostics, m.clauses[i].add(list)...)
+		m.clauses[i].add(list)
 	}
 	appendNew(&d.Children, &o.Children, &childShape, &m.children, func(c *Child) string { return c.Name.Value })
 	appendNew(&d.Collections, &o.Collections, &collectionShape, &m.collections, func(c *Collection) string { return c.Name.Value })
@@ -116,35 +116,15 @@ type mention struct {
 	name   string
 }
 
-// nameless reports the first clause that names no capability.
-func (m *clauseMerger) nameless(l *List[Clause]) manifest.Diagnostics {
-	for i := range l.Items {
-		if c := &l.Items[i]; c.Kind == 0 || len(c.Names.Items) == 0 {
-			return manifest.Diagnostics{{
-				Pos: c.At.Pos(), Rule: "missing-keyword",
-				Message: fmt.Sprintf("cannot merge an entry of `%s` without a capability name", m.alike.shape.section),
-			}}
-		}
-	}
-	return nil
-}
-
-func (m *clauseMerger) add(b *List[Clause]) manifest.Diagnostics {
+// add merges b in. A clause that names no capability, which Parse has reported, has nothing to add.
+func (m *clauseMerger) add(b *List[Clause]) {
 	a := m.into
-	if m.byName == nil {
-		if ds := m.nameless(a); ds != nil {
-			return ds
-		}
-	}
-	if ds := m.nameless(b); ds != nil {
-		return ds
-	}
 	switch {
 	case !b.At.IsSet():
-		return nil
+		return
 	case !a.At.IsSet():
 		*a = *b
-		return nil
+		return
 	}
 	if m.byName == nil {
 		m.byName, m.gone, m.alike.ids = make(map[named][]int, len(a.Items)), map[mention]bool{}, map[string]int{}
@@ -181,7 +161,6 @@ func (m *clauseMerger) add(b *List[Clause]) manifest.Diagnostics {
 			a.Items = append(a.Items, c)
 		}
 	}
-	return nil
 }
 
 // finish takes away what a stronger clause has replaced.

@@ -139,14 +139,16 @@ func (f textForm) decode(d *decoder, v *hujson.Value, into any) {
 		return
 	}
 	t.Value = json5.Text(*v)
-	f.verify(d, *t)
+	f.verify(d, t)
 }
 
-// verify reports t if it does not follow the grammar.
-func (f textForm) verify(d *decoder, t Text) {
+// verify reports t if it does not follow the grammar. References and words that don't are then empty, so that later stages
+// have nothing to say of them; a name may yet be what others refer to.
+func (f textForm) verify(d *decoder, t *Text) {
 	if f.words != nil {
 		if !slices.Contains(f.words, t.Value) {
 			d.report(t.At, "unknown-word", didYouMean(t.Value, f.words), "unknown variant `%s`, expected %s", t.Value, oneOf(f.words))
+			t.Value = ""
 		}
 		return
 	}
@@ -155,6 +157,9 @@ func (f textForm) verify(d *decoder, t Text) {
 	}
 	if err := f.check(t.Value); err != nil {
 		d.report(t.At, "bad-"+strings.ReplaceAll(strings.ToLower(f.what), " ", "-"), f.hint(t.Value), "%v", err)
+		if f.refs != nil {
+			t.Value = ""
+		}
 	}
 }
 
@@ -162,9 +167,13 @@ func (f textForm) verify(d *decoder, t Text) {
 func (f textForm) hint(s string) string {
 	switch f.what {
 	case "reference":
-		if name.Check(s) == nil && f.check("#"+s) == nil {
-			return fmt.Sprintf("a reference starts with #: did you mean %q?", "#"+s)
+		if slices.Contains(refWords, s) || name.Check(s) != nil || f.check("#"+s) != nil {
+			return ""
 		}
+		if near := name.Nearest(s, strings.Fields(f.refs.words)); near != "" {
+			return fmt.Sprintf("did you mean %q? (a child would be %q)", near, "#"+s)
+		}
+		return fmt.Sprintf("a reference starts with #: did you mean %q?", "#"+s)
 	case "name":
 		if bare, ok := strings.CutPrefix(s, "#"); ok && f.check(bare) == nil {
 			return fmt.Sprintf("a name has no # here: did you mean %q?", bare)
@@ -172,6 +181,10 @@ func (f textForm) hint(s string) string {
 	case "path":
 		if f.check("/"+s) == nil {
 			return fmt.Sprintf("did you mean %q?", "/"+s)
+		}
+	case "relative path":
+		if bare := strings.Trim(s, "/"); f.check(bare) == nil {
+			return fmt.Sprintf("did you mean %q?", bare)
 		}
 	case "URL":
 		if strings.Contains(s, ":") {
@@ -224,7 +237,7 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 	case json5.KindOf(*v) == json5.String && f.one:
 		t.Items = []Text{{d.at(v.StartOffset), json5.Text(*v)}}
 		if f.bare == "" || t.Items[0].Value != f.bare {
-			f.item.verify(d, t.Items[0])
+			f.item.verify(d, &t.Items[0])
 		}
 		return
 	case !isArray || !f.many:
@@ -250,12 +263,17 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 			continue
 		}
 		item := Text{d.at(e.StartOffset), json5.Text(*e)}
+		if item.Value == f.bare && f.bare != "" {
+			d.report(item.At, "bad-reference", fmt.Sprintf("write %q by itself, not in an array", f.bare), "invalid value: string %q, expected %s",
+				item.Value, f.want)
+			continue
+		}
 		if !seen.add(item.Value) {
 			d.report(item.At, "duplicate-element", fmt.Sprintf("%q is there already", item.Value),
 				"invalid value: array with duplicate element, expected %s", f.want)
 			continue
 		}
-		f.item.verify(d, item)
+		f.item.verify(d, &item)
 		t.Items = append(t.Items, item)
 	}
 }
@@ -473,7 +491,8 @@ func (f objectForm[T]) decode(d *decoder, v *hujson.Value, into any) {
 	}
 	for k := range f.shape.keys {
 		if f.shape.keys[k].required && seen&(1<<k) == 0 {
-			d.report(d.at(v.StartOffset), "missing-key", "", "missing field `%s` in %s", f.shape.keys[k].name, f.shape.name)
+			d.report(d.at(v.StartOffset), "missing-key", f.shape.keys[k].adding(), "missing field `%s` in %s", f.shape.keys[k].name,
+				f.shape.name)
 		}
 	}
 	if f.shape.section != "" {
@@ -506,6 +525,18 @@ func quoted(words []string) string {
 	}
 	return strings.Join(q, ", ")
 }
+
+// adding is the hint to a key that is missing.
+func (k *key[T]) adding() string {
+	words := ""
+	if f, ok := k.form.(textForm); ok && f.words != nil {
+		words = ", " + oneOf(f.words)
+	}
+	return "add `" + k.name + "`: " + k.doc + words
+}
+
+// adding is the hint that the key of that name is missing.
+func (s *shape[T]) adding(key string) string { return s.keys[s.index(key)].adding() }
 
 func (s *shape[T]) index(word string) int {
 	for i := range s.keys {
@@ -576,12 +607,12 @@ type configForm struct{}
 
 func (configForm) decode(d *decoder, v *hujson.Value, into any) {
 	t := into.(*ConfigSection)
-	t.At = d.at(v.StartOffset)
 	obj, ok := v.Value.(*hujson.Object)
 	if !ok {
 		d.wrongType(v, "a map")
 		return
 	}
+	t.At = d.at(v.StartOffset)
 	seen := newSet(len(obj.Members))
 	for i := range obj.Members {
 		m := &obj.Members[i]
@@ -589,7 +620,7 @@ func (configForm) decode(d *decoder, v *hujson.Value, into any) {
 		if !seen.add(f.Key.Value) {
 			continue // reported as a duplicate
 		}
-		aConfigKey.verify(d, f.Key)
+		aConfigKey.verify(d, &f.Key)
 		objectForm[ConfigType]{&configTypeShape}.decode(d, &m.Value, &f.Type)
 		t.Fields = append(t.Fields, f)
 	}

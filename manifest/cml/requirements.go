@@ -1,6 +1,7 @@
 package cml
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/cmgr/cmgr/manifest"
@@ -17,7 +18,11 @@ func (k *compiler) requirements() {
 	}
 	for _, p := range k.options.MustUseProtocols {
 		if !slices.ContainsFunc(k.out.Uses, func(u manifest.Use) bool { return u.Kind == manifest.KindProtocol && u.SourceName == p }) {
-			k.report(k.doc.At, "must-use", "", "Protocol %q is not used by a component but is required by all", p)
+			at := k.doc.At
+			if use := k.doc.Use.At; use.Source == at.Source {
+				at = use
+			}
+			k.report(at, "must-use", fmt.Sprintf("add { protocol: %q } to `use`", p), "Protocol %q is not used by a component but is required by all", p)
 		}
 	}
 }
@@ -35,16 +40,21 @@ func (k *compiler) mustOffer(kind manifest.Kind, word, name string) {
 	}
 	for i := range k.out.Children {
 		if c := &k.doc.Children.Items[i]; !given[manifest.Ref{Kind: manifest.RefChild, Name: c.Name.Value}] {
-			k.report(c.Name.At, "must-offer", "", "%s %q is not offered to child component %q but it is a required offer", word, name,
+			k.report(c.Name.At, "must-offer", offering(kind, name, c.Name.Value), "%s %q is not offered to child component %q but it is a required offer", word, name,
 				c.Name.Value)
 		}
 	}
 	for i := range k.out.Collections {
 		if c := &k.doc.Collections.Items[i]; !given[manifest.Ref{Kind: manifest.RefCollection, Name: c.Name.Value}] {
-			k.report(c.Name.At, "must-offer", "", "%s %q is not offered to collection %q but it is a required offer", word, name,
+			k.report(c.Name.At, "must-offer", offering(kind, name, c.Name.Value), "%s %q is not offered to collection %q but it is a required offer", word, name,
 				c.Name.Value)
 		}
 	}
+}
+
+// offering is the hint to an offer that is missing.
+func offering(kind manifest.Kind, name, to string) string {
+	return fmt.Sprintf("add { %s: %q, from: \"parent\", to: %q } to `offer`, or offer it to \"all\"", kind, name, "#"+to)
 }
 
 // testFacets checks the one facet that the language knows, "fuchsia.test" (V73, V74, V75).
@@ -64,7 +74,7 @@ func (k *compiler) testFacets() {
 			return
 		}
 		if typ := m.Value.Get("type"); typ != nil && slices.Contains(k.options.Features, "restrict_test_type_in_facets") {
-			k.report(typ.At, "bad-facet", "", "'type' is not allowed in facets.")
+			k.report(typ.At, "bad-facet", "remove it", "'type' is not allowed in facets.")
 		}
 		allowed = m.Value.Get(packages)
 	}

@@ -111,6 +111,9 @@ var (
 	refScope       = refs{"", true, "", `"#<child-name>" or "#<collection-name>"`}
 )
 
+// refWords are the words that any reference may be; no child is meant by them.
+var refWords = []string{"parent", "self", "framework", "debug", "void", "all"}
+
 // refs is a grammar of references.
 type refs struct {
 	words string // allowed as they are

@@ -253,7 +253,7 @@ func Slips() []struct{ Src, Want string } {
 		{`{ include: ["x.cml"] }`, "m.cml:1:13: includes cannot be resolved here"},
 		{
 			`{ use: [{ config: "c", key: "k", type: "string", availability: "optional", default: "x" }] }`,
-			"m.cml:1:19: Config 'c' is type String but is missing field 'max_size'",
+			"m.cml:1:19: Config 'c' is type String but is missing field 'max_size'\n  hint: add `max_size`: the most bytes of a string",
 		},
 		{`{ capabilities: [{ config: "c", type: "int8", value: 128 }] }`, "m.cml:1:54: 128 is out of range for type int8"},
 		{`{ capabilities: [{ config: "c", type: "uint8", value: NaN }] }`, "m.cml:1:55: NaN is not a value of type uint8"},
