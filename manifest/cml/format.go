@@ -1,6 +1,7 @@
 package cml
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"slices"
@@ -50,7 +51,11 @@ func syntax(s *Source, err error) manifest.Diagnostics {
 	d := decoder{source: s}
 	if es, ok := errors.AsType[json5.Errors](err); ok {
 		for _, e := range es {
-			d.report(d.at(e.Offset), "syntax", e.Hint(), "%s", e.Message)
+			hint := e.Hint()
+			if len(bytes.TrimSpace(s.Tree.Src())) == 0 {
+				hint = "a manifest that says nothing is {}"
+			}
+			d.report(d.at(e.Offset), "syntax", hint, "%s", e.Message)
 		}
 	}
 	return d.diagnostics

@@ -113,7 +113,11 @@ func TestErrors(t *testing.T) {
 		{"[#net]", "1:2: unexpected word `#net`; a string needs quotes", `["#net"]`},
 		{"{a: elf b: 1}", "1:5: unexpected word `elf`; a string needs quotes", ""},
 		{"{a: http://x}", "1:5: unexpected word `http`; a string needs quotes", ""},
-		{"{a: True}", "1:5: unexpected word `True`; a string needs quotes", ""},
+		{
+			"{a: True, b: [NULL]}", "1:5: unexpected word `True`; it is written `true`\n" +
+				"1:15: unexpected word `NULL`; it is written `null`", "{a: true, b: [null]}",
+		},
+		{"{a: None}", "1:5: unexpected word `None`; a string needs quotes", ""},
 		{"{a: @}", "1:5: expected a value, found `@`", ""},
 		{"{fuchsia.test: {}}", "1:2: the name `fuchsia.test` needs quotes", `{"fuchsia.test": {}}`},
 		{"{a: 'elf,\n b: 1}", "1:9: missing `'`: the string of 1:5 is not closed", "{a: 'elf',\n b: 1}"},
@@ -122,13 +126,39 @@ func TestErrors(t *testing.T) {
 		{"{5: 1}", "1:2: expected a name (an identifier or a string), found `5`", ""},
 		{"'abc d\nef'", "1:1: string is not closed on its line", ""},
 		{"'abc\ndef'", "1:5: missing `'`: the string of 1:1 is not closed\n2:1: unexpected `d` after the end of the value", ""},
-		{`'\x4g'`, "1:2: `\\x` needs 2 hexadecimal digits", ""},
-		{`"\u12"`, "1:2: `\\u` needs 4 hexadecimal digits", ""},
+		{`'\x4g'`, "1:2: `\\x` needs 2 hexadecimal digits; a backslash itself is written `\\\\`", ""},
+		{`"\u12"`, "1:2: `\\u` needs 4 hexadecimal digits; a backslash itself is written `\\\\`", ""},
 		{`'\01'`, "1:2: octal escapes are not allowed", ""},
 		{"010", "1:1: a number may not start with 0 (octal numbers are not allowed)", ""},
 		{"1.5.2", "1:4: unexpected `.` within a number", ""},
 		{"0x1g", "1:4: unexpected `g` within a number", ""},
-		{"/* x", "1:1: comment is not closed", ""},
+		{"/* x", "1:1: comment is not closed: `*/` is missing", ""},
+		{
+			"# c\n{ a: 1, # d\n b: 2 }", "1:1: a comment begins with `//`, not with `#`\n" +
+				"2:9: a comment begins with `//`, not with `#`", "// c\n{ a: 1, // d\n b: 2 }",
+		},
+		{"{a: [1 # c\n, 2 #\n}", "1:8: a comment begins with `//`, not with `#`\n2:4: missing `]`: the `[` of 1:5 is not closed\n" +
+			"2:5: a comment begins with `//`, not with `#`", "{a: [1 // c\n, 2] //\n}"},
+		{
+			"{ a: 1 # c", "1:8: a comment begins with `//`, not with `#`\n" +
+				"1:11: missing `}`: the `{` of 1:1 is not closed", "{ a: 1 // c\n}",
+		},
+		{"{a: #b}", "1:5: unexpected word `#b`; a string needs quotes", `{a: "#b"}`},
+		{
+			"{“a”: ‘b c’, d: [„e“]}", "1:2: found `“`; quotes must be straight\n" +
+				"1:7: found `‘`; quotes must be straight\n1:18: found `„`; quotes must be straight", `{"a": "b c", d: ["e"]}`,
+		},
+		{"{a: “b\"”}", "1:5: expected a value, found `“`", ""},
+		{"{a: 'b\"}", "1:7: found `\"`: the string of 1:5 begins with `'`", "{a: 'b'}"},
+		{"{\"b': 1}", "1:4: found `'`: the string of 1:2 begins with `\"`", "{\"b\": 1}"},
+		{"{a: [1, 2), b: (3)}", "1:10: found `)` where `]` should close the `[` of line 1\n1:16: expected a value, found `(`", ""},
+		{"{a: [1, 2), b: 3}", "1:10: found `)` where `]` should close the `[` of line 1", "{a: [1, 2], b: 3}"},
+		{"{a: {b: 1)}", "1:10: found `)` where `}` should close the `{` of line 1", "{a: {b: 1}}"},
+		{"{a: [1]), b: 2}", "1:8: superfluous `)`", "{a: [1], b: 2}"},
+		{"{a: 1},", "1:7: superfluous `,`", "{a: 1}"},
+		{"{a: 1};\n", "1:7: superfluous `;`", "{a: 1}\n"},
+		{"a: 1, b: 2", "1:1: a name and its value stand outside of braces: the text must begin with `{` and end with `}`", ""},
+		{"/* c */ 'a': {}", "1:9: a name and its value stand outside of braces: the text must begin with `{` and end with `}`", ""},
 		{"1 2", "1:3: unexpected `2` after the end of the value", ""},
 		{"é\"\xff\"", "1:3: invalid UTF-8: byte 0xff", ""},
 		{"\uFEFF{a:1 b:2}", "1:5: missing comma between `1` and `b`", "\uFEFF{a:1, b:2}"},
@@ -332,7 +362,8 @@ func FuzzParse(f *testing.F) {
 		`{"a": [1, -2.5e3, true, null, "x\u0041"], /* c */ "b": {}, }`, "{a: 'b\\\n', \\u0061: +.5, c: 0xF, d: -Infinity,}// x",
 		"{a: 1 b: [1 2], c 'd'", "[1,,;]", "\uFEFF\u00a0[\u2028]", "{a:{a:1 a:2}", "[1;2}", "'\\ud800'",
 		"{a: [1, 'b': 2}", "[{a: 1 {a: 2}]", "{a: [1,}}", "{a: 1}, b: 2}]", "[{a: 1]]", "[[1,,}/**/,]", "{a: [b c: [1}",
-		"{a: [x\nb: 1}", "{a: {b: 'c }, d: [e}",
+		"{a: [x\nb: 1}", "{a: {b: 'c }, d: [e}", "# c\n{a: [1 # d\n, 'b': 2} #",
+		"{“a”: ‘b’, 'c\": TRUE}", "{a: [1), b: {c: (1)},", "a: 1",
 	} {
 		f.Add([]byte(s))
 	}

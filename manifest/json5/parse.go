@@ -67,10 +67,16 @@ func (p *parser) document(v *hujson.Value) bool {
 	if i := invalidUTF8(p.src); i >= 0 {
 		return p.fail(i, "invalid UTF-8: byte 0x%02x", p.src[i])
 	}
-	if !p.value(v) {
+	if !p.extra(&v.BeforeExtra) {
 		return false
 	}
-	for p.pos < len(p.src) && (p.src[p.pos] == '}' || p.src[p.pos] == ']') {
+	if p.memberAhead() {
+		return p.fail(p.pos, "a name and its value stand outside of braces: the text must begin with `{` and end with `}`")
+	}
+	if !p.bareValue(v) || !p.extra(&v.AfterExtra) {
+		return false
+	}
+	for p.pos < len(p.src) && bytes.IndexByte([]byte("}],;"), p.src[p.pos]) >= 0 {
 		if !p.superfluous() || !p.moreExtra(&v.AfterExtra) {
 			return false
 		}
@@ -153,6 +159,10 @@ func (p *parser) bareValue(v *hujson.Value) bool {
 			return false
 		}
 	default:
+		if lit, end := p.curly(start); end > start {
+			v.Value, v.EndOffset, p.pos = lit, end, end
+			return p.straighten(start, end, lit)
+		}
 		end, ok := p.identifier(start)
 		if !ok {
 			return false
@@ -181,22 +191,62 @@ func (p *parser) unquoted(start int, word string) (hujson.Literal, bool) {
 		return nil, p.fail(start, "expected a value, found %s", p.found())
 	}
 	fix := Fix{Offset: start, Delete: end - start, Insert: `"` + string(p.src[start:end]) + `"`}
-	switch strings.ToLower(word) {
-	case "null", "true", "false", "none", "nil", "undefined", "nan", "infinity": // was it meant as a string?
+	clear := p.follows(end, ",]}\r\n/")
+	switch lower := strings.ToLower(word); lower {
+	case "null", "true", "false":
+		if clear && end == start+len(word) {
+			fix.Insert, p.pos = lower, end
+			return hujson.Literal(lower), p.slip(start, fix, "unexpected word `%s`; it is written `%s`", word, lower)
+		}
+	case "none", "nil", "undefined", "nan", "infinity": // was it meant as a string?
 	case "":
 		if p.src[start] != '#' {
 			return nil, p.fail(start, "expected a value, found %s", p.found())
 		}
 		fallthrough
 	default:
-		rest := bytes.TrimLeft(p.src[end:], " \t")
-		if len(rest) == 0 || bytes.IndexByte([]byte(",]}\r\n/"), rest[0]) >= 0 {
+		if clear {
 			p.pos = end
 			return hujson.Literal(fix.Insert),
 				p.slip(start, fix, "unexpected word `%s`; a string needs quotes", clip(string(p.src[start:end])))
 		}
 	}
 	return nil, p.fail(start, "unexpected word `%s`; a string needs quotes", clip(word))
+}
+
+// memberAhead says whether a name and a colon stand here.
+func (p *parser) memberAhead() bool {
+	ahead := parser{src: p.src, pos: p.pos, lines: p.lines}
+	var name hujson.Value
+	if c := ahead.peek(); ahead.pos == len(p.src) || c == '{' || c == '[' || !ahead.name(&name) {
+		return false
+	}
+	return ahead.extra(&name.AfterExtra) && ahead.peek() == ':'
+}
+
+// curlyQuotes are those that word processors make of straight ones.
+const curlyQuotes = "\u201c\u201d\u201e\u2018\u2019\u201a"
+
+// curly is the string in such quotes that stands at start, with straight ones, and its end; start itself if there is none.
+func (p *parser) curly(start int) (hujson.Literal, int) {
+	first, n := utf8.DecodeRune(p.src[start:])
+	if !strings.ContainsRune(curlyQuotes, first) {
+		return nil, start
+	}
+	inside := p.src[start+n:]
+	inside = inside[:lineEnd(inside)]
+	length := bytes.IndexAny(inside, curlyQuotes)
+	if length < 0 || bytes.ContainsAny(inside[:length], "\"\\") {
+		return nil, start
+	}
+	_, last := utf8.DecodeRune(inside[length:])
+	return hujson.Literal(`"` + string(inside[:length]) + `"`), start + n + length + last
+}
+
+// straighten reports a string in curly quotes.
+func (p *parser) straighten(start, end int, lit hujson.Literal) bool {
+	r, _ := utf8.DecodeRune(p.src[start:])
+	return p.slip(start, Fix{Offset: start, Delete: end - start, Insert: string(lit)}, "found `%c`; quotes must be straight", r)
 }
 
 // wordEnd is the end of what looks like a name, a path, a reference or a number.
@@ -224,6 +274,12 @@ func (p *parser) endsLine(i int) bool {
 		}
 	}
 	return true
+}
+
+// follows says whether one of what follows offset i, after blanks, or nothing at all.
+func (p *parser) follows(i int, what string) bool {
+	rest := bytes.TrimLeft(p.src[i:], " \t")
+	return len(rest) == 0 || strings.IndexByte(what, rest[0]) >= 0
 }
 
 // clip shortens s for a message.
@@ -266,7 +322,7 @@ func (p *parser) object(obj *hujson.Object) bool {
 				return false
 			}
 			continue
-		case b == ']' || b == '{' && p.within('['):
+		case b == ']' || b == ')' || b == '{' && p.within('['):
 			switch p.misplaced('}', c) {
 			case closed:
 				return p.closeObject(obj, bottom, true)
@@ -314,7 +370,7 @@ func (p *parser) object(obj *hujson.Object) bool {
 		case b == '}' || p.pos == len(p.src):
 			obj.AfterExtra, last.AfterExtra = last.AfterExtra, nil
 			return p.closeObject(obj, bottom, false)
-		case b == ']' || b == '{' && p.within('['):
+		case b == ']' || b == ')' || b == '{' && p.within('['):
 			switch p.misplaced('}', c) {
 			case closed:
 				last.AfterExtra = nil
@@ -380,7 +436,7 @@ func (p *parser) semicolon() bool {
 	return p.slip(fix.Offset, fix, "found `;` where a comma should be")
 }
 
-// superfluous reads a closing bracket that closes nothing.
+// superfluous reads a closing bracket that closes nothing, or a comma behind all.
 func (p *parser) superfluous() bool {
 	fix := Fix{Offset: p.pos, Delete: 1}
 	p.pos++
@@ -406,7 +462,13 @@ func (p *parser) open() solid {
 	return p.ended(p.pos)
 }
 
-func (p *parser) ended(end int) solid { return solid{end, len(p.errors)} }
+func (p *parser) ended(end int) solid {
+	n := len(p.errors)
+	for n > 0 && p.errors[n-1].Offset >= end && p.errors[n-1].Fix != nil && p.errors[n-1].Fix.Insert == "//" {
+		n-- // a comment behind it is read again
+	}
+	return solid{end, n}
+}
 
 // tooEarly says whether the bracket here closes the whole text although more follows, which is well without the bracket.
 func (p *parser) tooEarly() bool {
@@ -440,11 +502,11 @@ const (
 // missing after c, that the bracket here is superfluous, or that it is of the wrong kind.
 func (p *parser) misplaced(want byte, c solid) outcome {
 	open, found := p.opens[len(p.opens)-1], p.src[p.pos]
-	isBracket := found == '}' || found == ']'
+	isBracket := found == '}' || found == ']' || found == ')'
 	line := p.lines.position(open).Line
 	ok := false
 	switch {
-	case p.balanced(p.pos, 1):
+	case found != ')' && p.balanced(p.pos, 1):
 		// What stands around reads again what follows.
 		p.pos, p.errors = c.end, p.errors[:c.errors]
 		ok = p.slip(c.end, Fix{Offset: c.end, Insert: string(want)}, "missing `%c`: the `%c` of %s is not closed", want, p.src[open],
@@ -560,7 +622,7 @@ func (p *parser) array(arr *hujson.Array) bool {
 				return false
 			}
 			continue
-		case b == '}' || p.isName(b):
+		case b == '}' || b == ')' || p.isName(b):
 			switch p.misplaced(']', c) {
 			case closed:
 				if n := len(p.elements); n > bottom {
@@ -605,7 +667,7 @@ func (p *parser) array(arr *hujson.Array) bool {
 			if !p.semicolon() {
 				return false
 			}
-		case b == '}' || p.isName(b):
+		case b == '}' || b == ')' || p.isName(b):
 			switch p.misplaced(']', c) {
 			case closed:
 				last.AfterExtra = nil
@@ -651,6 +713,10 @@ func (p *parser) name(v *hujson.Value) bool {
 		v.Value, v.EndOffset = lit, p.pos
 		return ok
 	} else {
+		if lit, end := p.curly(start); end > start {
+			v.Value, v.EndOffset, p.pos = lit, end, end
+			return p.straighten(start, end, lit)
+		}
 		end, ok := p.identifier(start)
 		if !ok {
 			return false
@@ -693,6 +759,12 @@ func (p *parser) extra(into *hujson.Extra) bool {
 			if !p.comment() {
 				return false
 			}
+		case c == '#' && p.hash():
+			if !p.slip(p.pos, Fix{Offset: p.pos, Delete: 1, Insert: "//"}, "a comment begins with `//`, not with `#`") {
+				return false
+			}
+			p.pos += lineEnd(p.src[p.pos:])
+			p.inComment = p.pos == len(p.src)
 		case c >= utf8.RuneSelf:
 			r, n := utf8.DecodeRune(p.src[p.pos:])
 			if !isBlank(r) {
@@ -707,6 +779,11 @@ func (p *parser) extra(into *hujson.Extra) bool {
 	}
 	*into = p.since(start)
 	return true
+}
+
+// hash says whether the `#` here begins a comment of other languages: it can begin no reference (`#name`).
+func (p *parser) hash() bool {
+	return p.pos+1 == len(p.src) || bytes.IndexByte([]byte(" \t\r\n#!"), p.src[p.pos+1]) >= 0
 }
 
 func (p *parser) since(start int) hujson.Extra {
@@ -725,7 +802,7 @@ func (p *parser) comment() bool {
 	case bytes.HasPrefix(rest, []byte("/*")):
 		end := bytes.Index(rest[2:], []byte("*/"))
 		if end < 0 {
-			return p.fail(p.pos, "comment is not closed")
+			return p.fail(p.pos, "comment is not closed: `*/` is missing")
 		}
 		p.pos += end + 4
 	default:
@@ -774,6 +851,12 @@ func (p *parser) string(quote byte) (hujson.Literal, bool) {
 func (p *parser) unclosed(quote byte, message string) (hujson.Literal, bool) {
 	start := p.pos
 	end := p.wordEnd(start + 1)
+	if other := quote ^ '"' ^ '\''; end > start+1 && end < len(p.src) && p.src[end] == other && p.follows(end+1, ",:]}\r\n/") {
+		p.pos = end + 1
+		return hujson.Literal(string(p.src[start:end]) + string(quote)),
+			p.slip(end, Fix{Offset: end, Delete: 1, Insert: string(quote)}, "found `%c`: the string of %s begins with `%c`", other,
+				p.lines.position(start), quote)
+	}
 	if end == start+1 || !p.endsLine(end) {
 		return nil, p.fail(start, "%s", message)
 	}
@@ -795,7 +878,7 @@ func escapeLength(b []byte) (int, string) {
 			n = 6
 		}
 		if len(b) < n || !allHex(b[2:n]) {
-			return 0, fmt.Sprintf("`\\%c` needs %d hexadecimal digits", c, n-2)
+			return 0, fmt.Sprintf("`\\%c` needs %d hexadecimal digits; a backslash itself is written `\\\\`", c, n-2)
 		}
 		return n, ""
 	case c == '0':
