@@ -196,7 +196,7 @@ func TestShow(t *testing.T) {
 	const want = `{"moniker":"/core/net","url":"net.cml","environment":"slow","instance_id":"","state":"started","starting":false,` +
 		`"resolved":{"resolved_url":"file:///pkg/net.cml","package_directory":"/pkg","runner":"elf",` +
 		`"incoming_capabilities":["/svc/billing","/svc/logger","/svc/metrics"],"exposed_capabilities":["tcp"],"collections":[],` +
-		`"manifest_sources":["net.cml"],` +
+		`"manifest_sources":["net.cml"],"configuration":[],` +
 		`"started":{"runtime":"ELF","outgoing_capabilities":["tcp"],"start_reason":"again","started_at":"2026-03-01T10:02:11.420Z",` +
 		`"usage":{"cpu_seconds":1.5,"memory_bytes":3145728,"process_ids":[20490,20491]},` +
 		`"details":[{"key":"Job ID","value":"/sys/fs/cgroup/cmgr/net"}]}},` +
@@ -241,6 +241,10 @@ func TestActions(t *testing.T) {
 	step("signal without a program", "precondition: signal /core: no program of it runs", r, err)
 	r, err = c.Stop(ctx, query("net"))
 	step("stop", "/core/net resolved", r, err)
+	r, err = c.Restart(ctx, query("net"))
+	step("restart", "/core/net started", r, err)
+	r, err = c.Stop(ctx, query("net"))
+	step("stop again", "/core/net resolved", r, err)
 	for _, dry := range []bool{true, false} {
 		rr, err := c.Reload(ctx, &controlpb.ReloadRequest{Query: "net", DryRun: dry})
 		state := map[bool]string{true: "resolved", false: "started"}[dry]
