@@ -71,7 +71,7 @@ created it in a collection) or "override". The later ones are preferred.`,
 				}
 				runs := r.GetInstance().GetState() == "started"
 				if runs && reload {
-					if r, err = stopAndStart(c, ctx, &controlpb.InstanceRequest{Query: r.GetInstance().GetMoniker()}); err != nil {
+					if r, err = c.Restart(ctx, &controlpb.InstanceRequest{Query: r.GetInstance().GetMoniker()}); err != nil {
 						return err
 					}
 					return a.outcome("", r.GetInstance(), "Stopped", began)

@@ -45,3 +45,31 @@ func TestSeveralAtOnce(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, r.err())
 	}
 }
+
+// TestRestartOfTheLast: a manager that ends when nothing runs any more outlives the moment in which its only program is restarted.
+func TestRestartOfTheLast(t *testing.T) {
+	r := run(t, write(t, map[string]string{
+		"root.cml": `{
+			children: [ { name: "a", url: "a.cml", startup: "eager" } ],
+			capabilities: [ { config: "n", type: "uint8", value: 1 } ],
+			offer: [ { config: "n", from: "self", to: "#a" } ],
+		}`,
+		"a.cml": `{
+			program: { runner: "elf", binary: "/bin/sh", args: [ "-c", "trap 'kill $!; exit' TERM; echo up; while :; do sleep 1000 & wait $!; done" ] },
+			use: [ { config: "n", key: "n", type: "uint8" } ],
+		}`,
+	}))
+	up := func(n int) {
+		t.Helper()
+		r.until("another start", func() bool { return strings.Count(r.out(), "| up") == n })
+	}
+	up(1)
+	r.must("restart", "/a")
+	up(2)
+	r.must("config", "set", "/a", "n=2", "--reload")
+	up(3)
+	r.must("stop", "/a")
+	if code := r.wait(); code != 0 {
+		t.Errorf("exit code %d: %s", code, r.err())
+	}
+}

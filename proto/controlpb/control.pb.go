@@ -3712,14 +3712,15 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04step\x18\x03 \x01(\x05R\x04step\x12\x14\n" +
 	"\x05steps\x18\x04 \x01(\x05R\x05steps\x12 \n" +
 	"\vinstruction\x18\x05 \x01(\tR\vinstruction\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\x92\x0f\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\xe2\x0f\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
 	"\aResolve\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12P\n" +
 	"\tUnresolve\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12L\n" +
 	"\x05Start\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
-	"\x04Stop\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
+	"\x04Stop\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12N\n" +
+	"\aRestart\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x04Kill\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x06Signal\x12\x1e.cmgr.control.v1.SignalRequest\x1a!.cmgr.control.v1.InstanceResponse\x12I\n" +
 	"\x06Reload\x12\x1e.cmgr.control.v1.ReloadRequest\x1a\x1f.cmgr.control.v1.ReloadResponse\x12K\n" +
@@ -3860,52 +3861,54 @@ var file_proto_control_v1_control_proto_depIdxs = []int32{
 	3,  // 47: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
 	3,  // 48: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
 	3,  // 49: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 50: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 51: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 52: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 53: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 54: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 55: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 56: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
-	20, // 57: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
-	21, // 58: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
-	22, // 59: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	25, // 60: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	30, // 61: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	33, // 62: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	35, // 63: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	37, // 64: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	48, // 65: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
-	39, // 66: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	42, // 67: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	44, // 68: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 69: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 70: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 71: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 72: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 73: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 74: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 75: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 76: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 77: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 78: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 79: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 80: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	18, // 81: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
-	8,  // 82: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 83: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	23, // 84: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	26, // 85: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	31, // 86: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	34, // 87: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	36, // 88: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	38, // 89: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	49, // 90: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
-	40, // 91: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	43, // 92: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	45, // 93: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	69, // [69:94] is the sub-list for method output_type
-	44, // [44:69] is the sub-list for method input_type
+	3,  // 50: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 51: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 52: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 53: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 54: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 55: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 56: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 57: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
+	20, // 58: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
+	21, // 59: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
+	22, // 60: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	25, // 61: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	30, // 62: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	33, // 63: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	35, // 64: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	37, // 65: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	48, // 66: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	39, // 67: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	42, // 68: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	44, // 69: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 70: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 71: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 72: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 73: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 74: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 75: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 76: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 77: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 78: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 79: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 80: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 81: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 82: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	18, // 83: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
+	8,  // 84: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 85: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	23, // 86: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	26, // 87: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	31, // 88: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	34, // 89: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	36, // 90: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	38, // 91: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	49, // 92: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	40, // 93: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	43, // 94: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	45, // 95: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	70, // [70:96] is the sub-list for method output_type
+	44, // [44:70] is the sub-list for method input_type
 	44, // [44:44] is the sub-list for extension type_name
 	44, // [44:44] is the sub-list for extension extendee
 	0,  // [0:44] is the sub-list for field type_name

@@ -31,6 +31,7 @@ type Tree interface {
 	Unresolve(ctx context.Context, m name.Moniker) error
 	Start(ctx context.Context, m name.Moniker, reason string) error
 	Stop(ctx context.Context, m name.Moniker) error
+	Restart(ctx context.Context, m name.Moniker, reason string) error
 	Kill(ctx context.Context, m name.Moniker) error
 	Reload(ctx context.Context, m name.Moniker, dry bool) ([]realm.Change, error)
 	Create(ctx context.Context, parent name.Moniker, collection string, c realm.ChildDecl) (name.Moniker, error)

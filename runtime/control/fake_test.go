@@ -150,6 +150,13 @@ func (t *tree) Stop(_ context.Context, m name.Moniker) error {
 	return t.ends(m, runners.Exit{Cause: runners.ByStop, Started: epoch, Ended: epoch.Add(3 * time.Second)})
 }
 
+func (t *tree) Restart(ctx context.Context, m name.Moniker, reason string) error {
+	if err := t.Stop(ctx, m); err != nil {
+		return err
+	}
+	return t.Start(ctx, m, reason)
+}
+
 func (t *tree) Kill(_ context.Context, m name.Moniker) error {
 	return t.ends(m, runners.Exit{Code: -1, Signal: 9, Cause: runners.ByKill, Started: epoch, Ended: epoch.Add(3 * time.Second)})
 }

@@ -143,6 +143,13 @@ func (s *Server) Stop(ctx context.Context, req *controlpb.InstanceRequest) (*con
 	return s.act(ctx, "stop", req.GetQuery(), s.cfg.Tree.Stop)
 }
 
+// Restart answers cmgr.control.v1.Control/Restart.
+func (s *Server) Restart(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "restart", req.GetQuery(), func(ctx context.Context, m name.Moniker) error {
+		return s.cfg.Tree.Restart(ctx, m, operator)
+	})
+}
+
 // Kill answers cmgr.control.v1.Control/Kill.
 func (s *Server) Kill(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return s.act(ctx, "kill", req.GetQuery(), s.cfg.Tree.Kill)

@@ -362,6 +362,16 @@ func (r *Realm) Stop(ctx context.Context, m name.Moniker) error {
 	return i.stop(ctx, "asked by an operator")
 }
 
+// Restart stops m's program as Stop does, and then starts it. Idle does not take the moment in between for the end.
+func (r *Realm) Restart(ctx context.Context, m name.Moniker, reason string) error {
+	r.hold()
+	defer r.release()
+	if err := r.Stop(ctx, m); err != nil {
+		return err
+	}
+	return r.Start(ctx, m, reason)
+}
+
 // Kill ends m's program at once and returns when it has ended.
 func (r *Realm) Kill(ctx context.Context, m name.Moniker) error {
 	i := r.find(m)

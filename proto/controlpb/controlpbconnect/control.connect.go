@@ -56,6 +56,8 @@ const (
 	ControlStartProcedure = "/cmgr.control.v1.Control/Start"
 	// ControlStopProcedure is the fully-qualified name of the Control's Stop RPC.
 	ControlStopProcedure = "/cmgr.control.v1.Control/Stop"
+	// ControlRestartProcedure is the fully-qualified name of the Control's Restart RPC.
+	ControlRestartProcedure = "/cmgr.control.v1.Control/Restart"
 	// ControlKillProcedure is the fully-qualified name of the Control's Kill RPC.
 	ControlKillProcedure = "/cmgr.control.v1.Control/Kill"
 	// ControlSignalProcedure is the fully-qualified name of the Control's Signal RPC.
@@ -110,6 +112,9 @@ type ControlClient interface {
 	Start(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Stop asks the program to end and returns once nothing of it is left. It is not final and stops no children.
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Restart stops the instance as Stop does, and then starts it; one that does not run is started. A manager that ends with the last
+	// program goes on.
+	Restart(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
@@ -199,6 +204,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlStopProcedure,
 			connect.WithSchema(controlMethods.ByName("Stop")),
+			connect.WithClientOptions(opts...),
+		),
+		restart: connect.NewClient[controlpb.InstanceRequest, controlpb.InstanceResponse](
+			httpClient,
+			baseURL+ControlRestartProcedure,
+			connect.WithSchema(controlMethods.ByName("Restart")),
 			connect.WithClientOptions(opts...),
 		),
 		kill: connect.NewClient[controlpb.InstanceRequest, controlpb.InstanceResponse](
@@ -326,6 +337,7 @@ type controlClient struct {
 	unresolve       *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	start           *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	stop            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
+	restart         *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	kill            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	signal          *connect.Client[controlpb.SignalRequest, controlpb.InstanceResponse]
 	reload          *connect.Client[controlpb.ReloadRequest, controlpb.ReloadResponse]
@@ -395,6 +407,15 @@ func (c *controlClient) Start(ctx context.Context, req *controlpb.InstanceReques
 // Stop calls cmgr.control.v1.Control.Stop.
 func (c *controlClient) Stop(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	response, err := c.stop.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Restart calls cmgr.control.v1.Control.Restart.
+func (c *controlClient) Restart(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	response, err := c.restart.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -578,6 +599,9 @@ type ControlHandler interface {
 	Start(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Stop asks the program to end and returns once nothing of it is left. It is not final and stops no children.
 	Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Restart stops the instance as Stop does, and then starts it; one that does not run is started. A manager that ends with the last
+	// program goes on.
+	Restart(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
@@ -663,6 +687,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlStopProcedure,
 		svc.Stop,
 		connect.WithSchema(controlMethods.ByName("Stop")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlRestartHandler := connect.NewUnaryHandlerSimple(
+		ControlRestartProcedure,
+		svc.Restart,
+		connect.WithSchema(controlMethods.ByName("Restart")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlKillHandler := connect.NewUnaryHandlerSimple(
@@ -793,6 +823,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlStartHandler.ServeHTTP(w, r)
 		case ControlStopProcedure:
 			controlStopHandler.ServeHTTP(w, r)
+		case ControlRestartProcedure:
+			controlRestartHandler.ServeHTTP(w, r)
 		case ControlKillProcedure:
 			controlKillHandler.ServeHTTP(w, r)
 		case ControlSignalProcedure:
@@ -862,6 +894,10 @@ func (UnimplementedControlHandler) Start(context.Context, *controlpb.InstanceReq
 
 func (UnimplementedControlHandler) Stop(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Stop is not implemented"))
+}
+
+func (UnimplementedControlHandler) Restart(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Restart is not implemented"))
 }
 
 func (UnimplementedControlHandler) Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
