@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,9 @@ func (i *instance) resolve(ctx context.Context) (*resolution, error) {
 
 func (i *instance) doResolve(ctx context.Context) error {
 	got, err := i.fetch(within(ctx, i))
+	if err == nil {
+		err = i.grow(got)
+	}
 	if err != nil {
 		at := ""
 		if pos := i.declaredAt(); pos.IsValid() {
@@ -87,6 +91,7 @@ func (i *instance) doResolve(ctx context.Context) error {
 	i.mu.Lock()
 	if i.closing {
 		i.mu.Unlock()
+		i.realm.count(-len(got.Decl.Decl().Children))
 		return i.precondition("resolve", "%w", errEnds)
 	}
 	i.state = resolved{res}
@@ -106,6 +111,20 @@ func (i *instance) doResolve(ctx context.Context) error {
 	}
 	i.mu.Unlock()
 	i.declares(d)
+	return nil
+}
+
+// grow makes room for the children that the manifest declares.
+func (i *instance) grow(got *resolver.Resolved) error {
+	n := len(got.Decl.Decl().Children)
+	const hint = "is there a manifest that is a child of itself, or of what is below it?"
+	if n > 0 && strings.Count(string(i.moniker), "/") >= maxDepth {
+		return &resolver.Error{URL: got.URL, Why: capabilities.Invalid, Err: fmt.Errorf("more than %d levels of children", maxDepth), Hint: hint}
+	}
+	if n > 0 && !i.realm.room(n) {
+		err := fmt.Errorf("with its children (%d) the tree would have more than %d instances", n, i.realm.limit())
+		return &resolver.Error{URL: got.URL, Why: capabilities.Invalid, Err: err, Hint: hint}
+	}
 	return nil
 }
 

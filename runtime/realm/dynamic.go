@@ -64,6 +64,13 @@ func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection stri
 			Hint: "destroy it first, or choose another name",
 		}
 	}
+	if !r.room(1) {
+		p.mu.Unlock()
+		return "", &Error{
+			Op: "create", At: m, Why: capabilities.Precondition, Err: fmt.Errorf("the tree has %d instances, which is the most", r.limit()),
+			Hint: "destroy what is not needed",
+		}
+	}
 	child := newInstance(r, p, seg, childDecl{
 		url: c.URL, startup: c.Startup, environment: coll.Environment, collection: coll, offers: c.DynamicOffers, config: c.Config,
 	})
@@ -130,6 +137,7 @@ func (i *instance) doDestroy(ctx context.Context) error {
 	i.children = nil
 	i.state = destroyed{}
 	i.mu.Unlock()
+	i.realm.count(-1)
 	i.unprovide()
 	for _, c := range kids {
 		c.leave()
@@ -154,6 +162,7 @@ func (i *instance) leave() {
 	i.children = nil
 	i.state = destroyed{}
 	i.mu.Unlock()
+	i.realm.count(-1)
 	i.unprovide()
 	for _, c := range kids {
 		c.leave()

@@ -1,6 +1,7 @@
 package realm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,16 @@ type Config struct {
 	// Rebooted is called, on a goroutine of its own, when an end must take the whole tree down: a critical program's, or one with
 	// on_terminate "reboot". The callee is expected to call Shutdown.
 	Rebooted func(m name.Moniker, why string)
+	// Limit is how many instances the tree may have; 0 is DefaultLimit.
+	Limit int
 }
+
+const (
+	// DefaultLimit is how many instances a tree may have if Config doesn't say: an instance without a program takes 3.5 KiB.
+	DefaultLimit = 250_000
+	// maxDepth bounds the levels of a tree: a manifest that is its own child has no end, and monikers grow with the levels.
+	maxDepth = 1000
+)
 
 // A Realm is a running tree.
 type Realm struct {
@@ -69,15 +79,36 @@ type Realm struct {
 	reloading chan struct{} // holds who reloads
 
 	// mu guards what follows. It is a leaf.
-	mu     sync.Mutex
-	active int           // runs, actions and due restarts: while there are any, something can still happen
-	idle   chan struct{} // closed when active falls to 0; nil while nobody waits
-	failed map[name.Moniker]string
-	runs   int // programs started, ever
+	mu        sync.Mutex
+	instances int           // in the tree
+	active    int           // runs, actions and due restarts: while there are any, something can still happen
+	idle      chan struct{} // closed when active falls to 0; nil while nobody waits
+	failed    map[name.Moniker]string
+	runs      int // programs started, ever
 }
 
 // eagerAtOnce bounds the starts of one tree that are under way at once, for memory's sake; starting is bound by the launcher anyway.
 const eagerAtOnce = 64
+
+func (r *Realm) limit() int { return cmp.Or(r.cfg.Limit, DefaultLimit) }
+
+// room counts n instances that come into the tree; false if there is no room for them.
+func (r *Realm) room(n int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.instances+n > r.limit() {
+		return false
+	}
+	r.instances += n
+	return true
+}
+
+// count notes that n instances have come into the tree, or, below 0, gone.
+func (r *Realm) count(n int) {
+	r.mu.Lock()
+	r.instances += n
+	r.mu.Unlock()
+}
 
 // New makes a tree with an unresolved root. Nothing is read or started.
 func New(cfg Config) *Realm {
@@ -88,6 +119,7 @@ func New(cfg Config) *Realm {
 		kill:   make(chan struct{}),
 
 		reloading: make(chan struct{}, 1),
+		instances: 1,
 		failed:    map[name.Moniker]string{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())

@@ -822,3 +822,42 @@ func TestStress(t *testing.T) {
 		w.must(w.Idle(ctx))
 	})
 }
+
+// TestLimits: a tree without an end, and one that doubles at each level, are refused where they are too deep or too large, whatever
+// starts them; what is above goes on, and what leaves makes room.
+func TestLimits(t *testing.T) {
+	leaf := `{ children: [ { name: "a", url: "mem:///l", startup: "eager" }, { name: "b", url: "mem:///l", startup: "eager" } ] }`
+	w := newWorld(t, files{
+		"root": `{ children: [ { name: "self", url: "mem:///self" }, { name: "wide", url: "mem:///l" } ],
+			collections: [ { name: "jobs", durability: "transient" } ] }`,
+		"self": `{ children: [ { name: "a", url: "mem:///self" } ] }`,
+		"l":    leaf, "one": `{}`, "two": `{ children: [ { name: "a", url: "mem:///one" }, { name: "b", url: "mem:///one" } ] }`,
+	})
+	w.cfg.Limit = 1500
+	ctx := t.Context()
+	deep := name.Moniker("/self" + strings.Repeat("/a", maxDepth-1))
+	err := w.Resolve(ctx, deep)
+	if err == nil || !strings.Contains(err.Error(), "more than 1000 levels of children") || capabilities.CodeOf(err) != capabilities.Invalid {
+		t.Errorf("deep: %v", err)
+	}
+	_ = w.Start(ctx, "/wide", "test") // its children fail, one by one
+	w.must(w.Idle(ctx))
+	if n := w.instances; n > 1500 || n < 1490 {
+		t.Errorf("%d instances, want no more than 1500 and hardly fewer", n)
+	}
+	w.cfg.Limit = w.instances + 3
+	create := func(n, url string) error {
+		_, err := w.Create(ctx, "/", "jobs", ChildDecl{Name: n, URL: "mem:///" + url})
+		return err
+	}
+	w.must(create("x", "two"))
+	w.must(w.Resolve(ctx, "/jobs:x"))
+	if err := create("y", "one"); err == nil || !strings.Contains(err.Error(), "which is the most") {
+		t.Errorf("created one too many: %v", err)
+	}
+	w.must(w.Destroy(ctx, "/jobs:x"))
+	w.must(create("y", "one"))
+	if w.instances != w.cfg.Limit-2 {
+		t.Errorf("%d instances of %d", w.instances, w.cfg.Limit)
+	}
+}

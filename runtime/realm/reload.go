@@ -422,6 +422,7 @@ func (s *step) adopt() error {
 				i.children = map[string]*instance{}
 			}
 			k.i = newInstance(i.realm, i, seg, k.decl)
+			i.realm.count(1) // where that is too many the next manifest is refused
 			i.children[seg] = k.i
 			k.i.emitLocked(Event{Kind: EventDiscovered})
 		}
