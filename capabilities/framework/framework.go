@@ -27,8 +27,8 @@ import (
 	"github.com/cmgr/cmgr/proto/componentpb"
 )
 
-// The protocols of the framework. Those that see or change what their user did not make are restricted: the manager's configuration
-// says who may have them (security_policy.capability_policy).
+// The protocols of the framework. Those that see or change what their user did not make are restricted: the manager's
+// configuration says who may have them (security_policy.capability_policy).
 const (
 	Realm               = "cmgr.component.Realm"
 	Binder              = "cmgr.component.Binder"
@@ -38,6 +38,8 @@ const (
 	ConfigOverride      = "cmgr.component.ConfigOverride"      // restricted
 	RouteValidator      = "cmgr.component.RouteValidator"      // restricted
 	Introspector        = "cmgr.component.Introspector"        // restricted
+	// StorageAdmin is what a component has from each storage capability that it declares (`from: "#data"`).
+	StorageAdmin = "cmgr.component.StorageAdmin"
 	// Controller is what RealmClient.OpenController gives a connection of.
 	Controller = "cmgr.component.Controller"
 	// Resolver is what a component provides that resolves URLs for others.
@@ -61,22 +63,22 @@ func Restricted(protocol string) bool {
 // Packets says whether the protocol is spoken in packets with descriptors (SOCK_SEQPACKET); else it is a stream of bytes.
 func Packets(protocol string) bool {
 	switch protocol {
-	case Realm, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector, Controller, Resolver:
+	case Realm, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector, StorageAdmin, Controller, Resolver:
 		return true
 	}
 	return false
 }
 
-// Events are the event streams that a component can use from "framework". Of the reference's, capability_requested and debug_started are
-// not there: connections go to a component directly, and nobody debugs by events.
+// Events are the event streams that a component can use from "framework". Of the reference's, capability_requested and
+// debug_started are not there: connections go to a component directly, and nobody debugs by events.
 func Events() []string {
 	return []string{
 		"destroyed", "discovered", "failed", "resolved", "restarting", "started", "stopped", "stopping", "unresolved",
 	}
 }
 
-// Path is where a component finds a protocol if its manifest doesn't say otherwise: below CMGR_NAMESPACE where the component is not
-// confined, and so has no namespace of its own.
+// Path is where a component finds a protocol if its manifest doesn't say otherwise: below CMGR_NAMESPACE where the component is
+// not confined, and so has no namespace of its own.
 func Path(protocol string) string { return os.Getenv("CMGR_NAMESPACE") + "/svc/" + protocol }
 
 // A Client is a connection to one of the protocols.

@@ -1418,6 +1418,147 @@ func (x *RouteReport) GetAvailability() string {
 	return ""
 }
 
+// A StorageUser names a component that has something in a storage, relative to the storage's component; "." is that itself.
+type StorageUser struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moniker       string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageUser) Reset() {
+	*x = StorageUser{}
+	mi := &file_proto_component_v1_component_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageUser) ProtoMessage() {}
+
+func (x *StorageUser) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_component_v1_component_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageUser.ProtoReflect.Descriptor instead.
+func (*StorageUser) Descriptor() ([]byte, []int) {
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *StorageUser) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+type StorageUsers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Monikers      []string               `protobuf:"bytes,1,rep,name=monikers,proto3" json:"monikers,omitempty"` // sorted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageUsers) Reset() {
+	*x = StorageUsers{}
+	mi := &file_proto_component_v1_component_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageUsers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageUsers) ProtoMessage() {}
+
+func (x *StorageUsers) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_component_v1_component_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageUsers.ProtoReflect.Descriptor instead.
+func (*StorageUsers) Descriptor() ([]byte, []int) {
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StorageUsers) GetMonikers() []string {
+	if x != nil {
+		return x.Monikers
+	}
+	return nil
+}
+
+type StorageStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TotalSize     uint64                 `protobuf:"varint,1,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"` // of the file system, in bytes
+	UsedSize      uint64                 `protobuf:"varint,2,opt,name=used_size,json=usedSize,proto3" json:"used_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageStatus) Reset() {
+	*x = StorageStatus{}
+	mi := &file_proto_component_v1_component_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageStatus) ProtoMessage() {}
+
+func (x *StorageStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_component_v1_component_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageStatus.ProtoReflect.Descriptor instead.
+func (*StorageStatus) Descriptor() ([]byte, []int) {
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *StorageStatus) GetTotalSize() uint64 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+func (x *StorageStatus) GetUsedSize() uint64 {
+	if x != nil {
+		return x.UsedSize
+	}
+	return 0
+}
+
 type Introspect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Socket        uint32                 `protobuf:"varint,1,opt,name=socket,proto3" json:"socket,omitempty"` // descriptor: a connection; who made it is meant
@@ -1428,7 +1569,7 @@ type Introspect struct {
 
 func (x *Introspect) Reset() {
 	*x = Introspect{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[24]
+	mi := &file_proto_component_v1_component_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1581,7 @@ func (x *Introspect) String() string {
 func (*Introspect) ProtoMessage() {}
 
 func (x *Introspect) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[24]
+	mi := &file_proto_component_v1_component_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1594,7 @@ func (x *Introspect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspect.ProtoReflect.Descriptor instead.
 func (*Introspect) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{24}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Introspect) GetSocket() uint32 {
@@ -1481,7 +1622,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[25]
+	mi := &file_proto_component_v1_component_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1634,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[25]
+	mi := &file_proto_component_v1_component_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1647,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{25}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Identity) GetMoniker() string {
@@ -1546,7 +1687,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[26]
+	mi := &file_proto_component_v1_component_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1699,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[26]
+	mi := &file_proto_component_v1_component_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1712,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{26}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Event) GetKind() string {
@@ -1634,7 +1775,7 @@ type Resolve struct {
 
 func (x *Resolve) Reset() {
 	*x = Resolve{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[27]
+	mi := &file_proto_component_v1_component_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1787,7 @@ func (x *Resolve) String() string {
 func (*Resolve) ProtoMessage() {}
 
 func (x *Resolve) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[27]
+	mi := &file_proto_component_v1_component_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1800,7 @@ func (x *Resolve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolve.ProtoReflect.Descriptor instead.
 func (*Resolve) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{27}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Resolve) GetUrl() string {
@@ -1688,7 +1829,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_proto_component_v1_component_proto_msgTypes[28]
+	mi := &file_proto_component_v1_component_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1841,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_component_v1_component_proto_msgTypes[28]
+	mi := &file_proto_component_v1_component_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1854,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{28}
+	return file_proto_component_v1_component_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Resolved) GetUrl() string {
@@ -1847,7 +1988,15 @@ const file_proto_component_v1_component_proto_rawDesc = "" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x12\n" +
 	"\x04hint\x18\a \x01(\tR\x04hint\x12\"\n" +
-	"\favailability\x18\b \x01(\tR\favailabilityJ\x04\b\x0f\x10\x10\"<\n" +
+	"\favailability\x18\b \x01(\tR\favailabilityJ\x04\b\x0f\x10\x10\"-\n" +
+	"\vStorageUser\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amonikerJ\x04\b\x0f\x10\x10\"0\n" +
+	"\fStorageUsers\x12\x1a\n" +
+	"\bmonikers\x18\x01 \x03(\tR\bmonikersJ\x04\b\x0f\x10\x10\"Q\n" +
+	"\rStorageStatus\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x01 \x01(\x04R\ttotalSize\x12\x1b\n" +
+	"\tused_size\x18\x02 \x01(\x04R\busedSizeJ\x04\b\x0f\x10\x10\"<\n" +
 	"\n" +
 	"Introspect\x12\x16\n" +
 	"\x06socket\x18\x01 \x01(\rR\x06socket\x12\x10\n" +
@@ -1885,7 +2034,7 @@ func file_proto_component_v1_component_proto_rawDescGZIP() []byte {
 	return file_proto_component_v1_component_proto_rawDescData
 }
 
-var file_proto_component_v1_component_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_proto_component_v1_component_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_proto_component_v1_component_proto_goTypes = []any{
 	(*ChildRef)(nil),            // 0: cmgr.component.v1.ChildRef
 	(*CreateChild)(nil),         // 1: cmgr.component.v1.CreateChild
@@ -1911,11 +2060,14 @@ var file_proto_component_v1_component_proto_goTypes = []any{
 	(*Target)(nil),              // 21: cmgr.component.v1.Target
 	(*Routes)(nil),              // 22: cmgr.component.v1.Routes
 	(*RouteReport)(nil),         // 23: cmgr.component.v1.RouteReport
-	(*Introspect)(nil),          // 24: cmgr.component.v1.Introspect
-	(*Identity)(nil),            // 25: cmgr.component.v1.Identity
-	(*Event)(nil),               // 26: cmgr.component.v1.Event
-	(*Resolve)(nil),             // 27: cmgr.component.v1.Resolve
-	(*Resolved)(nil),            // 28: cmgr.component.v1.Resolved
+	(*StorageUser)(nil),         // 24: cmgr.component.v1.StorageUser
+	(*StorageUsers)(nil),        // 25: cmgr.component.v1.StorageUsers
+	(*StorageStatus)(nil),       // 26: cmgr.component.v1.StorageStatus
+	(*Introspect)(nil),          // 27: cmgr.component.v1.Introspect
+	(*Identity)(nil),            // 28: cmgr.component.v1.Identity
+	(*Event)(nil),               // 29: cmgr.component.v1.Event
+	(*Resolve)(nil),             // 30: cmgr.component.v1.Resolve
+	(*Resolved)(nil),            // 31: cmgr.component.v1.Resolved
 }
 var file_proto_component_v1_component_proto_depIdxs = []int32{
 	2,  // 0: cmgr.component.v1.CreateChild.child:type_name -> cmgr.component.v1.Child
@@ -1951,7 +2103,7 @@ func file_proto_component_v1_component_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_component_v1_component_proto_rawDesc), len(file_proto_component_v1_component_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1609,6 +1609,283 @@ func (x *UnsetConfigRequest) GetKeys() []string {
 	return nil
 }
 
+type StorageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of one instance: a query, or the moniker of one that is not in the tree any more; "" for all.
+	Query         string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageRequest) Reset() {
+	*x = StorageRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageRequest) ProtoMessage() {}
+
+func (x *StorageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageRequest.ProtoReflect.Descriptor instead.
+func (*StorageRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *StorageRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+type StorageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By provider, storage and moniker.
+	Stored        []*Stored `protobuf:"bytes,1,rep,name=stored,proto3" json:"stored,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageResponse) Reset() {
+	*x = StorageResponse{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageResponse) ProtoMessage() {}
+
+func (x *StorageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageResponse.ProtoReflect.Descriptor instead.
+func (*StorageResponse) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *StorageResponse) GetStored() []*Stored {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+// Stored is what one component keeps in one storage.
+type Stored struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose it is.
+	Moniker string `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	// The component that declares the storage, and the storage's name there.
+	Provider string `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	Storage  string `protobuf:"bytes,3,opt,name=storage,proto3" json:"storage,omitempty"`
+	// Under which instance id it lies; "" for under the moniker.
+	InstanceId string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// On this machine.
+	Directory string `protobuf:"bytes,5,opt,name=directory,proto3" json:"directory,omitempty"`
+	// No such instance is in the tree, as far as it is known.
+	Orphan        bool `protobuf:"varint,6,opt,name=orphan,proto3" json:"orphan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stored) Reset() {
+	*x = Stored{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stored) ProtoMessage() {}
+
+func (x *Stored) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stored.ProtoReflect.Descriptor instead.
+func (*Stored) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Stored) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *Stored) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Stored) GetStorage() string {
+	if x != nil {
+		return x.Storage
+	}
+	return ""
+}
+
+func (x *Stored) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *Stored) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *Stored) GetOrphan() bool {
+	if x != nil {
+		return x.Orphan
+	}
+	return false
+}
+
+type DeleteStorageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Stored.
+	Moniker       string `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	Provider      string `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	Storage       string `protobuf:"bytes,3,opt,name=storage,proto3" json:"storage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteStorageRequest) Reset() {
+	*x = DeleteStorageRequest{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteStorageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteStorageRequest) ProtoMessage() {}
+
+func (x *DeleteStorageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteStorageRequest.ProtoReflect.Descriptor instead.
+func (*DeleteStorageRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DeleteStorageRequest) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *DeleteStorageRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *DeleteStorageRequest) GetStorage() string {
+	if x != nil {
+		return x.Storage
+	}
+	return ""
+}
+
+type DeleteStorageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteStorageResponse) Reset() {
+	*x = DeleteStorageResponse{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteStorageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteStorageResponse) ProtoMessage() {}
+
+func (x *DeleteStorageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteStorageResponse.ProtoReflect.Descriptor instead.
+func (*DeleteStorageResponse) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
 type RouteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Query string                 `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
@@ -1620,7 +1897,7 @@ type RouteRequest struct {
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1909,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1922,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RouteRequest) GetQuery() string {
@@ -1672,7 +1949,7 @@ type RouteResponse struct {
 
 func (x *RouteResponse) Reset() {
 	*x = RouteResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1961,7 @@ func (x *RouteResponse) String() string {
 func (*RouteResponse) ProtoMessage() {}
 
 func (x *RouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1974,7 @@ func (x *RouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResponse.ProtoReflect.Descriptor instead.
 func (*RouteResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RouteResponse) GetMoniker() string {
@@ -1739,7 +2016,7 @@ type RouteReport struct {
 
 func (x *RouteReport) Reset() {
 	*x = RouteReport{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +2028,7 @@ func (x *RouteReport) String() string {
 func (*RouteReport) ProtoMessage() {}
 
 func (x *RouteReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +2041,7 @@ func (x *RouteReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReport.ProtoReflect.Descriptor instead.
 func (*RouteReport) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RouteReport) GetDeclType() string {
@@ -1840,7 +2117,7 @@ type CapabilityRequest struct {
 
 func (x *CapabilityRequest) Reset() {
 	*x = CapabilityRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2129,7 @@ func (x *CapabilityRequest) String() string {
 func (*CapabilityRequest) ProtoMessage() {}
 
 func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2142,7 @@ func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityRequest.ProtoReflect.Descriptor instead.
 func (*CapabilityRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CapabilityRequest) GetName() string {
@@ -1888,7 +2165,7 @@ type CapabilityResponse struct {
 
 func (x *CapabilityResponse) Reset() {
 	*x = CapabilityResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2177,7 @@ func (x *CapabilityResponse) String() string {
 func (*CapabilityResponse) ProtoMessage() {}
 
 func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2190,7 @@ func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityResponse.ProtoReflect.Descriptor instead.
 func (*CapabilityResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CapabilityResponse) GetDeclarations() []*Mention {
@@ -1963,7 +2240,7 @@ type Mention struct {
 
 func (x *Mention) Reset() {
 	*x = Mention{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2252,7 @@ func (x *Mention) String() string {
 func (*Mention) ProtoMessage() {}
 
 func (x *Mention) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2265,7 @@ func (x *Mention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mention.ProtoReflect.Descriptor instead.
 func (*Mention) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Mention) GetMoniker() string {
@@ -2053,7 +2330,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2342,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2355,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Hop) GetMoniker() string {
@@ -2121,7 +2398,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2410,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2423,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Position) GetFile() string {
@@ -2181,7 +2458,7 @@ type GraphRequest struct {
 
 func (x *GraphRequest) Reset() {
 	*x = GraphRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2470,7 @@ func (x *GraphRequest) String() string {
 func (*GraphRequest) ProtoMessage() {}
 
 func (x *GraphRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2483,7 @@ func (x *GraphRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphRequest.ProtoReflect.Descriptor instead.
 func (*GraphRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GraphRequest) GetOnly() string {
@@ -2233,7 +2510,7 @@ type GraphResponse struct {
 
 func (x *GraphResponse) Reset() {
 	*x = GraphResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2522,7 @@ func (x *GraphResponse) String() string {
 func (*GraphResponse) ProtoMessage() {}
 
 func (x *GraphResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2535,7 @@ func (x *GraphResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphResponse.ProtoReflect.Descriptor instead.
 func (*GraphResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GraphResponse) GetInstances() []*Instance {
@@ -2288,7 +2565,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2577,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2590,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2358,7 +2635,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2647,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2660,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogsRequest) GetQueries() []string {
@@ -2425,7 +2702,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2714,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2727,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogLine) GetMoniker() string {
@@ -2506,7 +2783,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2795,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2808,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *EventsRequest) GetSinceSeq() float64 {
@@ -2593,7 +2870,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +2882,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +2895,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Event) GetSeq() float64 {
@@ -2695,7 +2972,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2707,7 +2984,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2720,7 +2997,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WaitRequest) GetQuery() string {
@@ -2749,7 +3026,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +3038,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +3051,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WaitResponse) GetMoniker() string {
@@ -2806,7 +3083,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +3095,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +3108,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 type DoctorResponse struct {
@@ -2843,7 +3120,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3132,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3145,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -2892,7 +3169,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +3181,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +3194,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Check) GetStatus() string {
@@ -2956,7 +3233,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2968,7 +3245,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2981,7 +3258,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 type ShutdownResponse struct {
@@ -2992,7 +3269,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3281,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3294,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 type VersionRequest struct {
@@ -3028,7 +3305,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3317,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3330,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 type VersionResponse struct {
@@ -3069,7 +3346,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3358,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3371,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3153,7 +3430,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[46]
+	mi := &file_proto_control_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3442,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[46]
+	mi := &file_proto_control_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3455,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Problem) GetKind() string {
@@ -3239,7 +3516,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[47]
+	mi := &file_proto_control_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3528,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[47]
+	mi := &file_proto_control_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3541,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Finding) GetPosition() *Position {
@@ -3317,7 +3594,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[48]
+	mi := &file_proto_control_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3329,7 +3606,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[48]
+	mi := &file_proto_control_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3342,7 +3619,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 type StatusResponse struct {
@@ -3362,7 +3639,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[49]
+	mi := &file_proto_control_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3374,7 +3651,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[49]
+	mi := &file_proto_control_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3387,7 +3664,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StatusResponse) GetInternal() string {
@@ -3573,7 +3850,24 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
 	"\x12UnsetConfigRequest\x12\x14\n" +
 	"\x05query\x18\x01 \x01(\tR\x05query\x12\x12\n" +
-	"\x04keys\x18\x02 \x03(\tR\x04keys\">\n" +
+	"\x04keys\x18\x02 \x03(\tR\x04keys\"&\n" +
+	"\x0eStorageRequest\x12\x14\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\"B\n" +
+	"\x0fStorageResponse\x12/\n" +
+	"\x06stored\x18\x01 \x03(\v2\x17.cmgr.control.v1.StoredR\x06stored\"\xaf\x01\n" +
+	"\x06Stored\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x18\n" +
+	"\astorage\x18\x03 \x01(\tR\astorage\x12\x1f\n" +
+	"\vinstance_id\x18\x04 \x01(\tR\n" +
+	"instanceId\x12\x1c\n" +
+	"\tdirectory\x18\x05 \x01(\tR\tdirectory\x12\x16\n" +
+	"\x06orphan\x18\x06 \x01(\bR\x06orphan\"f\n" +
+	"\x14DeleteStorageRequest\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x18\n" +
+	"\astorage\x18\x03 \x01(\tR\astorage\"\x17\n" +
+	"\x15DeleteStorageResponse\">\n" +
 	"\fRouteRequest\x12\x14\n" +
 	"\x05query\x18\x01 \x01(\tR\x05query\x12\x18\n" +
 	"\afilters\x18\x02 \x03(\tR\afilters\"_\n" +
@@ -3712,7 +4006,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04step\x18\x03 \x01(\x05R\x04step\x12\x14\n" +
 	"\x05steps\x18\x04 \x01(\x05R\x05steps\x12 \n" +
 	"\vinstruction\x18\x05 \x01(\tR\vinstruction\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\xe2\x0f\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\x90\x11\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -3729,7 +4023,9 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\aDestroy\x12 .cmgr.control.v1.InstanceRequest\x1a .cmgr.control.v1.DestroyResponse\x12K\n" +
 	"\x06Config\x12 .cmgr.control.v1.InstanceRequest\x1a\x1f.cmgr.control.v1.ConfigResponse\x12Q\n" +
 	"\tSetConfig\x12!.cmgr.control.v1.SetConfigRequest\x1a!.cmgr.control.v1.InstanceResponse\x12U\n" +
-	"\vUnsetConfig\x12#.cmgr.control.v1.UnsetConfigRequest\x1a!.cmgr.control.v1.InstanceResponse\x12F\n" +
+	"\vUnsetConfig\x12#.cmgr.control.v1.UnsetConfigRequest\x1a!.cmgr.control.v1.InstanceResponse\x12L\n" +
+	"\aStorage\x12\x1f.cmgr.control.v1.StorageRequest\x1a .cmgr.control.v1.StorageResponse\x12^\n" +
+	"\rDeleteStorage\x12%.cmgr.control.v1.DeleteStorageRequest\x1a&.cmgr.control.v1.DeleteStorageResponse\x12F\n" +
 	"\x05Route\x12\x1d.cmgr.control.v1.RouteRequest\x1a\x1e.cmgr.control.v1.RouteResponse\x12U\n" +
 	"\n" +
 	"Capability\x12\".cmgr.control.v1.CapabilityRequest\x1a#.cmgr.control.v1.CapabilityResponse\x12F\n" +
@@ -3754,7 +4050,7 @@ func file_proto_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_v1_control_proto_rawDescData
 }
 
-var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_proto_control_v1_control_proto_goTypes = []any{
 	(*Instance)(nil),               // 0: cmgr.control.v1.Instance
 	(*Exit)(nil),                   // 1: cmgr.control.v1.Exit
@@ -3778,140 +4074,150 @@ var file_proto_control_v1_control_proto_goTypes = []any{
 	(*ConfigValue)(nil),            // 19: cmgr.control.v1.ConfigValue
 	(*SetConfigRequest)(nil),       // 20: cmgr.control.v1.SetConfigRequest
 	(*UnsetConfigRequest)(nil),     // 21: cmgr.control.v1.UnsetConfigRequest
-	(*RouteRequest)(nil),           // 22: cmgr.control.v1.RouteRequest
-	(*RouteResponse)(nil),          // 23: cmgr.control.v1.RouteResponse
-	(*RouteReport)(nil),            // 24: cmgr.control.v1.RouteReport
-	(*CapabilityRequest)(nil),      // 25: cmgr.control.v1.CapabilityRequest
-	(*CapabilityResponse)(nil),     // 26: cmgr.control.v1.CapabilityResponse
-	(*Mention)(nil),                // 27: cmgr.control.v1.Mention
-	(*Hop)(nil),                    // 28: cmgr.control.v1.Hop
-	(*Position)(nil),               // 29: cmgr.control.v1.Position
-	(*GraphRequest)(nil),           // 30: cmgr.control.v1.GraphRequest
-	(*GraphResponse)(nil),          // 31: cmgr.control.v1.GraphResponse
-	(*Edge)(nil),                   // 32: cmgr.control.v1.Edge
-	(*LogsRequest)(nil),            // 33: cmgr.control.v1.LogsRequest
-	(*LogLine)(nil),                // 34: cmgr.control.v1.LogLine
-	(*EventsRequest)(nil),          // 35: cmgr.control.v1.EventsRequest
-	(*Event)(nil),                  // 36: cmgr.control.v1.Event
-	(*WaitRequest)(nil),            // 37: cmgr.control.v1.WaitRequest
-	(*WaitResponse)(nil),           // 38: cmgr.control.v1.WaitResponse
-	(*DoctorRequest)(nil),          // 39: cmgr.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 40: cmgr.control.v1.DoctorResponse
-	(*Check)(nil),                  // 41: cmgr.control.v1.Check
-	(*ShutdownRequest)(nil),        // 42: cmgr.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 43: cmgr.control.v1.ShutdownResponse
-	(*VersionRequest)(nil),         // 44: cmgr.control.v1.VersionRequest
-	(*VersionResponse)(nil),        // 45: cmgr.control.v1.VersionResponse
-	(*Problem)(nil),                // 46: cmgr.control.v1.Problem
-	(*Finding)(nil),                // 47: cmgr.control.v1.Finding
-	(*StatusRequest)(nil),          // 48: cmgr.control.v1.StatusRequest
-	(*StatusResponse)(nil),         // 49: cmgr.control.v1.StatusResponse
-	nil,                            // 50: cmgr.control.v1.CreateRequest.ConfigEntry
-	nil,                            // 51: cmgr.control.v1.SetConfigRequest.ValuesEntry
-	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
+	(*StorageRequest)(nil),         // 22: cmgr.control.v1.StorageRequest
+	(*StorageResponse)(nil),        // 23: cmgr.control.v1.StorageResponse
+	(*Stored)(nil),                 // 24: cmgr.control.v1.Stored
+	(*DeleteStorageRequest)(nil),   // 25: cmgr.control.v1.DeleteStorageRequest
+	(*DeleteStorageResponse)(nil),  // 26: cmgr.control.v1.DeleteStorageResponse
+	(*RouteRequest)(nil),           // 27: cmgr.control.v1.RouteRequest
+	(*RouteResponse)(nil),          // 28: cmgr.control.v1.RouteResponse
+	(*RouteReport)(nil),            // 29: cmgr.control.v1.RouteReport
+	(*CapabilityRequest)(nil),      // 30: cmgr.control.v1.CapabilityRequest
+	(*CapabilityResponse)(nil),     // 31: cmgr.control.v1.CapabilityResponse
+	(*Mention)(nil),                // 32: cmgr.control.v1.Mention
+	(*Hop)(nil),                    // 33: cmgr.control.v1.Hop
+	(*Position)(nil),               // 34: cmgr.control.v1.Position
+	(*GraphRequest)(nil),           // 35: cmgr.control.v1.GraphRequest
+	(*GraphResponse)(nil),          // 36: cmgr.control.v1.GraphResponse
+	(*Edge)(nil),                   // 37: cmgr.control.v1.Edge
+	(*LogsRequest)(nil),            // 38: cmgr.control.v1.LogsRequest
+	(*LogLine)(nil),                // 39: cmgr.control.v1.LogLine
+	(*EventsRequest)(nil),          // 40: cmgr.control.v1.EventsRequest
+	(*Event)(nil),                  // 41: cmgr.control.v1.Event
+	(*WaitRequest)(nil),            // 42: cmgr.control.v1.WaitRequest
+	(*WaitResponse)(nil),           // 43: cmgr.control.v1.WaitResponse
+	(*DoctorRequest)(nil),          // 44: cmgr.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 45: cmgr.control.v1.DoctorResponse
+	(*Check)(nil),                  // 46: cmgr.control.v1.Check
+	(*ShutdownRequest)(nil),        // 47: cmgr.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 48: cmgr.control.v1.ShutdownResponse
+	(*VersionRequest)(nil),         // 49: cmgr.control.v1.VersionRequest
+	(*VersionResponse)(nil),        // 50: cmgr.control.v1.VersionResponse
+	(*Problem)(nil),                // 51: cmgr.control.v1.Problem
+	(*Finding)(nil),                // 52: cmgr.control.v1.Finding
+	(*StatusRequest)(nil),          // 53: cmgr.control.v1.StatusRequest
+	(*StatusResponse)(nil),         // 54: cmgr.control.v1.StatusResponse
+	nil,                            // 55: cmgr.control.v1.CreateRequest.ConfigEntry
+	nil,                            // 56: cmgr.control.v1.SetConfigRequest.ValuesEntry
+	(*timestamppb.Timestamp)(nil),  // 57: google.protobuf.Timestamp
 }
 var file_proto_control_v1_control_proto_depIdxs = []int32{
-	52, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	57, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
-	52, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
+	57, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
 	2,  // 3: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
-	52, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
-	52, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
+	57, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
+	57, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 6: cmgr.control.v1.ReloadResponse.instance:type_name -> cmgr.control.v1.Instance
 	7,  // 7: cmgr.control.v1.ReloadResponse.changes:type_name -> cmgr.control.v1.Change
-	29, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
+	34, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
 	0,  // 9: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
 	0,  // 10: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
 	13, // 11: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
 	1,  // 12: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
-	52, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
+	57, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
 	19, // 14: cmgr.control.v1.Resolved.configuration:type_name -> cmgr.control.v1.ConfigValue
 	14, // 15: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
-	52, // 16: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
+	57, // 16: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
 	2,  // 17: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
 	15, // 18: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
-	50, // 19: cmgr.control.v1.CreateRequest.config:type_name -> cmgr.control.v1.CreateRequest.ConfigEntry
+	55, // 19: cmgr.control.v1.CreateRequest.config:type_name -> cmgr.control.v1.CreateRequest.ConfigEntry
 	19, // 20: cmgr.control.v1.ConfigResponse.values:type_name -> cmgr.control.v1.ConfigValue
-	51, // 21: cmgr.control.v1.SetConfigRequest.values:type_name -> cmgr.control.v1.SetConfigRequest.ValuesEntry
-	24, // 22: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
-	28, // 23: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
-	27, // 24: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
-	27, // 25: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
-	27, // 26: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
-	27, // 27: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
-	29, // 28: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
-	29, // 29: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
-	0,  // 30: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
-	32, // 31: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
-	52, // 32: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	52, // 33: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	52, // 34: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 35: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
-	1,  // 36: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
-	41, // 37: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
-	52, // 38: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	47, // 39: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
-	7,  // 40: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
-	29, // 41: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	29, // 42: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
-	52, // 43: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
-	10, // 44: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 45: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 46: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 47: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 48: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 49: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 50: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 51: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 52: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 53: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 54: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 55: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 56: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 57: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
-	20, // 58: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
-	21, // 59: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
-	22, // 60: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	25, // 61: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	30, // 62: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	33, // 63: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	35, // 64: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	37, // 65: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	48, // 66: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
-	39, // 67: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	42, // 68: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	44, // 69: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 70: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 71: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 72: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 73: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 74: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 75: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 76: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 77: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 78: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 79: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 80: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 81: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 82: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	18, // 83: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
-	8,  // 84: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 85: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	23, // 86: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	26, // 87: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	31, // 88: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	34, // 89: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	36, // 90: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	38, // 91: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	49, // 92: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
-	40, // 93: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	43, // 94: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	45, // 95: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	70, // [70:96] is the sub-list for method output_type
-	44, // [44:70] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	56, // 21: cmgr.control.v1.SetConfigRequest.values:type_name -> cmgr.control.v1.SetConfigRequest.ValuesEntry
+	24, // 22: cmgr.control.v1.StorageResponse.stored:type_name -> cmgr.control.v1.Stored
+	29, // 23: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
+	33, // 24: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
+	32, // 25: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
+	32, // 26: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
+	32, // 27: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
+	32, // 28: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
+	34, // 29: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
+	34, // 30: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
+	0,  // 31: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
+	37, // 32: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
+	57, // 33: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	57, // 34: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	57, // 35: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 36: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
+	1,  // 37: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
+	46, // 38: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
+	57, // 39: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	52, // 40: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
+	7,  // 41: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
+	34, // 42: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
+	34, // 43: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	57, // 44: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
+	10, // 45: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 46: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 47: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 48: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 49: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 50: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 51: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 52: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 53: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 54: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 55: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 56: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 57: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 58: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
+	20, // 59: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
+	21, // 60: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
+	22, // 61: cmgr.control.v1.Control.Storage:input_type -> cmgr.control.v1.StorageRequest
+	25, // 62: cmgr.control.v1.Control.DeleteStorage:input_type -> cmgr.control.v1.DeleteStorageRequest
+	27, // 63: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	30, // 64: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	35, // 65: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	38, // 66: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	40, // 67: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	42, // 68: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	53, // 69: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	44, // 70: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	47, // 71: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	49, // 72: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 73: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 74: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 75: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 76: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 77: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 78: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 79: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 80: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 81: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 82: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 83: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 84: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 85: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	18, // 86: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
+	8,  // 87: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 88: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	23, // 89: cmgr.control.v1.Control.Storage:output_type -> cmgr.control.v1.StorageResponse
+	26, // 90: cmgr.control.v1.Control.DeleteStorage:output_type -> cmgr.control.v1.DeleteStorageResponse
+	28, // 91: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	31, // 92: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	36, // 93: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	39, // 94: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	41, // 95: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	43, // 96: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	54, // 97: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	45, // 98: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	48, // 99: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	50, // 100: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	73, // [73:101] is the sub-list for method output_type
+	45, // [45:73] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
@@ -3920,15 +4226,15 @@ func file_proto_control_v1_control_proto_init() {
 		return
 	}
 	file_proto_control_v1_control_proto_msgTypes[2].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[33].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[36].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[38].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_v1_control_proto_rawDesc), len(file_proto_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

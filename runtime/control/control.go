@@ -39,6 +39,8 @@ type Tree interface {
 	Config(ctx context.Context, m name.Moniker) ([]realm.ConfigValue, error)
 	SetConfig(ctx context.Context, m name.Moniker, values map[string]string) error
 	UnsetConfig(ctx context.Context, m name.Moniker, keys ...string) error
+	Storages(ctx context.Context) ([]realm.Stored, error)
+	DeleteStored(ctx context.Context, at name.Moniker, storage string, user name.Moniker) error
 	Instances() []realm.Info
 	Instance(m name.Moniker) (realm.Info, bool)
 	Node(m name.Moniker) (routing.Node, bool)

@@ -140,6 +140,49 @@ func TestConfig(t *testing.T) {
 	want("/core/net")
 }
 
+func TestStorage(t *testing.T) {
+	tr := shop(t)
+	resolveAll(t, tr)
+	tr.stored = []realm.Stored{
+		{Provider: "/", Storage: "data", User: "/core/net", ID: "6", Directory: "/d/6"},
+		{Provider: "/core", Storage: "data", User: "/core/gone", Directory: "/d/gone/data"},
+	}
+	c, _, _ := serve(t, tr)
+	list := func(query string) string {
+		r, err := c.Storage(bounded(t), &controlpb.StorageRequest{Query: query})
+		if err != nil {
+			return ProblemOf(err).GetMessage()
+		}
+		var out []string
+		for _, x := range r.GetStored() {
+			out = append(out, fmt.Sprint(x.GetMoniker(), x.GetProvider(), x.GetStorage(), x.GetInstanceId(), x.GetDirectory(), x.GetOrphan()))
+		}
+		return strings.Join(out, " ")
+	}
+	for query, want := range map[string]string{
+		"":           "/core/net/data6/d/6false /core/gone/coredata/d/gone/datatrue",
+		"net":        "/core/net/data6/d/6false",
+		"/core/gone": "/core/gone/coredata/d/gone/datatrue",
+		"/core/log":  "",
+		"/core/none": "find /core/none: no such component instance",
+		"nothing":    "find nothing: no matching component instance found",
+	} {
+		if got := list(query); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	ask := &controlpb.DeleteStorageRequest{Moniker: "/core/gone", Provider: "/core", Storage: "data"}
+	if _, err := c.DeleteStorage(bounded(t), ask); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.DeleteStorage(bounded(t), ask); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Error(err)
+	}
+	if got, want := list(""), "/core/net/data6/d/6false"; got != want {
+		t.Errorf("afterwards %s", got)
+	}
+}
+
 func TestFilters(t *testing.T) {
 	tr := shop(t)
 	resolveAll(t, tr)

@@ -47,6 +47,7 @@ type tree struct {
 	startsThen map[name.Moniker]func()   // what happens right after these have started
 	stops      map[name.Moniker]struct{} // those that Stop was asked for
 	config     map[name.Moniker]map[string]string
+	stored     []realm.Stored
 }
 
 // newTree makes a tree of CML sources by URL; the root is "root.cml", and everything that can be resolved is.
@@ -218,6 +219,23 @@ func (t *tree) UnsetConfig(_ context.Context, m name.Moniker, keys ...string) er
 	}
 	for _, k := range keys {
 		delete(t.config[m], k)
+	}
+	return nil
+}
+
+func (t *tree) Storages(context.Context) ([]realm.Stored, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.stored), nil
+}
+
+func (t *tree) DeleteStored(_ context.Context, at name.Moniker, storage string, user name.Moniker) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(t.stored)
+	t.stored = slices.DeleteFunc(t.stored, func(s realm.Stored) bool { return s.Provider == at && s.Storage == storage && s.User == user })
+	if len(t.stored) == n {
+		return &realm.Error{Op: "delete storage of", At: user, Why: capabilities.NotFound, Err: errors.New("it keeps nothing")}
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func (s *Server) Show(ctx context.Context, req *controlpb.InstanceRequest) (*con
 	}
 	out := &controlpb.ShowResponse{
 		Moniker: string(i.Moniker), Url: i.URL, Environment: i.Environment, State: i.State.String(), Starting: i.Starting,
-		Resolved: resolved(i), LastExit: exit(i.LastExit), LastError: errorText(i.LastError),
+		InstanceId: i.InstanceID, Resolved: resolved(i), LastExit: exit(i.LastExit), LastError: errorText(i.LastError),
 		Restarts: uint32(i.Restarts), NextStart: timestamp(i.NextStart), GaveUp: i.RestartsUp, LogDirectory: s.cfg.Logs.Dir(i.Moniker),
 	}
 	if out.Resolved != nil && isRunning(i) {

@@ -15,7 +15,8 @@ import (
 const shownCandidates = 20
 
 // find is the one instance that query means: the moniker if it starts with "/" (what stands above it is resolved if need be),
-// else the one instance with that URL, or whose moniker ends with it, or whose moniker or URL contains it, tried in this order.
+// else the one instance with that URL, or whose moniker ends with it, or whose moniker, URL or instance id contains it, tried in
+// this order.
 func (s *Server) find(ctx context.Context, query string) (realm.Info, error) {
 	if query == "" {
 		return realm.Info{}, invalid("find: the query is empty")
@@ -81,9 +82,10 @@ func (s *Server) findMoniker(ctx context.Context, m name.Moniker) (realm.Info, e
 	return realm.Info{}, problem(capabilities.NotFound, hint, "find %s: no such component instance", m)
 }
 
-// matches says whether part is a part of i's moniker or URL.
+// matches says whether part is a part of i's moniker, URL or instance id.
 func matches(i realm.Info, part string) bool {
-	return strings.Contains(string(i.Moniker), part) || strings.Contains(i.URL, part) || strings.Contains(i.ResolvedURL, part)
+	return strings.Contains(string(i.Moniker), part) || strings.Contains(i.URL, part) || strings.Contains(i.ResolvedURL, part) ||
+		strings.Contains(i.InstanceID, part)
 }
 
 // nearest is the moniker that is, or whose last segment is, probably meant by query.

@@ -1,8 +1,8 @@
-// Package host serves what components have from the framework: the other end of package capabilities/framework. It decides nothing:
-// what is asked for it does on the tree, below the component whose framework it is.
+// Package host serves what components have from the framework: the other end of package capabilities/framework. It decides
+// nothing: what is asked for it does on the tree, below the component whose framework it is.
 //
-// Clients are not trusted. What they can make the manager hold is bounded by internal/rpc, and by Config for what a protocol adds; one
-// that breaks a rule is told why and disconnected.
+// Clients are not trusted. What they can make the manager hold is bounded by internal/rpc, and by Config for what a protocol
+// adds; one that breaks a rule is told why and disconnected.
 //
 // The bytes are in PROTOCOL.md.
 package host
@@ -45,6 +45,9 @@ type Tree interface {
 	Config(ctx context.Context, m name.Moniker) ([]realm.ConfigValue, error)
 	SetConfig(ctx context.Context, m name.Moniker, values map[string]string) error
 	UnsetConfig(ctx context.Context, m name.Moniker, keys ...string) error
+	Stored(ctx context.Context, at name.Moniker, storage string) ([]realm.Stored, error)
+	OpenStored(ctx context.Context, at name.Moniker, storage string, user name.Moniker) (*os.File, error)
+	DeleteStored(ctx context.Context, at name.Moniker, storage string, user name.Moniker) error
 	// Connect connects to a protocol that m declares, starting it.
 	Connect(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
 }
@@ -64,14 +67,23 @@ type Host struct{ cfg Config }
 // New makes a Host.
 func New(cfg Config) *Host { return &Host{cfg} }
 
-// Serve speaks protocol with user over conn, a connection that user has made: framework.Packets says of which type. It has from the
-// framework of scope. Serve returns when the connection has ended, at the latest soon after ctx has. The conn is Serve's.
+// Serve speaks protocol with user over conn, a connection that user has made: framework.Packets says of which type. It has from
+// the framework of scope. Serve returns when the connection has ended, at the latest soon after ctx has. The conn is Serve's.
 func (h *Host) Serve(ctx context.Context, user, scope name.Moniker, protocol string, conn *os.File) error {
+	return h.speak(ctx, &session{Host: h, user: user, scope: scope}, protocol, conn)
+}
+
+// ServeStorage speaks framework.StorageAdmin of a storage that the component at declares, as Serve does.
+func (h *Host) ServeStorage(ctx context.Context, user, at name.Moniker, storage string, conn *os.File) error {
+	return h.speak(ctx, &session{Host: h, user: user, scope: at, storage: storage}, framework.StorageAdmin, conn)
+}
+
+func (h *Host) speak(ctx context.Context, s *session, protocol string, conn *os.File) error {
 	c, err := take(conn)
 	if err != nil {
 		return err
 	}
-	s := &session{Host: h, user: user, scope: scope}
+	user, scope := s.user, s.scope
 	s.ctx, s.end = context.WithCancel(ctx)
 	defer s.end()
 	if framework.Restricted(protocol) && !h.cfg.Allowed(protocol, scope, user) {
@@ -118,6 +130,7 @@ func take(conn *os.File) (*net.UnixConn, error) {
 type session struct {
 	*Host
 	user, scope name.Moniker
+	storage     string          // of StorageAdmin: of the scope
 	ctx         context.Context // of its controllers
 	end         func()
 
@@ -167,6 +180,7 @@ var protocols = map[string]map[string]method{
 	framework.ConfigOverride:      configMethods,
 	framework.RouteValidator:      routeMethods,
 	framework.Introspector:        introspectorMethods,
+	framework.StorageAdmin:        storageMethods,
 }
 
 // serve answers requests until the connection ends.

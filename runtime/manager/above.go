@@ -60,6 +60,12 @@ func (m *Manager) serveFramework(s *Settings) {
 			_ = serve().Serve(ctx, c.User, c.By[0].Route.Source.At, p, conn) // it is in the user's log
 		}}
 	}
+	m.hosts.capability = map[string]realm.Host{
+		routing.StorageAdmin: {Type: sock.Packets, Serve: func(ctx context.Context, c realm.Caller, conn *os.File) {
+			src := c.By[0].Route.Source
+			_ = serve().ServeStorage(ctx, c.User, src.At, src.Name, conn) // it is in the user's log
+		}},
+	}
 	m.hosts.events = realm.Host{Type: sock.Stream, Serve: func(ctx context.Context, c realm.Caller, conn *os.File) {
 		var streams []host.Stream
 		for _, d := range c.By {
@@ -78,8 +84,8 @@ func diskResolvers(o cml.Options) map[string]resolver.Resolver {
 	return map[string]resolver.Resolver{"file": resolver.NewDisk(o), "efile": resolver.NewLoaded(resolver.LoadedConfig{Options: o})}
 }
 
-// Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the resolvers
-// among them by name, which compile with o.
+// Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the
+// resolvers among them by name, which compile with o.
 func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
 	resolvers := diskResolvers(o)
 	return builtins{

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"cmp"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,8 +20,8 @@ import (
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 )
 
-// Settings is what the manager's configuration files say (`--config`, JSON5). Several files are merged: lists are joined, a scalar
-// that two files set is an error. An empty list of monikers allows nobody.
+// Settings is what the manager's configuration files say (`--config`, JSON5). Several files are merged: lists are joined, a
+// scalar that two files set is an error. An empty list of monikers allows nobody.
 //
 //	{
 //	  root_component_url: "root.cml",
@@ -38,6 +39,7 @@ import (
 //	    vault: { loader: "/usr/lib/vault-loader --fast", framing: "packet4" },
 //	  },
 //	  trust: "trusted",
+//	  component_id_index_path: "ids.json5",
 //	  log: { max_size: 1000000, max_files: 10 },
 //	}
 type Settings struct {
@@ -49,17 +51,21 @@ type Settings struct {
 	// Confined are the components that run in a world of their own (runners/elf/confine); of these, Network are those that have the
 	// host's network, and Tmp those that have a /tmp in memory.
 	Confined, Network, Tmp []name.Pattern
-	// Loaders are resolvers of the root environment that get packages by a loader, by name. Trust is the file that says which packages.
+	// Loaders are resolvers of the root environment that get packages by a loader, by name. Trust is the file that says which
+	// packages.
 	Loaders map[string]prim.Config
 	Trust   string
 	// CapabilityPolicy says who may have a capability. A restricted protocol of the framework is nobody's unless it is here.
 	CapabilityPolicy []CapabilityRule
+	// InstanceIDs is the component id index: the ids under which components keep what they store, of the file
+	// component_id_index_path.
+	InstanceIDs map[name.Moniker]string
 	// LogMaxSize is the size in bytes at which an instance's log is rotated, LogMaxFiles how many rotated files it keeps; 0: the
 	// log's own defaults.
 	LogMaxSize  int64
 	LogMaxFiles int
 
-	rootAt, sizeAt, filesAt, trustAt manifest.Pos // where the scalars were set
+	rootAt, sizeAt, filesAt, trustAt, idsAt manifest.Pos // where the scalars were set
 }
 
 // ReadSettings reads and merges configuration files.
@@ -122,6 +128,21 @@ func (s *Settings) merge(file string, src []byte) error {
 				s.Trust = filepath.Join(filepath.Dir(file), s.Trust)
 			}
 		},
+		"component_id_index_path": func(v hujson.Value) {
+			var path string
+			if r.str(v, &path, &s.idsAt); path == "" {
+				return
+			}
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(filepath.Dir(file), path)
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				r.complain(v.StartOffset, "component-id-index", "%v", err)
+				return
+			}
+			r.found = append(r.found, s.readIDs(path, text)...)
+		},
 		"log": func(v hujson.Value) {
 			r.object(v, "log.", map[string]func(hujson.Value){
 				"max_size": func(v hujson.Value) { r.number(v, 4096, 1<<40, &s.LogMaxSize, &s.sizeAt) },
@@ -134,6 +155,56 @@ func (s *Settings) merge(file string, src []byte) error {
 		},
 	})
 	return r.found.Err()
+}
+
+// readIDs reads a component id index: { instances: [{ instance_id: "…", moniker: "/core/net" }] }.
+func (s *Settings) readIDs(file string, text []byte) manifest.Diagnostics {
+	tree, err := json5.Parse(text, json5.Options{})
+	r := reader{file: file, tree: &tree}
+	if errs, ok := err.(json5.Errors); ok {
+		for _, e := range errs {
+			r.complain(e.Offset, "syntax", "%s", e.Message)
+		}
+		return r.found
+	}
+	s.InstanceIDs = map[name.Moniker]string{}
+	ids := map[string]bool{}
+	r.object(tree.Root, "", map[string]func(hujson.Value){
+		"instances": func(v hujson.Value) {
+			a, ok := v.Value.(*hujson.Array)
+			if !ok {
+				r.complain(v.StartOffset, "wrong-type", "must be an array of objects")
+				return
+			}
+			for _, e := range a.Elements {
+				var id, moniker string
+				var at [2]manifest.Pos
+				before := len(r.found)
+				r.object(e, "instances.", map[string]func(hujson.Value){
+					"instance_id": func(v hujson.Value) { r.str(v, &id, &at[0]) },
+					"moniker":     func(v hujson.Value) { r.str(v, &moniker, &at[1]) },
+				})
+				if len(r.found) > before {
+					continue
+				}
+				m, err := name.ParseMoniker(moniker)
+				switch raw, herr := hex.DecodeString(id); {
+				case herr != nil || len(raw) != 32 || id != strings.ToLower(id):
+					d := r.complain(e.StartOffset, "component-id-index", "instance_id must be 64 lower-case hexadecimal digits, is %q", id)
+					d.Hint = "`openssl rand -hex 32` makes one"
+				case err != nil || !strings.HasPrefix(moniker, "/"):
+					r.complain(e.StartOffset, "component-id-index", "moniker must be absolute, is %q", moniker)
+				case ids[id]:
+					r.complain(e.StartOffset, "component-id-index", "instance_id %s stands here a second time", id)
+				case s.InstanceIDs[m] != "":
+					r.complain(e.StartOffset, "component-id-index", "moniker %s stands here a second time", m)
+				default:
+					ids[id], s.InstanceIDs[m] = true, id
+				}
+			}
+		},
+	})
+	return r.found
 }
 
 // loaders reads the loaders; one whose kind is not said is of the kind that its name is.
@@ -294,8 +365,8 @@ type CapabilityRule struct {
 	Targets []name.Pattern
 }
 
-// rules reads capability_policy. Only rules about protocols of the framework mean anything here; all others are refused, so that nobody
-// relies on them.
+// rules reads capability_policy. Only rules about protocols of the framework mean anything here; all others are refused, so that
+// nobody relies on them.
 func (r *reader) rules(v hujson.Value, into *[]CapabilityRule) {
 	a, ok := v.Value.(*hujson.Array)
 	if !ok {

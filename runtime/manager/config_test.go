@@ -152,3 +152,40 @@ func FuzzSettings(f *testing.F) {
 		}
 	})
 }
+
+func TestComponentIDIndex(t *testing.T) {
+	dir := t.TempDir()
+	id := func(c string) string { return strings.Repeat(c, 64) }
+	read := func(index string) (*Settings, error) {
+		for file, text := range map[string]string{"c": `{ component_id_index_path: "ids" }`, "ids": index} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return ReadSettings(filepath.Join(dir, "c"))
+	}
+	s, err := read(`{ instances: [ { instance_id: "` + id("a") + `", moniker: "/core/net" }, { instance_id: "` + id("0") + `", moniker: "/jobs:x" } ] }`)
+	if err != nil || len(s.InstanceIDs) != 2 || s.InstanceIDs["/core/net"] != id("a") || s.InstanceIDs["/jobs:x"] != id("0") {
+		t.Errorf("%v, %v", s, err)
+	}
+	for index, want := range map[string]string{
+		`{ instances: [ { instance_id: "` + id("A") + `", moniker: "/a" } ] }`:                                                    "ids:1:16: instance_id must be 64 lower-case",
+		`{ instances: [ { instance_id: "aa", moniker: "/a" } ] }`:                                                                 "64 lower-case",
+		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "a" } ] }`:                                                     "must be absolute",
+		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "/a" }, { instance_id: "` + id("a") + `", moniker: "/b" } ] }`: "a second time",
+		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "/a" }, { instance_id: "` + id("b") + `", moniker: "/a" } ] }`: "moniker /a stands here a second time",
+		`{ instance: [] }`: `did you mean "instances"?`,
+		`{ instances: 1 }`: "must be an array",
+		`{`:                "ids:1:",
+	} {
+		if _, err := read(index); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n\tgives %v\n\twant %s", index, err, want)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "ids")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSettings(filepath.Join(dir, "c")); err == nil || !strings.Contains(err.Error(), "c:1:28: open ") {
+		t.Error(err)
+	}
+}

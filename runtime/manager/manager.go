@@ -1,5 +1,5 @@
-// Package manager puts a cmgr together: the tree, the built-in runners and resolvers, the jobs, the logs and the management socket.
-// It decides nothing itself. It is also the way to make one's own cmgr, with one's own runner:
+// Package manager puts a cmgr together: the tree, the built-in runners and resolvers, the jobs, the logs and the management
+// socket. It decides nothing itself. It is also the way to make one's own cmgr, with one's own runner:
 //
 //	m, err := manager.New(manager.Config{
 //		Root:    "root.cml",
@@ -230,7 +230,8 @@ func New(cfg Config) (_ *Manager, err error) {
 	m.above = m.builtins(all, m.resolvers)
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,
-		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
+		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, InstanceIDs: settings.InstanceIDs,
+		Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,
@@ -279,8 +280,8 @@ func (m *Manager) load(resolvers map[string]resolver.Resolver, settings *Setting
 	return nil
 }
 
-// own makes dir if it isn't there. One in the system's temporary directory could have been made by anybody who knew its name: it, and
-// what is between, must be the user's own.
+// own makes dir if it isn't there. One in the system's temporary directory could have been made by anybody who knew its name: it,
+// and what is between, must be the user's own.
 func own(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -369,8 +370,8 @@ func (o *Outcome) Error() string {
 }
 
 // Run starts the root, and everything eager, and returns once nothing runs and nothing can be started any more (or, with
-// Config.Stay, only once it is told to). When ctx ends the tree is shut down in order. The error is an *Outcome unless all ended well.
-// After Run the manager is closed.
+// Config.Stay, only once it is told to). When ctx ends the tree is shut down in order. The error is an *Outcome unless all ended
+// well. After Run the manager is closed.
 func (m *Manager) Run(ctx context.Context) error {
 	defer m.close()
 	var show sync.WaitGroup

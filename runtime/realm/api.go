@@ -35,6 +35,7 @@ type Info struct {
 	State       State
 	Starting    bool   // a start is under way
 	Environment string // the environment of the parent's manifest, "" for the parent's own
+	InstanceID  string // of the component id index; "" for none
 
 	// From here on only once resolved.
 	ResolvedURL string

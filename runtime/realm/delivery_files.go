@@ -14,6 +14,7 @@ import (
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/internal/sys/mnt"
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
 )
 
@@ -83,8 +84,32 @@ func (i *instance) deliverOutgoing(ctx context.Context, d *manifest.Component, i
 	return nil
 }
 
-// directory opens what a directory route leads to, for user. What of its path is missing is made if makes says so.
+// directory opens what a directory route leads to, for user, and starts who provides it. What of its path is missing is made if
+// makes says so.
 func (r *Realm) directory(ctx context.Context, user *instance, route *capabilities.Route, makes bool) (*os.File, error) {
+	if s := route.Source; s.Kind == capabilities.FromComponent {
+		i, err := r.reach(ctx, s.At)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := i.outgoing(ctx); err != nil {
+			return nil, err
+		}
+		if i != user {
+			// Its provider is started; where that waits for the user in turn, the directory has to do as it is.
+			if done, err := i.await(ctx, "start"); err == nil {
+				done() // start says it again
+				if err := i.start(ctx, reasonAccess(s.Name)); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return r.directoryAsIs(ctx, user.moniker, route, makes)
+}
+
+// directoryAsIs is directory that starts nobody.
+func (r *Realm) directoryAsIs(ctx context.Context, user name.Moniker, route *capabilities.Route, makes bool) (*os.File, error) {
 	var base, rel string
 	switch s := route.Source; s.Kind {
 	case capabilities.FromFramework:
@@ -101,7 +126,7 @@ func (r *Realm) directory(ctx context.Context, user *instance, route *capabiliti
 		}
 	case capabilities.FromBuiltin:
 		if base = r.cfg.Directories[s.Name]; base == "" {
-			return nil, &Error{Op: "open", At: user.moniker, Why: capabilities.NotFound, Err: fmt.Errorf("directory %s: not in this manager", s.Name)}
+			return nil, &Error{Op: "open", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("directory %s: not in this manager", s.Name)}
 		}
 	case capabilities.FromComponent:
 		i, err := r.reach(ctx, s.At)
@@ -112,17 +137,8 @@ func (r *Realm) directory(ctx context.Context, user *instance, route *capabiliti
 			return nil, err
 		}
 		rel = s.Capability.Path
-		if i != user {
-			// Its provider is started; where that waits for the user in turn, the directory has to do as it is.
-			if done, err := i.await(ctx, "start"); err == nil {
-				done() // start says it again
-				if err := i.start(ctx, reasonAccess(s.Name)); err != nil {
-					return nil, err
-				}
-			}
-		}
 	default:
-		return nil, &Error{Op: "open", At: user.moniker, Why: capabilities.NotFound, Err: fmt.Errorf("%s: is no directory", s)}
+		return nil, &Error{Op: "open", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("%s: is no directory", s)}
 	}
 	dir, err := mnt.Open(base)
 	if err != nil {
@@ -135,7 +151,7 @@ func (r *Realm) directory(ctx context.Context, user *instance, route *capabiliti
 	}
 	f, err := mnt.Beneath(dir, rel)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &Error{Op: "open", At: user.moniker, Why: capabilities.NotFound, Err: fmt.Errorf("%s has no directory %q", route.Source, rel)}
+		return nil, &Error{Op: "open", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("%s has no directory %q", route.Source, rel)}
 	}
 	return f, err
 }
@@ -180,86 +196,4 @@ func (i *instance) deliverFiles(ctx context.Context, got *delivery, u *manifest.
 		Path: u.TargetPath, File: f, Rights: rights, Own: u.Kind == manifest.KindStorage,
 	})
 	return nil
-}
-
-// storagePath is where i's data lies below a storage that the component at declares.
-func (i *instance) storagePath(route *capabilities.Route) (string, error) {
-	if route.Source.Capability.Storage.StaticIDOnly {
-		return "", &Error{
-			Op: "open", At: i.moniker, Why: capabilities.NotFound,
-			Err: fmt.Errorf("it tried to use a storage capability from %s but it is not in the component id index", route.Source.At),
-		}
-	}
-	below := strings.TrimPrefix(strings.TrimPrefix(string(i.moniker), string(route.Source.At)), "/")
-	return strings.Join(strings.Split(below, "/"), "/children/"), nil
-}
-
-// storage opens i's own directory of a storage, making it if need be.
-func (i *instance) storage(ctx context.Context, route *capabilities.Route) (*os.File, error) {
-	rel, err := i.storagePath(route)
-	if err != nil {
-		return nil, err
-	}
-	holder, err := i.realm.reach(ctx, route.Source.At)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := i.realm.directory(ctx, holder, route.Backing, true)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	return mnt.MakeBeneath(dir, path.Join(rel, "data"), 0o700)
-}
-
-// purge removes what i, and all below it, keep in storages.
-func (i *instance) purge(ctx context.Context) {
-	if i.realm.cfg.Sockets == nil {
-		return
-	}
-	i.mu.Lock()
-	res := i.resolutionLocked()
-	kids := i.childrenLocked()
-	i.mu.Unlock()
-	for _, c := range kids {
-		c.purge(ctx)
-	}
-	if res == nil {
-		return
-	}
-	d := res.Decl.Decl()
-	for k := range d.Uses {
-		if d.Uses[k].Kind != manifest.KindStorage {
-			continue
-		}
-		if err := i.purgeOne(ctx, &d.Uses[k]); err != nil {
-			i.realm.cfg.Log.Warn("storage of a destroyed component remains", "instance", i.moniker, "storage", d.Uses[k].SourceName, "error", err)
-		}
-	}
-}
-
-func (i *instance) purgeOne(ctx context.Context, u *manifest.Use) error {
-	route, err := i.realm.engine.Use(ctx, i, u)
-	if err != nil || route.Source.Kind == capabilities.FromVoid {
-		return nil // it had none
-	}
-	rel, err := i.storagePath(route)
-	if err != nil {
-		return nil
-	}
-	holder, err := i.realm.reach(ctx, route.Source.At)
-	if err != nil {
-		return err
-	}
-	dir, err := i.realm.directory(ctx, holder, route.Backing, true)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return root.RemoveAll(rel)
 }

@@ -181,7 +181,8 @@ func (a *action) wait(ctx context.Context) error {
 	}
 }
 
-// begin joins the action under way for v, or makes f one. i.mu must be held. The action goes on when those who wait for it give up.
+// begin joins the action under way for v, or makes f one. i.mu must be held. The action goes on when those who wait for it give
+// up.
 func (i *instance) beginLocked(v verb, f func(ctx context.Context) error) *action {
 	if a := i.acts[v]; a != nil {
 		return a
@@ -316,7 +317,7 @@ func (i *instance) info() Info {
 	defer i.mu.Unlock()
 	n := Info{
 		Moniker: i.moniker, URL: i.decl.url, State: i.state.state(), Environment: i.decl.environment,
-		Starting: i.acts[starting] != nil,
+		Starting: i.acts[starting] != nil, InstanceID: i.realm.cfg.InstanceIDs[i.moniker],
 	}
 	if res := i.resolutionLocked(); res != nil {
 		n.ResolvedURL, n.Decl, n.PackageDir = res.URL, res.Decl.Decl(), res.Package.Dir

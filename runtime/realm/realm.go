@@ -40,6 +40,8 @@ type Config struct {
 	Sockets *protocol.Sockets
 	// Directories are those that the manager offers to the root, by name: the host's paths.
 	Directories map[string]string
+	// InstanceIDs is the component id index: under which id the storage of an instance lies, whatever becomes of its moniker.
+	InstanceIDs map[name.Moniker]string
 	// Hosts are the protocols that the manager itself speaks; nil for none.
 	Hosts  Hosts
 	Sinks  Sinks
@@ -87,7 +89,8 @@ type Realm struct {
 	runs      int // programs started, ever
 }
 
-// eagerAtOnce bounds the starts of one tree that are under way at once, for memory's sake; starting is bound by the launcher anyway.
+// eagerAtOnce bounds the starts of one tree that are under way at once, for memory's sake; starting is bound by the launcher
+// anyway.
 const eagerAtOnce = 64
 
 func (r *Realm) limit() int { return cmp.Or(r.cfg.Limit, DefaultLimit) }
@@ -193,7 +196,8 @@ func (r *Realm) release() {
 	r.mu.Unlock()
 }
 
-// Idle waits until nothing runs, nothing is under way, and no restart is due: from then on only an operator can make something happen.
+// Idle waits until nothing runs, nothing is under way, and no restart is due: from then on only an operator can make something
+// happen.
 func (r *Realm) Idle(ctx context.Context) error {
 	r.mu.Lock()
 	if r.active == 0 {

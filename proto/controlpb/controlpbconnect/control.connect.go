@@ -76,6 +76,10 @@ const (
 	ControlSetConfigProcedure = "/cmgr.control.v1.Control/SetConfig"
 	// ControlUnsetConfigProcedure is the fully-qualified name of the Control's UnsetConfig RPC.
 	ControlUnsetConfigProcedure = "/cmgr.control.v1.Control/UnsetConfig"
+	// ControlStorageProcedure is the fully-qualified name of the Control's Storage RPC.
+	ControlStorageProcedure = "/cmgr.control.v1.Control/Storage"
+	// ControlDeleteStorageProcedure is the fully-qualified name of the Control's DeleteStorage RPC.
+	ControlDeleteStorageProcedure = "/cmgr.control.v1.Control/DeleteStorage"
 	// ControlRouteProcedure is the fully-qualified name of the Control's Route RPC.
 	ControlRouteProcedure = "/cmgr.control.v1.Control/Route"
 	// ControlCapabilityProcedure is the fully-qualified name of the Control's Capability RPC.
@@ -135,6 +139,10 @@ type ControlClient interface {
 	SetConfig(context.Context, *controlpb.SetConfigRequest) (*controlpb.InstanceResponse, error)
 	// UnsetConfig takes overrides back.
 	UnsetConfig(context.Context, *controlpb.UnsetConfigRequest) (*controlpb.InstanceResponse, error)
+	// Storage gives what is kept in the storages of the components that are known; nothing is started.
+	Storage(context.Context, *controlpb.StorageRequest) (*controlpb.StorageResponse, error)
+	// DeleteStorage removes what one component keeps in one storage. It must not run.
+	DeleteStorage(context.Context, *controlpb.DeleteStorageRequest) (*controlpb.DeleteStorageResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
 	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
@@ -266,6 +274,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("UnsetConfig")),
 			connect.WithClientOptions(opts...),
 		),
+		storage: connect.NewClient[controlpb.StorageRequest, controlpb.StorageResponse](
+			httpClient,
+			baseURL+ControlStorageProcedure,
+			connect.WithSchema(controlMethods.ByName("Storage")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteStorage: connect.NewClient[controlpb.DeleteStorageRequest, controlpb.DeleteStorageResponse](
+			httpClient,
+			baseURL+ControlDeleteStorageProcedure,
+			connect.WithSchema(controlMethods.ByName("DeleteStorage")),
+			connect.WithClientOptions(opts...),
+		),
 		route: connect.NewClient[controlpb.RouteRequest, controlpb.RouteResponse](
 			httpClient,
 			baseURL+ControlRouteProcedure,
@@ -347,6 +367,8 @@ type controlClient struct {
 	config          *connect.Client[controlpb.InstanceRequest, controlpb.ConfigResponse]
 	setConfig       *connect.Client[controlpb.SetConfigRequest, controlpb.InstanceResponse]
 	unsetConfig     *connect.Client[controlpb.UnsetConfigRequest, controlpb.InstanceResponse]
+	storage         *connect.Client[controlpb.StorageRequest, controlpb.StorageResponse]
+	deleteStorage   *connect.Client[controlpb.DeleteStorageRequest, controlpb.DeleteStorageResponse]
 	route           *connect.Client[controlpb.RouteRequest, controlpb.RouteResponse]
 	capability      *connect.Client[controlpb.CapabilityRequest, controlpb.CapabilityResponse]
 	graph           *connect.Client[controlpb.GraphRequest, controlpb.GraphResponse]
@@ -503,6 +525,24 @@ func (c *controlClient) UnsetConfig(ctx context.Context, req *controlpb.UnsetCon
 	return nil, err
 }
 
+// Storage calls cmgr.control.v1.Control.Storage.
+func (c *controlClient) Storage(ctx context.Context, req *controlpb.StorageRequest) (*controlpb.StorageResponse, error) {
+	response, err := c.storage.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteStorage calls cmgr.control.v1.Control.DeleteStorage.
+func (c *controlClient) DeleteStorage(ctx context.Context, req *controlpb.DeleteStorageRequest) (*controlpb.DeleteStorageResponse, error) {
+	response, err := c.deleteStorage.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Route calls cmgr.control.v1.Control.Route.
 func (c *controlClient) Route(ctx context.Context, req *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
 	response, err := c.route.CallUnary(ctx, connect.NewRequest(req))
@@ -622,6 +662,10 @@ type ControlHandler interface {
 	SetConfig(context.Context, *controlpb.SetConfigRequest) (*controlpb.InstanceResponse, error)
 	// UnsetConfig takes overrides back.
 	UnsetConfig(context.Context, *controlpb.UnsetConfigRequest) (*controlpb.InstanceResponse, error)
+	// Storage gives what is kept in the storages of the components that are known; nothing is started.
+	Storage(context.Context, *controlpb.StorageRequest) (*controlpb.StorageResponse, error)
+	// DeleteStorage removes what one component keeps in one storage. It must not run.
+	DeleteStorage(context.Context, *controlpb.DeleteStorageRequest) (*controlpb.DeleteStorageResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
 	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
@@ -749,6 +793,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("UnsetConfig")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlStorageHandler := connect.NewUnaryHandlerSimple(
+		ControlStorageProcedure,
+		svc.Storage,
+		connect.WithSchema(controlMethods.ByName("Storage")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlDeleteStorageHandler := connect.NewUnaryHandlerSimple(
+		ControlDeleteStorageProcedure,
+		svc.DeleteStorage,
+		connect.WithSchema(controlMethods.ByName("DeleteStorage")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlRouteHandler := connect.NewUnaryHandlerSimple(
 		ControlRouteProcedure,
 		svc.Route,
@@ -843,6 +899,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlSetConfigHandler.ServeHTTP(w, r)
 		case ControlUnsetConfigProcedure:
 			controlUnsetConfigHandler.ServeHTTP(w, r)
+		case ControlStorageProcedure:
+			controlStorageHandler.ServeHTTP(w, r)
+		case ControlDeleteStorageProcedure:
+			controlDeleteStorageHandler.ServeHTTP(w, r)
 		case ControlRouteProcedure:
 			controlRouteHandler.ServeHTTP(w, r)
 		case ControlCapabilityProcedure:
@@ -934,6 +994,14 @@ func (UnimplementedControlHandler) SetConfig(context.Context, *controlpb.SetConf
 
 func (UnimplementedControlHandler) UnsetConfig(context.Context, *controlpb.UnsetConfigRequest) (*controlpb.InstanceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.UnsetConfig is not implemented"))
+}
+
+func (UnimplementedControlHandler) Storage(context.Context, *controlpb.StorageRequest) (*controlpb.StorageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Storage is not implemented"))
+}
+
+func (UnimplementedControlHandler) DeleteStorage(context.Context, *controlpb.DeleteStorageRequest) (*controlpb.DeleteStorageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.DeleteStorage is not implemented"))
 }
 
 func (UnimplementedControlHandler) Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
