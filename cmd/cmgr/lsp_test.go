@@ -170,7 +170,9 @@ func TestNeovim(t *testing.T) {
 	dir := t.TempDir()
 	for file, text := range map[string]string{
 		"a.cml": "{}\n",
+		"x.shard.cml": "{}\n",
 		"root.cml": `{
+    include: [ "x.shard.cml" ],
     children: [
         // 𝄞
         /* 𝄞 */ { name: "a", url: "a.cml", startup: "eager" }, // here

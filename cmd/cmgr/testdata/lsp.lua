@@ -52,18 +52,37 @@ local function main()
   vim.api.nvim_feedkeys("ie\" ", "xt", false)
   diagnostics(0)
 
+  -- A key is completed by its beginning, a child by the `#`.
+  local function complete(at, text, base)
+    go(at)
+    vim.api.nvim_feedkeys("i" .. text, "xt", false)
+    vim.api.nvim_win_set_cursor(0, { vim.fn.line("."), vim.fn.col(".") })
+    for _, item in ipairs(vim.lsp.util.text_document_completion_list_to_complete_items(ask("textDocument/completion"), base)) do
+      say("completion", item.word, item.menu)
+    end
+    vim.cmd("undo")
+  end
+  complete("}, // here", ", on", "on")
+  complete("{ protocol: \"p\"", "{ protocol: \"q\", from: \"#", "#")
+  diagnostics(0)
+
   go("startup")
   say("hover", vim.split(ask("textDocument/hover").contents.value, "\n")[1])
 
   go("#a\", to")
   vim.lsp.buf.definition()
-  wait("definition", function() return vim.fn.line(".") == 4 end)
+  wait("definition", function() return vim.fn.line(".") == 5 end)
   say("definition", vim.fn.line("."), vim.fn.col("."), vim.fn.getline("."))
   vim.lsp.buf.rename("first")
   wait("rename", function() return vim.fn.search([[\V#first", to]], "n") > 0 end)
   go("a.cml")
   vim.lsp.buf.definition()
   wait("definition of a file", function() return vim.fn.expand("%:t") == "a.cml" end)
+  say("definition", vim.fn.expand("%:t"))
+  vim.cmd("buffer " .. buf)
+  go("x.shard.cml")
+  vim.lsp.buf.definition()
+  wait("definition of an include", function() return vim.fn.expand("%:t") == "x.shard.cml" end)
   say("definition", vim.fn.expand("%:t"))
   vim.cmd("buffer " .. buf)
 
