@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -29,7 +30,7 @@ func (a *app) screen(w io.Writer) screen {
 	}
 	s := screen{color: !a.noColor && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 	if width, _, err := term.GetSize(int(f.Fd())); err == nil {
-		s.width = width
+		s.width = cmp.Or(width, 80) // a serial line, or script(1), does not know how wide it is
 	}
 	return s
 }

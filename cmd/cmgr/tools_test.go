@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -510,6 +511,22 @@ func TestExcerpt(t *testing.T) {
 		if got.String() != c.want {
 			t.Errorf("%+v: got\n%s", c, got.String())
 		}
+	}
+}
+
+// TestTerminalWithoutSize: one that does not know how wide it is gets what others get, such as the line that is wrong.
+func TestTerminalWithoutSize(t *testing.T) {
+	script := needs.Tool(t, "script")
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(script, "-qec", binary+" check ring.cml", "/dev/null")
+	cmd.Dir = "testdata/tools"
+	cmd.Env = append(os.Environ(), "CMGR_TEST_MAIN=1", "TERM=xterm", "NO_COLOR=1")
+	out, err := cmd.Output()
+	if want := "\n     1 | { include: [ \"ring.cml\" ] }"; !strings.Contains(strings.ReplaceAll(string(out), "\r", ""), want) {
+		t.Errorf("%v, %q has no %q", err, out, want)
 	}
 }
 

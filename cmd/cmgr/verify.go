@@ -114,7 +114,7 @@ func (v *verifier) open(ctx context.Context, root string) (*verify.Tree, func(),
 	cfg := verify.Config{Root: root, Limit: v.limit}
 	cfg.Builtins, cfg.Resolvers = manager.Above(v.options)
 	done := func() {}
-	if v.screen(v.err).width > 0 {
+	if v.screen(v.err).width > 0 && os.Getenv("TERM") != "dumb" {
 		cfg.Progress, done = progress(v.err, time.Now)
 	}
 	t, err := verify.Open(ctx, cfg)
