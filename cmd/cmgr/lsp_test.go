@@ -169,7 +169,7 @@ func TestNeovim(t *testing.T) {
 	nvim := needs.Tool(t, "nvim")
 	dir := t.TempDir()
 	for file, text := range map[string]string{
-		"a.cml": "{}\n",
+		"a.cml":       "{}\n",
 		"x.shard.cml": "{}\n",
 		"root.cml": `{
     include: [ "x.shard.cml" ],

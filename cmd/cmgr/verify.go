@@ -56,9 +56,10 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 				return err
 			}
 			var modes []string
-			for _, m := range []string{"json", "sarif", "who-can-reach", "diff", "shutdown-order", "allow"} {
-				// JSON is a form of each but SARIF; the allowlist is for the check, in whatever form.
-				if cmd.Flags().Changed(m) && (m != "json" || v.sarif) && (m != "allow" || len(modes) > 0 && !v.sarif) {
+			for _, m := range []string{"json", "sarif", "who-can-reach", "diff", "shutdown-order", "allow", "stamp", "depfile"} {
+				// JSON is a form of each but SARIF; an allowlist and what builds want are for the check, in whatever form.
+				forCheck := m == "allow" || m == "stamp" || m == "depfile"
+				if cmd.Flags().Changed(m) && (m != "json" || v.sarif) && (!forCheck || len(modes) > 0 && !v.sarif) {
 					modes = append(modes, "--"+m)
 				}
 			}
@@ -89,6 +90,7 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 	f.StringVar(&other, "diff", "", "list the routes that are different in the tree below `OTHER`")
 	f.BoolVar(&order, "shutdown-order", false, "list who would stop when the tree is shut down, step by step")
 	f.IntVar(&v.limit, "limit", verify.DefaultLimit, "refuse a tree of more than `N` instances")
+	v.build.add(f, false, true)
 	features.add(cmd)
 	return cmd
 }
@@ -100,6 +102,7 @@ type verifier struct {
 	allow   string
 	limit   int
 	options cml.Options
+	build   outputFlags
 }
 
 // open reads the tree below root. The function that it returns must be called before anything is written.
@@ -187,10 +190,17 @@ func (v *verifier) check(ctx context.Context, root string) error {
 	default:
 		v.text(t, s, found, stale)
 	}
-	if err == nil && s.Errors+len(stale) > 0 {
-		err = errFailed
+	switch {
+	case err != nil:
+		return err
+	case s.Errors+len(stale) > 0:
+		return errFailed
 	}
-	return err
+	read := t.Files()
+	if v.allow != "" {
+		read = append(read, v.allow)
+	}
+	return v.build.finish(v.app, read)
 }
 
 // missingFile is err, that a file named on the command line cannot be read, as what failed rather than the system.

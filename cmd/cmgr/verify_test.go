@@ -98,6 +98,10 @@ bad/root.cml
 bad/root.cml --json
 bad/root.cml --sarif
 bad/root.cml --allow all.json5
+bad/root.cml --allow all.json5 --stamp DIR/a.stamp --depfile DIR/a.d
+cat a.d
+bad/root.cml --stamp DIR/b.stamp --depfile DIR/b.d --limit 9
+cat b.d
 bad/root.cml --allow stale.json5
 bad/root.cml --allow wrong.json5
 bad/root.cml --allow none.json5
@@ -139,7 +143,13 @@ func TestVerifyGolden(t *testing.T) {
 	var got strings.Builder
 	for line := range strings.Lines(strings.TrimSpace(verifyCommands)) {
 		line = strings.TrimSpace(line)
-		code, stdout, stderr := run(append([]string{"verify"}, strings.Fields(line)...)...)
+		if file, ok := strings.CutPrefix(line, "cat "); ok {
+			b, err := os.ReadFile(file)
+			fmt.Fprintf(&got, "$ cat %s\n%s%v\n\n", file, b, err)
+			continue
+		}
+		args := strings.Fields(strings.ReplaceAll(line, "DIR", dir))
+		code, stdout, stderr := run(append([]string{"verify"}, args...)...)
 		fmt.Fprintf(&got, "$ cmgr verify %s\n%s", line, stdout)
 		for l := range strings.Lines(stderr) {
 			got.WriteString("2> " + l)

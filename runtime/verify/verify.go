@@ -15,7 +15,9 @@ package verify
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/routing"
@@ -129,6 +131,28 @@ func (s *survey) visit(ctx context.Context, n *node) error {
 		c.instances = min(c.instances+below.instances, countless)
 	}
 	return nil
+}
+
+// Files are the files that the tree was read from, includes among them, sorted.
+func (t *Tree) Files() []string {
+	files, seen := map[string]bool{}, map[*class]bool{}
+	var visit func(c *class)
+	visit = func(c *class) {
+		if seen[c] {
+			return
+		}
+		seen[c] = true
+		if c.resolved != nil {
+			for _, f := range c.resolved.Sources {
+				files[f] = true
+			}
+		}
+		for _, below := range c.children {
+			visit(below)
+		}
+	}
+	visit(t.root.class)
+	return slices.Sorted(maps.Keys(files))
 }
 
 func (t *Tree) progress(done, total int) {
