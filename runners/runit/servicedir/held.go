@@ -93,11 +93,19 @@ func (h *Held) OpenControl() (fifo int, err error) {
 	return h.fifo, nil
 }
 
-// OpenOK makes the FIFO by which others see that there is a supervisor, and opens it. It is the last step: commands are taken
-// and the status is there.
-func (h *Held) OpenOK() (err error) {
+// MakeOK makes the FIFO by which others see that there is a supervisor if it isn't there, for OpenOK.
+func (h *Held) MakeOK() error {
 	name := h.prefix + "supervise/ok"
 	_ = unix.Mkfifoat(h.dir, name, 0o600)
+	if err := unix.Faccessat(h.dir, name, unix.R_OK, 0); err != nil {
+		return &Error{"unable to read " + name, err}
+	}
+	return nil
+}
+
+// OpenOK opens the FIFO of MakeOK. It is the last step: commands are taken and the status is there.
+func (h *Held) OpenOK() (err error) {
+	name := h.prefix + "supervise/ok"
 	if h.ok, err = open(h.dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
 		return &Error{"unable to read " + name, err}
 	}

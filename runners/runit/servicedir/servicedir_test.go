@@ -111,7 +111,7 @@ func TestSupervisorAndReader(t *testing.T) {
 		if err := h.Write(want, false); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.OpenOK(); err != nil {
+		if err := errors.Join(h.MakeOK(), h.OpenOK()); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := Read(fd); err != nil || got != want {
@@ -208,7 +208,7 @@ func TestKeepsModes(t *testing.T) {
 		if _, err := h.OpenControl(); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.OpenOK(); err != nil {
+		if err := errors.Join(h.MakeOK(), h.OpenOK()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -77,6 +77,9 @@ func (x *site) open(c *Config) *site {
 		x.t.Fatal(err)
 	}
 	x.s = s
+	begun := make(chan struct{})
+	c.Loop.Do(func() { close(begun) })
+	<-begun
 	return x
 }
 
@@ -141,6 +144,37 @@ func (x *site) exit() {
 	case <-time.After(time.Minute):
 		x.t.Fatalf("no end; said %q", x.said)
 	}
+}
+
+// A state that lasts no time is not written; one that lasts is, even where TERM is about to end it.
+func TestWritesWhatLasts(t *testing.T) {
+	c := newConfig(t)
+	x := newSite(t, map[string]string{"run": "trap '' TERM; echo > ready; while :; do sleep 0.01; done"})
+	if err := os.Mkdir(filepath.Join(x.dir, "supervise"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(watch)
+	if _, err := unix.InotifyAddWatch(watch, filepath.Join(x.dir, "supervise"), unix.IN_MOVED_TO); err != nil {
+		t.Fatal(err)
+	}
+	x.open(c)
+	x.until("ready", func() bool { return x.read("ready") != "" })
+	b := make([]byte, 1<<16)
+	n, err := unix.Read(watch, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(string(b[:n]), "status\x00"); got != 1 {
+		t.Errorf("the status was written %d times until ./run ran: %q", got, b[:n])
+	}
+	x.s.Exit()
+	x.until("TERM", func() bool { return x.read("supervise/stat") == "run, got TERM, want exit\n" })
+	x.send("", "k")
+	x.exit()
 }
 
 // Many services need one process, and no goroutine or thread of their own.

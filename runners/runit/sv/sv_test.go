@@ -2,6 +2,7 @@ package sv
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -63,7 +64,7 @@ func newFake(t *testing.T, dir string, s servicedir.Status) *fake {
 		t.Fatal(err)
 	}
 	f.set(s)
-	if err := f.held.OpenOK(); err != nil {
+	if err := errors.Join(f.held.MakeOK(), f.held.OpenOK()); err != nil {
 		t.Fatal(err)
 	}
 	return f
