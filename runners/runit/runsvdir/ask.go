@@ -33,11 +33,14 @@ func leadsHere(path string) bool {
 	return err == nil && string(out) == state()
 }
 
-// Runsv is runsv.Main that also answers leadsHere.
+// Runsv is runsv.Main that also answers leadsHere, and is the keeper.
 func Runsv(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if len(args) == 1 && os.Getenv(roleEnv) == roleAsked {
+	switch role := os.Getenv(roleEnv); {
+	case role == roleAsked && len(args) == 1:
 		io.WriteString(stdout, state())
 		return 0
+	case role != "" && role != roleAsked:
+		return keep(role, stderr)
 	}
 	return runsv.Main(args, stdin, stdout, stderr)
 }

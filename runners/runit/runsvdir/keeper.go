@@ -25,7 +25,10 @@ import (
 //
 // roleEnv tells a process of this binary that it is one, and how: keeperInside or keeperSessions. Its end of the socket is
 // descriptor 3. roleAsked asks a runsv, see leadsHere.
+//
+// It goes by the name of runsv, which it stands for: who looks for runsvdir by name to tell it something means the other process.
 const (
+	keeperName     = "runsv"
 	roleEnv        = "CMGR_RUNSVDIR"
 	keeperInside   = "keeper"
 	keeperSessions = "keeper-sessions"
@@ -74,12 +77,9 @@ func (k *keeper) run() error {
 		return err
 	}
 	defer unix.Close(p[1])
-	name := "runsvdir"
-	if k.role == keeperSessions {
-		name += " -P"
-	}
-	_, err = syscall.ForkExec("/proc/self/exe", append(strings.Fields(name), k.dir), &syscall.ProcAttr{
+	_, err = syscall.ForkExec("/proc/self/exe", []string{keeperName, k.dir + "/*"}, &syscall.ProcAttr{
 		Env: append(os.Environ(), roleEnv+"="+k.role), Files: []uintptr{0, 1, 2, uintptr(p[1])},
+		Sys: &syscall.SysProcAttr{Setsid: k.role == keeperSessions},
 	})
 	if err != nil {
 		unix.Close(p[0])
@@ -160,6 +160,7 @@ func keep(role string, stderr io.Writer) int {
 	if role != keeperInside && role != keeperSessions {
 		return exitFatal
 	}
+	_ = os.WriteFile("/proc/self/comm", []byte(keeperName), 0) // it was executed as "exe"; only ps(1) cares
 	unix.CloseOnExec(3)
 	sock := os.NewFile(3, "runsvdir")
 	say := func(name, what string) { fmt.Fprintf(stderr, "runsv %s: %s\n", name, what) }
@@ -214,6 +215,23 @@ func keep(role string, stderr io.Writer) int {
 			s.Exit() // it was told to end meanwhile, or has ended
 		}
 	}
+	// TERM is for each service what it is for its runsv.
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM)
+	var terms sync.WaitGroup
+	terms.Go(func() {
+		for range term {
+			mu.Lock()
+			for id, s := range services {
+				if s != nil {
+					s.Exit()
+				}
+				delete(services, id)
+			}
+			mu.Unlock()
+		}
+	})
+	defer func() { signal.Stop(term); close(term); terms.Wait() }()
 	b := make([]byte, packetMax)
 	for {
 		n, err := sock.Read(b)

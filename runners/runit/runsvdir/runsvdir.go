@@ -48,9 +48,6 @@ const (
 
 // Main is the program. It returns when it was told to end.
 func Main(args []string, _ io.Reader, _, stderr io.Writer) int {
-	if role := os.Getenv(roleEnv); role != "" {
-		return keep(role, stderr)
-	}
 	rest := args[1:]
 	sessions := false
 	if len(rest) > 0 && (strings.HasPrefix(rest[0], "-P") || strings.HasPrefix(rest[0], "--")) {

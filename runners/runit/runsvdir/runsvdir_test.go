@@ -154,6 +154,30 @@ func TestKilledKeeper(t *testing.T) {
 	})
 }
 
+// TestKeeperIsRunsv shows that who deals with the runsv processes by name or by -P's sessions finds what it expects.
+func TestKeeperIsRunsv(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sv")
+	write(t, filepath.Join(dir, "a/run"), sleeper)
+	c := running(t, dir, "-P")
+	a := filepath.Join(dir, "a")
+	until(t, "a", func() bool { return pidOf(a) > 0 })
+	before := pidOf(a)
+	keepers := children(c.Process.Pid)
+	if len(keepers) != 1 {
+		t.Fatalf("%d children", len(keepers))
+	}
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", keepers[0]))
+	if sid, err := unix.Getsid(keepers[0]); string(comm) != "runsv\n" || err != nil || sid != keepers[0] {
+		t.Errorf("name %q, session %d of process %d, %v", comm, sid, keepers[0], err)
+	}
+	// A runsv that ends is started again by runsvdir, and its service with it.
+	_ = unix.Kill(keepers[0], unix.SIGTERM)
+	until(t, "the service's restart", func() bool { pid := pidOf(a); return pid > 0 && pid != before })
+	if now := children(c.Process.Pid); len(now) != 1 || now[0] != keepers[0] {
+		t.Errorf("keeper %v became %v", keepers, now)
+	}
+}
+
 func TestSessions(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sv")
 	write(t, filepath.Join(dir, "a/run"), sleeper)
