@@ -17,6 +17,7 @@ import (
 	"github.com/cmgr/cmgr/runtime/boot"
 	"github.com/cmgr/cmgr/runtime/boot/systools"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/heart"
 	"github.com/cmgr/cmgr/runtime/manager"
 	"github.com/cmgr/cmgr/runtime/resolver"
 	"github.com/cmgr/cmgr/runtime/verify"
@@ -24,6 +25,7 @@ import (
 
 func newBoot(a *app) *cobra.Command {
 	var cfg manager.Config
+	var watch heart.Config
 	var verbose, stale bool
 	var mode, root string
 	var pa, pz, path, vars []string
@@ -96,11 +98,11 @@ processes, in the reverse order of their starts.`,
 				}
 			}
 			cfg.Boot = plan
-			return a.run(cmd, cfg, verbose)
+			return a.run(cmd, cfg, watch, verbose)
 		},
 	}
 	f := cmd.Flags()
-	managerFlags(f, &cfg, &verbose)
+	managerFlags(f, &cfg, &watch, &verbose)
 	f.StringVar(&mode, "mode", "embedded", "embedded: resolve everything at once; interactive: at first use")
 	f.StringArrayVar(&pa, "pa", nil, "look in `DIR`... first")
 	f.StringArrayVar(&pz, "pz", nil, "look in `DIR`... last")
@@ -173,7 +175,7 @@ func erlangFlags(args []string) []string {
 			out = append(out, arg)
 			continue
 		}
-		most := map[string]int{"mode": 1, "pa": len(rest), "pz": len(rest), "path": len(rest), "boot_var": 2, "init_debug": 0, "root": 1}
+		most := map[string]int{"mode": 1, "pa": len(rest), "pz": len(rest), "path": len(rest), "boot_var": 2, "init_debug": 0, "root": 1, "heart": 1}
 		n, known := most[option]
 		if !known {
 			out = append(out, arg)

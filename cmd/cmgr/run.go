@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,7 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/heart"
 	"github.com/cmgr/cmgr/runtime/loader/port"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
@@ -29,6 +32,7 @@ import (
 
 func newRun(a *app) *cobra.Command {
 	var cfg manager.Config
+	var watch heart.Config
 	var verbose, recreate bool
 	var from prim.Config
 	var framing string
@@ -62,11 +66,11 @@ With two arguments: create a component in a collection of the tree that runs, an
 			if err := loadBy(cmd, &cfg, from, framing); err != nil {
 				return err
 			}
-			return a.run(cmd, cfg, verbose)
+			return a.run(cmd, cfg, watch, verbose)
 		},
 	}
 	f := cmd.Flags()
-	managerFlags(f, &cfg, &verbose)
+	managerFlags(f, &cfg, &watch, &verbose)
 	loaderFlags(f, &from, &framing)
 	f.StringVar(&from.Cookie, "setcookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
 	f.StringVar(&cfg.Trust, "trust", "", "load only packages whose hash or signer stands in `FILE`")
@@ -75,12 +79,41 @@ With two arguments: create a component in a collection of the tree that runs, an
 }
 
 // managerFlags are the flags of the commands that are a manager.
-func managerFlags(f *pflag.FlagSet, cfg *manager.Config, verbose *bool) {
+func managerFlags(f *pflag.FlagSet, cfg *manager.Config, watch *heart.Config, verbose *bool) {
 	f.StringArrayVar(&cfg.Files, "config", nil, "a configuration `FILE` (JSON5); several are merged")
 	f.StringVar(&cfg.StateDir, "state", "", "the `DIR` for logs and what the next start must know (default below /var/lib/cmgr, or your home)")
 	f.BoolVar(&cfg.Stay, "stay", false, "stay when nothing runs any more")
 	f.StringVar(&cfg.Job, "job", "", "contain processes by `BACKEND`: cgroup2, pidns or subreaper (default: the strongest that works)")
+	f.StringVar(&watch.Command, "heart", "", "have a watchdog run the shell command `CMD` when the manager hangs, dies, or fails")
+	f.IntVar(&watch.Timeout, "heart-timeout", heart.DefaultTimeout, "with --heart: after so many `SECONDS` without a sign of life it hangs")
+	f.StringVar(&watch.Program, "heart-program", "", "with --heart: the watchdog is `PROGRAM`, such as Erlang's heart")
 	f.BoolVarP(verbose, "verbose", "v", false, "also show what only concerns manifests, and what the manager does")
+}
+
+// checkHeart says what is wrong with the flags about the watchdog, and makes its program's name absolute.
+func checkHeart(cmd *cobra.Command, watch *heart.Config) error {
+	line := "usage: " + cmd.UseLine()
+	for _, f := range []string{"heart-timeout", "heart-program"} {
+		if cmd.Flags().Changed(f) && !cmd.Flags().Changed("heart") {
+			return usagef(cmd, line, "--%s is for --heart", f)
+		}
+	}
+	if !cmd.Flags().Changed("heart") {
+		return nil
+	}
+	if watch.Program != "" {
+		at, err := exec.LookPath(watch.Program) // only looks
+		if err == nil {
+			watch.Program, err = filepath.Abs(at)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := watch.Check(); err != nil {
+		return usagef(cmd, line, "--heart: %v", err)
+	}
+	return nil
 }
 
 // loadBy has the root, unless it is a URL, loaded by what the flags say.
@@ -109,7 +142,10 @@ func loadBy(cmd *cobra.Command, cfg *manager.Config, from prim.Config, framing s
 }
 
 // run is the manager.
-func (a *app) run(cmd *cobra.Command, cfg manager.Config, verbose bool) error {
+func (a *app) run(cmd *cobra.Command, cfg manager.Config, watch heart.Config, verbose bool) error {
+	if err := checkHeart(cmd, &watch); err != nil {
+		return err
+	}
 	if err := name.Check(a.name); err != nil {
 		return usagef(cmd, "usage: "+cmd.UseLine(), "--name: %v", err)
 	}
@@ -143,6 +179,14 @@ func (a *app) run(cmd *cobra.Command, cfg manager.Config, verbose bool) error {
 	if err != nil {
 		return err
 	}
+	var watchdog *heart.Heart // after New: a name that is taken is no death of this manager
+	if watch.Command != "" {
+		watch.Alive, watch.Log = m.Alive, cfg.Log
+		if watchdog, err = heart.Start(watch); err != nil {
+			m.Close()
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	stopped := make(chan struct{})
@@ -171,6 +215,13 @@ func (a *app) run(cmd *cobra.Command, cfg manager.Config, verbose bool) error {
 	close(done)
 	<-stopped
 	cancel()
+	if watchdog != nil {
+		if err == nil || m.Asked() {
+			watchdog.Stop()
+		} else {
+			watchdog.Leave()
+		}
+	}
 	if out, ok := errors.AsType[*manager.Outcome](err); ok {
 		if out.Rebooted != "" && os.Getenv(pid1.TreeEnv) != "" {
 			if err := pid1.AskReboot(); err != nil {

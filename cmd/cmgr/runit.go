@@ -11,6 +11,7 @@ import (
 	"github.com/cmgr/cmgr/runners/runit/runsvdir"
 	"github.com/cmgr/cmgr/runners/runit/sv"
 	"github.com/cmgr/cmgr/runners/runit/svlogd"
+	"github.com/cmgr/cmgr/runtime/heart"
 )
 
 // programs are what this binary is besides cmgr: for `cmgr NAME …`, and when it is called by such a name through a link.
@@ -22,6 +23,8 @@ var programs = map[string]program{
 
 	"runit":      pid1.Main,
 	"runit-init": pid1.Main,
+
+	"heart": heart.Main,
 }
 
 func init() {

@@ -105,6 +105,7 @@ type Manager struct {
 	directories map[string]string // those of the host that the root is offered, by name
 	confiner    *confine.Confiner // nil: nobody is confined
 
+	alive     func()
 	down      chan struct{} // closed when the tree must go down
 	downOnce  sync.Once
 	boot      *boot.Boot // nil without a script
@@ -113,6 +114,7 @@ type Manager struct {
 
 	// mu guards what follows.
 	mu       sync.Mutex
+	asked    bool   // it was told to end
 	rebooted string // why one component's end took the tree down, "" if none did
 	failed   error  // why the boot script could not be run to its end
 	phase    string // starting, started or stopping
@@ -237,6 +239,14 @@ func New(cfg Config) (_ *Manager, err error) {
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,
 		Doctor: m.doctor, Progress: m.progress, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
+	loop, tree := m.loop, m.realm // a manager that is closed has none
+	m.alive = func() {
+		answered := make(chan struct{})
+		if loop.Do(func() { close(answered) }) {
+			<-answered
+		}
+		tree.Runs()
+	}
 	if cfg.Boot != nil {
 		m.boot = boot.New(cfg.Boot, m.realm, m.tellBoot)
 	}
@@ -326,6 +336,23 @@ func (m *Manager) Realm() *realm.Realm { return m.realm }
 // Logs are the components' logs.
 func (m *Manager) Logs() *logs.Logs { return m.logs }
 
+// Alive returns once the tree and the loop of its processes answer; if they are stuck, never.
+func (m *Manager) Alive() { m.alive() }
+
+// Asked says whether the manager was told to end: by Run's ctx or over its socket.
+func (m *Manager) Asked() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asked
+}
+
+// ask notes that it was.
+func (m *Manager) ask() {
+	m.mu.Lock()
+	m.asked = true
+	m.mu.Unlock()
+}
+
 // KillAll makes the shutdown that is under way, or comes, a quick one: nothing is waited for any more.
 func (m *Manager) KillAll() { m.realm.KillAll() }
 
@@ -412,6 +439,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	case <-m.down:
 	case <-idle:
 	}
+	if ctx.Err() != nil {
+		m.ask()
+	}
 	stopWaiting()
 	wait.Wait()
 	if lazy := m.lazy(); m.boot == nil && m.realm.Runs() == 0 && len(m.realm.Failures()) == 0 && lazy != "" && m.cfg.Screen != nil {
@@ -451,6 +481,9 @@ func (m *Manager) lazy() name.Moniker {
 	}
 	return ""
 }
+
+// Close frees what New made, of a manager that is not Run.
+func (m *Manager) Close() { m.close() }
 
 // close frees what New made, as far as it did.
 func (m *Manager) close() {
@@ -504,6 +537,7 @@ func (m *Manager) reboot(at name.Moniker, why string) {
 
 // shutdownAsked is a shutdown over the management socket.
 func (m *Manager) shutdownAsked(ctx context.Context) error {
+	m.ask()
 	m.stopBoot(ctx)
 	err := m.realm.Shutdown(ctx)
 	m.downOnce.Do(func() { close(m.down) })
