@@ -175,7 +175,7 @@ func TestNothingLeft(t *testing.T) {
 func TestKept(t *testing.T) {
 	const one = `answer() { n=$(dd bs=1 count=4 2>/dev/null | od -An -tu1 | awk '{print $4}'); [ -n "$n" ] || exit 0
 dd bs=1 count=$n >/dev/null 2>&1; printf '\000\000\000\003y%s' "$1"; }
-echo >>"$0.starts"
+echo >>"$0.starts"; echo $$ >"$0.pid"
 `
 	for name, c := range map[string]struct {
 		program, want string
@@ -199,8 +199,11 @@ echo >>"$0.starts"
 					b, _ := os.ReadFile(program[0] + ".said")
 					said = len(b)
 				}
-				// Its end must have come: there is no event for that on this side.
-				time.Sleep(300 * time.Millisecond)
+				for pid, _ := os.ReadFile(program[0] + ".pid"); name == "ends"; time.Sleep(time.Millisecond) { // until it is reaped
+					if _, err := os.Stat("/proc/" + strings.TrimSpace(string(pid))); err != nil {
+						break
+					}
+				}
 			}
 			starts, _ := os.ReadFile(program[0] + ".starts")
 			if got.String() != c.want || len(starts) != c.starts {
