@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,8 +18,11 @@ import (
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/runtime/boot"
 	"github.com/cmgr/cmgr/runtime/boot/systools"
+	"github.com/cmgr/cmgr/runtime/boot/term"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/heart"
+	"github.com/cmgr/cmgr/runtime/loader/port"
+	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
 	"github.com/cmgr/cmgr/runtime/resolver"
 	"github.com/cmgr/cmgr/runtime/verify"
@@ -27,10 +32,11 @@ func newBoot(a *app) *cobra.Command {
 	var cfg manager.Config
 	var watch heart.Config
 	var verbose, stale bool
-	var mode, root string
+	var from prim.Config
+	var mode, root, framing string
 	var pa, pz, path, vars []string
 	cmd := &cobra.Command{
-		Use:   "boot NAME [-mode MODE] [-pa DIR] [-pz DIR] [-path DIR] [-boot_var V DIR]",
+		Use:   "boot NAME [-mode MODE] [-pa DIR] [-pz DIR] [-path DIR] [-boot_var V DIR] [-loader LOADER]",
 		Short: "run a boot script, in the foreground",
 		Long: `Run the boot file NAME.boot: an Erlang boot script whose modules are components
 (cmgr systools make-script --components), or a tree that was compiled (cmgr
@@ -44,11 +50,15 @@ $ROOT in it is --root, other variables are set by -boot_var. As in Erlang, a
 list of directories goes on to the next option, and options have one dash or
 two.
 
+With -loader inet, or a port program, the boot file and all that it loads, manifests
+and packages, come by the loader; directories are then those of the other side.
+
 A kernelProcess that ends takes the system down, and so does an application as
 its type says. A tree whose sources have changed since it was compiled is
 refused, unless --stale is given. Ctrl-C stops applications and then kernel
 processes, in the reverse order of their starts.`,
 		Example: `  cmgr boot site -boot_var SITE /srv/site
+  cmgr boot /srv/site -loader inet -hosts 10.0.0.1 10.0.0.2 -id edge7
   cmgr boot site -pa ./build -mode interactive --init_debug
   cmgr compile --boot root.cml -o shop && cmgr boot shop`,
 		GroupID:           groupRun,
@@ -58,20 +68,26 @@ processes, in the reverse order of their starts.`,
 			if mode != "embedded" && mode != "interactive" {
 				return usagef(cmd, "usage: "+cmd.UseLine(), "-mode is embedded or interactive, not %q", mode)
 			}
-			file := strings.TrimSuffix(args[0], ".boot") + ".boot"
-			t, err := readTerm(file)
-			if err != nil {
-				if e := new(control.Error); errors.As(err, &e) && errors.Is(missingBoot(file), fs.ErrNotExist) {
-					e.Problem.Hint = "`cmgr systools make-script --components` and `cmgr compile --boot` make one"
-				}
+			from.Transport = port.Transport(framing)
+			if err := checkLoader(cmd, from); err != nil {
 				return err
 			}
 			o := boot.Options{Interactive: mode == "interactive", Pa: groups(pa, true), Pz: groups(pz, false), Version: versionString()}
 			if cmd.Flags().Changed("path") {
 				o.Path = append([]string{}, groups(path, false)...)
 			}
-			if o.Root, err = realDir(cmp.Or(root, filepath.Dir(file))); err != nil {
-				return fileError(root, err)
+			var t term.Term
+			var err error
+			file := strings.TrimSuffix(args[0], ".boot") + ".boot"
+			if from.Kind() == prim.Efile {
+				t, err = bootOnDisk(file, root, &o)
+			} else {
+				cfg.BootLoader = from.Kind()
+				cfg.Loaders = map[string]prim.Config{cfg.BootLoader: from}
+				file, t, err = a.bootOver(cmd.Context(), from, file, root, &o)
+			}
+			if err != nil {
+				return err
 			}
 			o.Vars = map[string]string{}
 			for _, v := range vars {
@@ -92,7 +108,7 @@ processes, in the reverse order of their starts.`,
 				}
 				return badScript(errors.New(strings.Join(lines, "\n")))
 			}
-			if plan.Tree != nil && !stale {
+			if plan.Tree != nil && !stale && cfg.BootLoader == "" {
 				if err := fresh(file, plan.Tree); err != nil {
 					return err
 				}
@@ -103,6 +119,8 @@ processes, in the reverse order of their starts.`,
 	}
 	f := cmd.Flags()
 	managerFlags(f, &cfg, &watch, &verbose)
+	loaderFlags(f, &from, &framing)
+	managersLoaderFlags(f, &cfg, &from)
 	f.StringVar(&mode, "mode", "embedded", "embedded: resolve everything at once; interactive: at first use")
 	f.StringArrayVar(&pa, "pa", nil, "look in `DIR`... first")
 	f.StringArrayVar(&pz, "pz", nil, "look in `DIR`... last")
@@ -112,6 +130,60 @@ processes, in the reverse order of their starts.`,
 	f.BoolVar(&cfg.BootDebug, "init_debug", false, "show each instruction")
 	f.BoolVar(&stale, "stale", false, "run a tree as it was compiled, though its sources have changed")
 	return cmd
+}
+
+// bootOnDisk reads the boot file, and sets the root of o unless it is given.
+func bootOnDisk(file, root string, o *boot.Options) (term.Term, error) {
+	t, err := readTerm(file)
+	if err != nil {
+		if e := new(control.Error); errors.As(err, &e) && errors.Is(missingBoot(file), fs.ErrNotExist) {
+			e.Problem.Hint = "`cmgr systools make-script --components` and `cmgr compile --boot` make one"
+		}
+		return nil, err
+	}
+	if o.Root, err = realDir(cmp.Or(root, filepath.Dir(file))); err != nil {
+		return nil, fileError(root, err)
+	}
+	return t, nil
+}
+
+// bootOver is bootOnDisk by a loader, as init does it: a relative name is looked for where the loader is, then in the root. All names are
+// those of the other side.
+func (a *app) bootOver(ctx context.Context, from prim.Config, file, root string, o *boot.Options) (string, term.Term, error) {
+	for _, dir := range append([]string{root}, slices.Concat(o.Pa, o.Path, o.Pz)...) {
+		if dir != "" && !filepath.IsAbs(dir) {
+			return file, nil, usageError{&control.Error{Problem: &control.Problem{
+				Kind: capabilities.Invalid.String(), Message: fmt.Sprintf("boot: %s: with --loader %s a directory is one of the other side, absolute", dir, from.Kind()),
+			}}}
+		}
+	}
+	meter := &meter{screen: a.screen(a.err), out: a.err, now: a.now}
+	from.Progress = meter.progress
+	from.Log = slog.New(&plainLog{w: a.err, before: meter.clear})
+	l, err := prim.Start(from)
+	if err != nil {
+		return file, nil, err
+	}
+	f, at, err := l.Get(ctx, file)
+	if errors.Is(err, fs.ErrNotExist) && root != "" && !filepath.IsAbs(file) {
+		f, at, err = l.Get(ctx, filepath.Join(root, file))
+	}
+	meter.clear()
+	var b []byte
+	if err == nil {
+		b, err = io.ReadAll(f)
+		err = errors.Join(err, f.Close())
+	}
+	if err = errors.Join(err, l.Stop()); err != nil {
+		return file, nil, fetchError(err)
+	}
+	file = filepath.Join("/", at)
+	o.Root = cmp.Or(root, filepath.Dir(file))
+	t, err := systools.Read(file, b)
+	if err != nil {
+		return file, nil, badScript(err)
+	}
+	return file, t, nil
 }
 
 // realDir is the directory's absolute name without symlinks.
@@ -175,7 +247,10 @@ func erlangFlags(args []string) []string {
 			out = append(out, arg)
 			continue
 		}
-		most := map[string]int{"mode": 1, "pa": len(rest), "pz": len(rest), "path": len(rest), "boot_var": 2, "init_debug": 0, "root": 1, "heart": 1}
+		most := map[string]int{
+			"mode": 1, "pa": len(rest), "pz": len(rest), "path": len(rest), "boot_var": 2, "init_debug": 0, "root": 1,
+			"heart": 1, "loader": 1, "hosts": len(rest), "id": 1, "setcookie": 1,
+		}
 		n, known := most[option]
 		if !known {
 			out = append(out, arg)
@@ -187,7 +262,11 @@ func erlangFlags(args []string) []string {
 		}
 		out = append(out, "--"+option)
 		if n > 0 && len(values) > 0 {
-			out = append(out, strings.Join(values, "\x00"))
+			sep := "\x00"
+			if option == "hosts" {
+				sep = ","
+			}
+			out = append(out, strings.Join(values, sep))
 		}
 	}
 	return out

@@ -26,13 +26,16 @@ import (
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 )
 
-// loaderFlags defines the flags that say what loader to use.
+// loaderFlags defines the flags that say what loader to use, and pathFlags those that say where it looks for relative names.
 func loaderFlags(f *pflag.FlagSet, cfg *prim.Config, transport *string) {
 	f.StringVar(&cfg.Loader, "loader", prim.Efile, "the `LOADER`: efile (the disk), inet (boot servers) or a port program")
 	f.StringVar(transport, "framing", "", "a port program's messages are `raw` (the default: one process each) or packet4")
 	f.StringSliceVar(&cfg.Hosts, "hosts", nil, "inet: the boot servers, each a `HOST`, the best first; several by commas")
 	f.StringVar(&cfg.ID, "id", "", "inet: this machine's `NAME`, for the server's log")
 	f.StringVar(&cfg.Version, "erts-version", "", "inet: ask Erlang's servers, which answer only their own ERTS `VERSION`")
+}
+
+func pathFlags(f *pflag.FlagSet, cfg *prim.Config) {
 	f.StringArrayVar(&cfg.Path, "path", nil, "look for relative names in `DIR`; repeated, in this order (default .)")
 	f.StringArrayVar(&cfg.Pa, "pa", nil, "look in `DIR` before the others")
 	f.StringArrayVar(&cfg.Pz, "pz", nil, "look in `DIR` after the others")
@@ -109,6 +112,7 @@ did not answer, or not as it should.`,
 		},
 	}
 	loaderFlags(cmd.Flags(), &cfg, &transport)
+	pathFlags(cmd.Flags(), &cfg)
 	cmd.Flags().StringVar(&cfg.Cookie, "cookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
 	cmd.Flags().Float64Var(&timeout, "timeout", 0, "give up after so many `SECONDS` (default: only when the loader does)")
 	cmd.Flags().StringVar(&outdir, "outdir", "", "fetch several files, to `DIR`/1, DIR/2 and so on, and say of each ok, notfound or fail")

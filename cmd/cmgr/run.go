@@ -72,8 +72,8 @@ With two arguments: create a component in a collection of the tree that runs, an
 	f := cmd.Flags()
 	managerFlags(f, &cfg, &watch, &verbose)
 	loaderFlags(f, &from, &framing)
-	f.StringVar(&from.Cookie, "setcookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
-	f.StringVar(&cfg.Trust, "trust", "", "load only packages whose hash or signer stands in `FILE`")
+	pathFlags(f, &from)
+	managersLoaderFlags(f, &cfg, &from)
 	f.BoolVar(&recreate, "recreate", false, "in a collection: destroy an instance of that name first")
 	return cmd
 }
@@ -88,6 +88,12 @@ func managerFlags(f *pflag.FlagSet, cfg *manager.Config, watch *heart.Config, ve
 	f.IntVar(&watch.Timeout, "heart-timeout", heart.DefaultTimeout, "with --heart: after so many `SECONDS` without a sign of life it hangs")
 	f.StringVar(&watch.Program, "heart-program", "", "with --heart: the watchdog is `PROGRAM`, such as Erlang's heart")
 	f.BoolVarP(verbose, "verbose", "v", false, "also show what only concerns manifests, and what the manager does")
+}
+
+// managersLoaderFlags are the flags about loaders that only a manager has.
+func managersLoaderFlags(f *pflag.FlagSet, cfg *manager.Config, from *prim.Config) {
+	f.StringVar(&from.Cookie, "setcookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
+	f.StringVar(&cfg.Trust, "trust", "", "load only packages whose hash or signer stands in `FILE`")
 }
 
 // checkHeart says what is wrong with the flags about the watchdog, and makes its program's name absolute.

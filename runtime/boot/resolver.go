@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/runtime/loader"
+	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/resolver"
 )
 
@@ -24,7 +27,7 @@ const (
 // NAME/meta/NAME.cm or .cml. The component above them has them as children, none of them eager. What it has found stays found.
 type Resolver struct {
 	plan  *Plan
-	files resolver.Resolver
+	files Files
 	root  *resolver.Resolved
 
 	// mu guards found. It is not held while something is resolved.
@@ -32,8 +35,15 @@ type Resolver struct {
 	found map[string]*resolver.Resolved
 }
 
-// NewResolver makes a resolver of p's components; lazy ones only with lazy. files resolves the files that it finds.
-func NewResolver(p *Plan, files resolver.Resolver, lazy bool) (*Resolver, error) {
+// Files are where the components of a script are.
+type Files struct {
+	Resolver resolver.Resolver // resolves URLs of Scheme
+	Scheme   string
+	Loader   *prim.Loader // finds them; nil is the disk
+}
+
+// NewResolver makes a resolver of p's components, which files has; lazy ones only with lazy.
+func NewResolver(p *Plan, files Files, lazy bool) (*Resolver, error) {
 	d := &manifest.Component{Sources: []string{"boot script"}}
 	for _, c := range p.Components() {
 		if !c.Lazy || lazy {
@@ -65,15 +75,18 @@ func (r *Resolver) Resolve(ctx context.Context, url string, _ *resolver.Resolved
 	if got != nil {
 		return got, nil
 	}
-	file, err := c.find()
-	if err != nil {
+	file, err := c.find(ctx, r.files.has)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &resolver.Error{URL: url, Why: capabilities.NotFound, Err: err, Hint: "-pa DIR adds a directory to the path"}
+	}
+	if err != nil {
+		return nil, &resolver.Error{URL: url, Why: capabilities.Unavailable, Err: err}
 	}
 	at, err := resolver.FileURL(file)
 	if err != nil {
 		return nil, err
 	}
-	if got, err = r.files.Resolve(ctx, at, nil); err != nil {
+	if got, err = r.files.Resolver.Resolve(ctx, r.files.Scheme+strings.TrimPrefix(at, "file"), nil); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
@@ -82,19 +95,44 @@ func (r *Resolver) Resolve(ctx context.Context, url string, _ *resolver.Resolved
 	return got, nil
 }
 
+// has says whether there is a file of that name.
+func (f Files) has(ctx context.Context, name string) (bool, error) {
+	if f.Loader == nil {
+		st, err := os.Stat(name)
+		return err == nil && st.Mode().IsRegular(), nil
+	}
+	st, err := f.Loader.Stat(ctx, name)
+	if errors.Is(err, errors.ErrUnsupported) { // a port program
+		var file loader.File
+		if file, _, err = f.Loader.Get(ctx, name); err == nil {
+			return true, file.Close()
+		}
+	}
+	if errors.Is(err, loader.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && st.Mode().IsRegular(), err
+}
+
+// errNowhere is that of a component that no directory of its path has.
+type errNowhere string
+
+func (e errNowhere) Error() string { return string(e) }
+func (errNowhere) Unwrap() error   { return fs.ErrNotExist }
+
 // find looks for the component's manifest along its path.
-func (c *Component) find() (string, error) {
+func (c *Component) find(ctx context.Context, has func(context.Context, string) (bool, error)) (string, error) {
 	for _, d := range c.Dirs {
 		for _, f := range []string{c.Name + ".cm", c.Name + ".cml", c.Name + "/meta/" + c.Name + ".cm", c.Name + "/meta/" + c.Name + ".cml"} {
 			file := filepath.Join(d, f)
-			if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() {
-				return file, nil
+			if ok, err := has(ctx, file); ok || err != nil {
+				return file, err
 			}
 		}
 	}
 	if len(c.Dirs) == 0 {
-		return "", fmt.Errorf("component %s: no path was set before", c.Name)
+		return "", errNowhere(fmt.Sprintf("component %s: no path was set before", c.Name))
 	}
-	return "", fmt.Errorf("component %s: no %s.cm, %s.cml or %s/meta/%s.cm in %s", c.Name, c.Name, c.Name, c.Name, c.Name,
-		strings.Join(c.Dirs, ", "))
+	return "", errNowhere(fmt.Sprintf("component %s: no %s.cm, %s.cml or %s/meta/%s.cm in %s", c.Name, c.Name, c.Name, c.Name, c.Name,
+		strings.Join(c.Dirs, ", ")))
 }

@@ -13,13 +13,24 @@ import (
 )
 
 // bootResolvers adds what resolves the components of the boot script to those of the manager, and says which URL the root has.
-func bootResolvers(p *boot.Plan, all map[string]resolver.Resolver) (root string, err error) {
+func (m *Manager) bootResolvers() (root string, err error) {
+	p, all := m.cfg.Boot, m.resolvers
 	if t := p.Tree; t != nil {
-		all["file"] = resolver.NewCompiled(t.Records, t.Manifests, all["file"])
+		loaded, _ := all[m.cfg.BootLoader].(*resolver.Loaded)
+		all["file"] = resolver.NewCompiled(t.Records, t.Manifests, all["file"], loaded)
 		return t.URL, nil
 	}
-	all[boot.Scheme], err = boot.NewResolver(p, all["file"], true)
+	all[boot.Scheme], err = boot.NewResolver(p, m.bootFiles(), true)
 	return boot.RootURL, err
+}
+
+// bootFiles are where the components of the boot script are.
+func (m *Manager) bootFiles() boot.Files {
+	f := boot.Files{Resolver: m.resolvers["file"], Scheme: "file"}
+	if n := m.cfg.BootLoader; n != "" {
+		f = boot.Files{Resolver: m.resolvers[n], Scheme: n, Loader: m.prims[n]}
+	}
+	return f
 }
 
 // bootUp runs the boot script. The whole of it is checked first: each component that is not lazy is resolved, with all below it, and
@@ -39,7 +50,7 @@ func (m *Manager) checkBoot(ctx context.Context) error {
 		resolvers[n] = r
 	}
 	var err error
-	if resolvers[boot.Scheme], err = boot.NewResolver(m.cfg.Boot, m.resolvers["file"], false); err != nil {
+	if resolvers[boot.Scheme], err = boot.NewResolver(m.cfg.Boot, m.bootFiles(), false); err != nil {
 		return err
 	}
 	t, err := verify.Open(ctx, verify.Config{Root: boot.RootURL, Builtins: m.above, Resolvers: resolvers})

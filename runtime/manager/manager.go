@@ -79,9 +79,11 @@ type Config struct {
 	Stay bool
 	// Version is what the management interface tells.
 	Version string
-	// Boot is a boot script to run, in the place of Root; BootDebug shows each of its instructions.
-	Boot      *boot.Plan
-	BootDebug bool
+	// Boot is a boot script to run, in the place of Root; BootDebug shows each of its instructions. What it loads comes by the one of
+	// Loaders that is called BootLoader; "" is the disk.
+	Boot       *boot.Plan
+	BootDebug  bool
+	BootLoader string
 	// Log is for what concerns the manager itself; nil is silence.
 	Log *slog.Logger
 }
@@ -101,7 +103,7 @@ type Manager struct {
 	hosts       hosts // of the protocols that it speaks itself
 	socket      net.Listener
 	loaded      []*resolver.Loaded
-	prims       []*prim.Loader
+	prims       map[string]*prim.Loader
 	directories map[string]string // those of the host that the root is offered, by name
 	confiner    *confine.Confiner // nil: nobody is confined
 
@@ -152,7 +154,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, down: make(chan struct{}), phase: "starting"}
+	m := &Manager{cfg: cfg, down: make(chan struct{}), phase: "starting", prims: map[string]*prim.Loader{}}
 	if cfg.Boot == nil {
 		if m.root, err = rootURL(cfg.Root, settings); err != nil {
 			return nil, err
@@ -220,7 +222,7 @@ func New(cfg Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	if cfg.Boot != nil {
-		if m.root, err = bootResolvers(cfg.Boot, m.resolvers); err != nil {
+		if m.root, err = m.bootResolvers(); err != nil {
 			return nil, err
 		}
 	}
@@ -283,8 +285,8 @@ func (m *Manager) load(resolvers map[string]resolver.Resolver, settings *Setting
 		if err != nil {
 			return err
 		}
-		r := resolver.NewLoaded(resolver.LoadedConfig{Loader: p, Cache: kept, Trust: trust})
-		m.prims, m.loaded = append(m.prims, p), append(m.loaded, r)
+		r := resolver.NewLoaded(resolver.LoadedConfig{Loader: p, Cache: kept, Trust: trust, Once: n == m.cfg.BootLoader})
+		m.prims[n], m.loaded = p, append(m.loaded, r)
 		resolvers[n] = r
 	}
 	return nil
@@ -496,11 +498,17 @@ func (m *Manager) close() {
 	if m.elf != nil {
 		m.elf.Close()
 	}
-	for i, l := range m.loaded {
-		if err := errors.Join(l.Close(), m.prims[i].Stop()); err != nil {
-			m.cfg.Log.Error("loader", "error", err)
-		}
+	var failed error
+	for _, l := range m.loaded {
+		failed = errors.Join(failed, l.Close())
 	}
+	for _, p := range m.prims {
+		failed = errors.Join(failed, p.Stop())
+	}
+	if failed != nil {
+		m.cfg.Log.Error("loader", "error", failed)
+	}
+	m.loaded, m.prims = nil, nil
 	if m.confiner != nil {
 		_ = m.confiner.Close()
 	}

@@ -34,16 +34,18 @@ type Compiled struct {
 	records   map[[2]string]Record
 	manifests map[[32]byte]string
 	rest      Resolver
+	loaded    *Loaded
 
 	// mu guards decls, the manifests that were wanted so far.
 	mu    sync.Mutex
 	decls map[[32]byte]manifest.Validated
 }
 
-// NewCompiled makes a resolver of records and of compiled manifests by their sums.
-func NewCompiled(records []Record, manifests map[[32]byte]string, rest Resolver) *Compiled {
+// NewCompiled makes a resolver of records and of compiled manifests by their sums. The packages are those of loaded, or directories of
+// this disk if it is nil.
+func NewCompiled(records []Record, manifests map[[32]byte]string, rest Resolver, loaded *Loaded) *Compiled {
 	c := &Compiled{
-		records: make(map[[2]string]Record, len(records)), manifests: manifests, rest: rest,
+		records: make(map[[2]string]Record, len(records)), manifests: manifests, rest: rest, loaded: loaded,
 		decls: make(map[[32]byte]manifest.Validated, len(manifests)),
 	}
 	for _, r := range records {
@@ -62,18 +64,34 @@ func (c *Compiled) Resolve(ctx context.Context, url string, parent *Resolved) (*
 	if !ok {
 		return c.rest.Resolve(ctx, url, parent)
 	}
+	decl, err := c.decl(r)
+	if err != nil {
+		return nil, &Error{URL: url, Why: capabilities.Invalid, Err: err}
+	}
+	out := &Resolved{
+		URL: r.URL, Decl: decl, Sources: []string{filepath.Base(r.URL)}, Package: runners.Package{Dir: r.Package},
+		dir: filepath.Clean(r.Dir), tree: filepath.Clean(r.Tree),
+	}
+	if c.loaded != nil {
+		err = c.loaded.place(ctx, url, out)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// decl is the manifest of r.
+func (c *Compiled) decl(r Record) (manifest.Validated, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	decl, ok := c.decls[r.Manifest]
-	if !ok {
-		var found manifest.Diagnostics
-		decl, found = codec.Load(hex.EncodeToString(r.Manifest[:8])+".cm", []byte(c.manifests[r.Manifest]))
-		if err := found.Err(); err != nil {
-			return nil, &Error{URL: url, Why: capabilities.Invalid, Err: err}
-		}
-		c.decls[r.Manifest] = decl
+	if d, ok := c.decls[r.Manifest]; ok {
+		return d, nil
 	}
-	return &Resolved{
-		URL: r.URL, Decl: decl, Sources: []string{filepath.Base(r.URL)}, Package: runners.Package{Dir: r.Package}, dir: filepath.Clean(r.Dir), tree: filepath.Clean(r.Tree),
-	}, nil
+	d, found := codec.Load(hex.EncodeToString(r.Manifest[:8])+".cm", []byte(c.manifests[r.Manifest]))
+	if err := found.Err(); err != nil {
+		return d, err
+	}
+	c.decls[r.Manifest] = d
+	return d, nil
 }

@@ -39,9 +39,16 @@ type Loaded struct {
 	cfg  LoadedConfig
 	disk *Disk
 
-	// mu guards trees.
+	// mu guards what follows.
 	mu    sync.Mutex
 	trees map[string]*fetched // those that are fetched as needed, by package
+	kept  map[string]*kept    // with Once, likewise
+}
+
+// A kept is a package that is fetched once: nobody has it while slot is full.
+type kept struct {
+	slot chan struct{}
+	tree *fetched // nil until it is there
 }
 
 // LoadedConfig says where packages come from and go to.
@@ -52,6 +59,8 @@ type LoadedConfig struct {
 	Cache *cache.Cache
 	// Trust, unless nil, says which packages are accepted, all others are refused. Then each needs a contents file.
 	Trust *cache.Trust
+	// Once has a package fetched once, for all that name it: it stays as it was then.
+	Once bool
 	// Options are those of the compiler. Includes must be nil: they are found in the package.
 	Options cml.Options
 }
@@ -66,7 +75,7 @@ const (
 
 // NewLoaded makes a resolver.
 func NewLoaded(cfg LoadedConfig) *Loaded {
-	return &Loaded{cfg: cfg, disk: NewDisk(cfg.Options), trees: map[string]*fetched{}}
+	return &Loaded{cfg: cfg, disk: NewDisk(cfg.Options), trees: map[string]*fetched{}, kept: map[string]*kept{}}
 }
 
 // A fetched is a package, or what of it was needed so far, on this disk.
@@ -184,8 +193,52 @@ func (l *Loaded) fetch(ctx context.Context, ref, scheme string) (*Resolved, erro
 	return t.resolve(ctx, ref, fileURL(t.dir, "")+here, nil)
 }
 
-// tree fetches the package at pkg, or prepares for what will be needed of it.
+// tree is the package at pkg.
 func (l *Loaded) tree(ctx context.Context, scheme, pkg string) (*fetched, error) {
+	if !l.cfg.Once {
+		return l.fetchTree(ctx, scheme, pkg)
+	}
+	l.mu.Lock()
+	k := l.kept[scheme+":"+pkg]
+	if k == nil {
+		k = &kept{slot: make(chan struct{}, 1)}
+		l.kept[scheme+":"+pkg] = k
+	}
+	l.mu.Unlock()
+	select {
+	case k.slot <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-k.slot }()
+	var err error
+	if k.tree == nil {
+		k.tree, err = l.fetchTree(ctx, scheme, pkg)
+	}
+	return k.tree, err
+}
+
+// place fetches the package of r, which is a directory of the loader's, and has r be in it here.
+func (l *Loaded) place(ctx context.Context, ref string, r *Resolved) error {
+	t, err := l.tree(ctx, "file", r.Package.Dir)
+	if err != nil {
+		return loadError(ref, err)
+	}
+	dir, err := filepath.Rel(r.Package.Dir, r.dir)
+	if err != nil || !filepath.IsLocal(dir) {
+		dir = "."
+	}
+	r.Package.Dir, r.dir, r.tree = t.dir, filepath.Join(t.dir, dir), t.dir
+	if t.l != nil {
+		if err := t.needBinary(ctx, r); err != nil {
+			return loadError(ref, err)
+		}
+	}
+	return nil
+}
+
+// fetchTree fetches the package at pkg, or prepares for what will be needed of it.
+func (l *Loaded) fetchTree(ctx context.Context, scheme, pkg string) (*fetched, error) {
 	t := &fetched{remote: pkg, scheme: scheme, disk: l.disk}
 	contents, err := l.read(ctx, path.Join(pkg, cache.Contents), maxContents)
 	lister, lists := l.cfg.Loader.Medium().(loader.Lister)

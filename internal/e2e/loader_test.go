@@ -1,0 +1,212 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cmgr/cmgr/internal/needs"
+)
+
+// bootServer serves root on this machine's own network, and returns where it is asked.
+func bootServer(t *testing.T, root string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(binary, append([]string{"bootserver", "--addr", "127.0.0.1:0", "--allow", "127.0.0.1", "--root", root}, args...)...)
+	said, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(said)
+	line, err := in.ReadString('\n')
+	drained := make(chan struct{})
+	go func() { _, _ = in.WriteTo(new(strings.Builder)); close(drained) }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		<-drained
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("boot server: %v", err)
+		}
+	})
+	m := regexp.MustCompile(`on udp (\S+),`).FindStringSubmatch(line)
+	if m == nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return m[1]
+}
+
+// echoes is a package in dir, with a program of its own, that says what.
+func echoes(dir, name, what string) map[string]string {
+	return map[string]string{
+		dir + "/" + name + ".cml": `{ program: { runner: "elf", binary: "` + name + `.sh" } }`,
+		dir + "/" + name + ".sh":  "#!/bin/sh\necho " + what + "\n",
+	}
+}
+
+func files(all ...map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, m := range all {
+		for k, v := range m {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// TestBootLoaded boots scripts of which everything is on another host, or behind a port program.
+func TestBootLoaded(t *testing.T) {
+	dir := write(t, files(echoes("c", "one", "one says this"), echoes("d/two/meta", "two", "never"), map[string]string{
+		"d/two/two.sh":   "#!/bin/sh\necho two says this\n",
+		"tree/root.cml":  `{ children: [ { name: "a", url: "sub/a.cml", startup: "eager" } ] }`,
+		"tree/sub/a.cml": `{ program: { runner: "elf", binary: "a.sh" } }`,
+		"tree/sub/a.sh":  "#!/bin/sh\necho a says this\n",
+		"cat.sh": `#!/bin/sh
+read -r name; name=${name#f}
+if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
+`,
+	}))
+	script(t, dir, "site", `{path,["$ROOT/c","$D"]},{primLoad,[one]},{kernel_load_completed},{primLoad,[two]},{apply,{component,run,[one]}},{apply,{component,run,[two]}},{progress,started}`)
+	script(t, dir, "gone", `{path,["$ROOT/c"]},{primLoad,[one,three]},{progress,started}`)
+	put(t, filepath.Join(dir, "junk.boot"), "no term")
+	tool(t, dir, 0, "compile", "--boot", "tree/root.cml", "-o", "tree/site")
+	empty := t.TempDir()
+	server, guarded := bootServer(t, dir), bootServer(t, dir, "--cookie", "secret")
+	inet := []string{"-loader", "inet", "-hosts", server, "-id", "edge7"}
+	put(t, filepath.Join(empty, "trust"), "sha256 "+strings.Repeat("0", 64)+"\n")
+
+	t.Setenv("ROOT", dir)
+	port := []string{"--loader", filepath.Join(dir, "cat.sh")}
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"inet", append([]string{"/site", "-boot_var", "D", "/d"}, inet...), 0, "two says this"},
+		{"relative", append([]string{"site", "-boot_var", "D", "/d"}, inet...), 0, "one says this"},
+		{"root", append([]string{"site", "-root", "/tree"}, inet...), 1, "cannot expand $D"},
+		{"found in root", append([]string{"one/site", "-root", "/tree/.."}, inet...), 1, "enoent"},
+		{"interactive", append([]string{"/site", "-mode", "interactive", "-boot_var", "D", "/d"}, inet...), 0, "two says this"},
+		{"a tree", append([]string{"/tree/site"}, inet...), 0, "a says this"},
+		{"path", append([]string{"/gone", "-path", "/c"}, inet...), 1, "component three: no three.cm, three.cml or three/meta/three.cm in /c"},
+		{"failover", []string{"/tree/site", "-loader", "inet", "-hosts", "127.0.0.1:9", server}, 0, "a says this"},
+		{"cookie", []string{"/tree/site", "-loader", "inet", "-hosts", guarded, "-setcookie", "secret"}, 0, "a says this"},
+		{"another cookie", []string{"/tree/site", "-loader", "inet", "-hosts", guarded, "-setcookie", "wrong"}, 111, "it has another cookie"},
+		{"no such file", append([]string{"/nothing"}, inet...), 1, "/nothing.boot: enoent"},
+		{"no script", append([]string{"/junk"}, inet...), 1, "/junk.boot"},
+		{"a relative directory", append([]string{"/site", "-pa", "here"}, inet...), 100, "here: with --loader inet a directory is one of the other side"},
+		{"no hosts", []string{"/site", "-loader", "inet"}, 100, "--loader inet needs --hosts"},
+		{"not trusted", append([]string{"/tree/site", "--trust", filepath.Join(empty, "trust")}, inet...), 1, "it has no meta/contents"},
+		{"port", append([]string{"/site", "-boot_var", "D", "/d"}, port...), 0, "two says this"},
+		{"port, a tree", append([]string{"/tree/site"}, port...), 0, "a says this"},
+		{"port, no such file", append([]string{"/nothing"}, port...), 1, "/nothing.boot"},
+	} {
+		r := boot(t, empty, c.args...)
+		if code := r.wait(); code != c.code || !strings.Contains(r.out()+r.err(), c.want) {
+			t.Errorf("%s: exit code %d, want %d and %q\n%s%s", c.name, code, c.code, c.want, r.out(), r.err())
+		}
+	}
+}
+
+// TestEmptyMachine boots a release on a machine that has nothing but cmgr: a network, PID and mount namespace of its own. Everything comes
+// from two hosts in other network namespaces, of which the first dies in the middle of a file. A compiled tree then boots from the other.
+// All is in namespaces that end with the script.
+func TestEmptyMachine(t *testing.T) {
+	t.Parallel()
+	needs.Root(t)
+	for _, tool := range []string{"bash", "unshare", "ip", "tc", "chroot"} {
+		needs.Tool(t, tool)
+	}
+	const manifest = `{ program: { runner: "elf", binary: "program", args: ["version"] } }`
+	app := func(name string) string {
+		return fmt.Sprintf(`{application,%s,[{description,""},{vsn,"1"},{modules,[%s]},{registered,[]},{applications,[]},{env,[{cmgr,[{run,[%[2]s]}]}]}]}.`,
+			name, name+"1")
+	}
+	dir := write(t, map[string]string{
+		"srv/lib/base-1/components/base1.cml": manifest, "srv/lib/base-1/components/base.app": app("base"),
+		"srv/lib/shop-1/components/shop1.cml": manifest, "srv/lib/shop-1/components/shop.app": app("shop"),
+		"srv/site.rel":      `{release,{"site","7"},{erts,"0.0"},[{base,"1"},{shop,"1"}]}.`,
+		"srv/tree/root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" } ] }`,
+		"srv/tree/a.cml":    manifest,
+	})
+	srv, static := filepath.Join(dir, "srv"), filepath.Join(dir, "cmgr")
+	build := exec.Command("go", "build", "-o", static, "../../cmd/cmgr")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as `make` builds it
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	for _, to := range []string{"lib/base-1/components", "lib/shop-1/components", "tree"} {
+		// A static program of some 20 MB: this one. No two are the same, so that each is fetched.
+		b, err := os.ReadFile(static)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(srv, to, "program"), append(b, to...), 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	tool(t, srv, 0, "systools", "make-script", "--components", "--path", "lib/*/components", "site")
+	tool(t, srv, 0, "compile", "--boot", "tree/root.cml", "-o", "tree/site")
+	const text = `set -e
+until_line() { n=0; until grep -q "$1" "$2"; do n=$((n + 1)); [ $n -lt 1500 ] || { echo "no $1 in $2"; cat "$2"; exit 1; }; sleep 0.1; done; }
+mount -t tmpfs none /run
+for n in sw a b c; do ip netns add $n; done
+ip -n sw link add br0 type bridge
+ip -n sw link set br0 up
+i=0
+for n in a b c; do
+	i=$((i + 1))
+	ip -n sw link add v$n type veth peer name eth0 netns $n
+	ip -n sw link set v$n master br0 up
+	ip -n $n addr add 10.9.0.$i/24 dev eth0
+	ip -n $n link set eth0 up
+	ip -n $n link set lo up
+done
+ip netns exec a tc qdisc add dev eth0 root tbf rate 30mbit burst 64kb latency 400ms
+ip netns exec a "$CMGR" bootserver --addr 10.9.0.1 --allow 10.9.0.3 --root srv 2>a.log & a=$!
+ip netns exec b "$CMGR" bootserver --addr 10.9.0.2 --allow 10.9.0.3 --root srv 2>b.log &
+until_line serving a.log
+until_line serving b.log
+mkdir empty
+mount -t tmpfs none empty
+mkdir empty/proc empty/dev
+mount -t proc none empty/proc
+mknod empty/dev/null c 1 3
+cp "$CMGR" empty/cmgr
+ip netns exec c chroot empty /cmgr boot /site -loader inet -hosts 10.9.0.1 10.9.0.2 -id empty --state /state >out 2>err & c=$!
+n=0
+until [ $(ip netns exec a cat /sys/class/net/eth0/statistics/tx_bytes) -gt 3000000 ]; do
+	n=$((n + 1)); [ $n -lt 3000 ] && kill -0 $c || { echo "A sends nothing"; cat a.log err; exit 1; }; sleep 0.05
+done
+kill -9 $a
+wait $c || { echo "exit code $?"; cat out err; exit 1; }
+cat out err
+echo "servers that were asked:"; grep -l id=empty a.log b.log
+find empty -name '*.cml' -o -name program | sed 's/^/left: /'
+ip netns exec c chroot empty /cmgr boot /tree/site -loader inet -hosts 10.9.0.1 10.9.0.2 --state /state
+echo all done
+`
+	// The script's own PID namespace ends, and all in it, when unshare does; the network namespaces are mounts of its mount namespace.
+	cmd := exec.CommandContext(t.Context(), "unshare", "-m", "-n", "-p", "-f", "--kill-child", "--mount-proc", "bash", "-c", text)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CMGR="+static, "NO_COLOR=1")
+	b, err := cmd.CombinedOutput()
+	out := string(b)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{
+		"/base1 | cmgr ", "/shop1 | cmgr ", "/a | cmgr ", "boot: progress started", "boot server failed", "a.log\nb.log\n", "all done\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
