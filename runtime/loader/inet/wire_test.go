@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"io"
 	"net/netip"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/cmgr/cmgr/runtime/boot/term"
@@ -103,4 +105,45 @@ func FuzzInfo(f *testing.F) {
 			t.Errorf("%s is %+v", term.Text(v), i)
 		}
 	})
+}
+
+// TestMalformedFrames: an answer that is none is told as what it is, and costs no more than its bytes.
+func TestMalformedFrames(t *testing.T) {
+	enc := func(t term.Term) string { return string(frame(t)) }
+	whole := func(s string) string { return string(binary.BigEndian.AppendUint32(nil, uint32(len(s)))) + s }
+	get := func(v term.Term) term.Term { return term.Tuple{cmdGet, v} }
+	for _, c := range []struct{ name, frame, want string }{
+		{"nothing", "", "EOF"},
+		{"half of a length", "\x00\x00", "unexpected EOF"},
+		{"a length alone", "\x00\x00\x00\x20", "unexpected EOF"},
+		{"4 GB announced", "\xff\xff\xff\xff\x83", "unexpected EOF"},
+		{"cut off", enc(get(term.Tuple{term.Atom("ok"), term.Bits{Bytes: "contents"}}))[:20], "unexpected EOF"},
+		{"an empty frame", whole(""), "no answer of a boot server"},
+		{"no term", whole("hello, I am HTTP"), "no answer of a boot server"},
+		{"a term cut off", whole("\x83h\x02d\x00\x03getd"), "no answer of a boot server"},
+		{"a binary larger than its frame", whole("\x83h\x02d\x00\x03geth\x02d\x00\x02okm\xff\xff\xff\xffxxx"), "a binary of 4294967295 bytes in a frame of 24"},
+		{"a list of 4 G", whole("\x83h\x02d\x00\x03getl\xff\xff\xff\xffa\x01"), "no answer of a boot server"},
+		{"compressed to 4 G", whole("\x83P\xff\xff\xff\xff" + "xxxxxxxxxxxx"), "no answer of a boot server"},
+		{"an atom", enc(term.Atom("get")), "no answer of a boot server: get"},
+		{"another command", enc(term.Tuple{cmdListDir, term.Tuple{term.Atom("ok"), term.List{}}}), "it is for list_dir, asked was get"},
+		{"ok with a list", enc(get(term.Tuple{term.Atom("ok"), term.String("text")})), "{ok,…} with no binary in it"},
+		{"ok with bits", enc(get(term.Tuple{term.Atom("ok"), term.Bits{Bytes: "x", Last: 3}})), "{ok,…} with no binary in it"},
+		{"three elements", enc(term.Tuple{cmdGet, term.Atom("ok"), term.Bits{}}), "no answer of a boot server: {get,ok,<<>>}"},
+		{"no reason", enc(get(term.Tuple{term.Atom("error"), term.List{}})), "[]"},
+		{"nested without end", whole("\x83" + strings.Repeat("h\x01", 1<<20)), "no answer of a boot server"},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s := spool.New(1 << 20)
+		r := bufio.NewReader(strings.NewReader(c.frame))
+		err := readGet(r, s, func(s *spool.Spool, size int64) error { return s.CopyN(r, size) })
+		s.Discard()
+		runtime.ReadMemStats(&after)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+			t.Errorf("%s: %d bytes were allocated for %d", c.name, used, len(c.frame))
+		}
+	}
 }
