@@ -78,6 +78,9 @@ func (v *View) Hold(path string, dir bool) error {
 	return os.WriteFile(at, nil, 0o644)
 }
 
+// Remove removes what is at path.
+func (v *View) Remove(path string) error { return os.RemoveAll(filepath.Join(v.dir, path)) }
+
 // Write puts a file with text at path.
 func (v *View) Write(path string, text []byte) error {
 	at, err := v.place(path)
@@ -96,8 +99,8 @@ type hosted struct {
 	serving int // under View.mu
 }
 
-// Serve puts a socket at path whose connections are given to serve, each on a goroutine of its own, of which there are 64 at most.
-// run starts such a goroutine; the connection is serve's, and blocks.
+// Serve puts a socket at path whose connections are given to serve, each on a goroutine of its own, of which there are 64 at
+// most. run starts such a goroutine; the connection is serve's, and blocks.
 func (v *View) Serve(path string, t sock.Type, run func(func()), serve func(conn *os.File)) error {
 	at, err := v.place(path)
 	if err != nil {

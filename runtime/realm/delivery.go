@@ -64,7 +64,7 @@ func heldOf(d *manifest.Component) (names []string, types []sock.Type) {
 	for i := range d.Capabilities {
 		c := &d.Capabilities[i]
 		switch c.Kind {
-		case manifest.KindProtocol, manifest.KindRunner, manifest.KindResolver:
+		case manifest.KindProtocol, manifest.KindService, manifest.KindRunner, manifest.KindResolver:
 			if c.Activate == manifest.ActivationListen {
 				names, types = append(names, c.Name), append(types, socketType(c.Kind))
 			}
@@ -163,10 +163,17 @@ func (i *instance) notStarted() {
 // A delivery is what one run has of what was routed to it, and must be given back after it.
 type delivery struct {
 	view *protocol.View // nil for none
+	sets []*serviceSet  // services whose instances come and go
 }
 
 func (d *delivery) end() {
-	if d != nil && d.view != nil {
+	if d == nil {
+		return
+	}
+	for _, s := range d.sets {
+		s.end()
+	}
+	if d.view != nil {
 		_ = d.view.Close() // what remains, the next manager removes
 	}
 }
@@ -213,6 +220,8 @@ func (i *instance) deliver(ctx context.Context, d *manifest.Component, info *run
 			err = i.deliverProtocol(ctx, got, by, info)
 		case manifest.KindDirectory, manifest.KindStorage:
 			err = i.deliverFiles(ctx, got, u, info)
+		case manifest.KindService, manifest.KindDictionary:
+			err = i.deliverSet(ctx, got, u, info)
 		}
 		if err != nil {
 			return got, err
@@ -278,29 +287,36 @@ func (i *instance) deliverProtocol(ctx context.Context, got *delivery, by []Deli
 		info.Handles = append(info.Handles, runners.Handle{Number: *u.NumberedHandle, File: f})
 		return nil
 	}
-	v, err := i.see(got, u.TargetPath, info)
+	return i.putProtocol(ctx, got, u, u.TargetPath, routed, info)
+}
+
+// putProtocol puts what routed leads to at at: a socket that refuses, if that is nowhere. u is what to tell of in that case.
+func (i *instance) putProtocol(
+	ctx context.Context, got *delivery, u *manifest.Use, at string, routed []Delivery, info *runners.StartInfo,
+) error {
+	v, err := i.see(got, at, info)
 	if err != nil {
 		return err
 	}
 	if len(routed) == 0 {
-		return i.enter(v, u.TargetPath, v.Refuse(u.TargetPath), info)
+		return i.enter(v, at, v.Refuse(at), info)
 	}
 	src := routed[0].Route.Source
 	if src.Kind == capabilities.FromComponent {
 		so, err := i.realm.heldSocket(ctx, src)
 		if err != nil {
 			i.missing(u, err)
-			return i.enter(v, u.TargetPath, v.Refuse(u.TargetPath), info)
+			return i.enter(v, at, v.Refuse(at), info)
 		}
-		return i.enter(v, u.TargetPath, v.Link(u.TargetPath, so), info)
+		return i.enter(v, at, v.Link(at, so), info)
 	}
-	h, ok := i.realm.host(u.Kind, src)
+	h, ok := i.realm.host(routed[0].Route.Kind, src)
 	if !ok {
 		i.missing(u, errNobody)
-		return i.enter(v, u.TargetPath, v.Refuse(u.TargetPath), info)
+		return i.enter(v, at, v.Refuse(at), info)
 	}
 	c := Caller{User: i.moniker, By: routed}
-	return i.enter(v, u.TargetPath, v.Serve(u.TargetPath, h.Type, i.realm.spawn, func(conn *os.File) { h.Serve(i.realm.ctx, c, conn) }), info)
+	return i.enter(v, at, v.Serve(at, h.Type, i.realm.spawn, func(conn *os.File) { h.Serve(i.realm.ctx, c, conn) }), info)
 }
 
 var errNobody = errors.New("nobody in this manager serves it")
@@ -326,15 +342,20 @@ func (i *instance) see(got *delivery, p string, info *runners.StartInfo) (*proto
 	return got.view, i.entry(svc, got.view, manifest.RightsR, info)
 }
 
-// enter ends the making of what is at p in v: what lies outside of svc has an entry of its own.
+// enter ends the making of what is at p in v: what lies in no directory that the namespace has already has an entry of its own.
 func (i *instance) enter(v *protocol.View, p string, err error, info *runners.StartInfo) error {
 	if err != nil {
 		return fmt.Errorf("place %s: %w", p, err)
 	}
-	if strings.HasPrefix(p, svc+"/") {
+	if covered(p, info) {
 		return nil
 	}
 	return i.entry(p, v, manifest.RightsR, info)
+}
+
+// covered says whether p lies in a directory that the namespace has.
+func covered(p string, info *runners.StartInfo) bool {
+	return slices.ContainsFunc(info.Namespace, func(e runners.NamespaceEntry) bool { return strings.HasPrefix(p, e.Path+"/") })
 }
 
 func (i *instance) entry(p string, v *protocol.View, r manifest.Rights, info *runners.StartInfo) error {
@@ -400,8 +421,8 @@ func (r *Realm) dial(ctx context.Context, at name.Moniker, c *manifest.Capabilit
 	return so.Dial()
 }
 
-// Connect makes a connection to a protocol that m declares, and starts m's program first if need be. The connection is a stream, blocks
-// and is the caller's. It waits in the kernel until the program accepts it.
+// Connect makes a connection to a protocol that m declares, and starts m's program first if need be. The connection is a stream,
+// blocks and is the caller's. It waits in the kernel until the program accepts it.
 func (r *Realm) Connect(ctx context.Context, m name.Moniker, capability string) (*os.File, error) {
 	i, err := r.reach(ctx, m)
 	if err != nil {
@@ -435,8 +456,8 @@ func (r *Realm) Connect(ctx context.Context, m name.Moniker, capability string) 
 	return so.Dial()
 }
 
-// ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from. It is as if m's parent did, or for the root
-// an operator; what provides it is started by the connection.
+// ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from. It is as if m's parent did, or for the
+// root an operator; what provides it is started by the connection.
 func (r *Realm) ConnectExposed(ctx context.Context, m name.Moniker, capability string) (*os.File, error) {
 	i, err := r.reach(ctx, m)
 	if err != nil {

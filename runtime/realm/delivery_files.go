@@ -179,21 +179,20 @@ func (i *instance) deliverFiles(ctx context.Context, got *delivery, u *manifest.
 		i.missing(u, err)
 		return nil
 	}
-	if strings.HasPrefix(u.TargetPath, svc+"/") {
-		v, err := i.see(got, u.TargetPath, info)
-		if err == nil {
-			err = v.Hold(u.TargetPath, true)
-		}
-		if err != nil {
-			f.Close()
-			return err
-		}
-	} else if _, err := i.see(got, "", info); err != nil {
-		f.Close()
+	return i.putFiles(got, u.TargetPath, runners.NamespaceEntry{File: f, Rights: rights, Own: u.Kind == manifest.KindStorage}, info)
+}
+
+// putFiles puts the directory of e, which it owns, at at.
+func (i *instance) putFiles(got *delivery, at string, e runners.NamespaceEntry, info *runners.StartInfo) error {
+	v, err := i.see(got, at, info)
+	if err == nil && covered(at, info) {
+		err = v.Hold(at, true)
+	}
+	if err != nil {
+		e.File.Close()
 		return err
 	}
-	info.Namespace = append(info.Namespace, runners.NamespaceEntry{
-		Path: u.TargetPath, File: f, Rights: rights, Own: u.Kind == manifest.KindStorage,
-	})
+	e.Path = at
+	info.Namespace = append(info.Namespace, e)
 	return nil
 }

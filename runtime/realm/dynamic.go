@@ -11,8 +11,8 @@ import (
 	"github.com/cmgr/cmgr/runtime/supervision"
 )
 
-// Create adds a dynamic child to a collection of parent. In a single_run collection, and if the child is eager, it returns once the
-// child runs; else the child is only created. The name may be used again as soon as it is destroyed.
+// Create adds a dynamic child to a collection of parent. In a single_run collection, and if the child is eager, it returns once
+// the child runs; else the child is only created. The name may be used again as soon as it is destroyed.
 func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection string, c ChildDecl) (name.Moniker, error) {
 	p, err := r.reach(ctx, parent)
 	if err != nil {
@@ -80,6 +80,7 @@ func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection stri
 	p.children[seg] = child
 	child.emitLocked(Event{Kind: EventDiscovered})
 	p.mu.Unlock()
+	r.refreshSets()
 	switch {
 	case coll.Durability == manifest.SingleRun:
 		if err = child.start(ctx, "single_run"); err != nil {
@@ -148,10 +149,11 @@ func (i *instance) doDestroy(ctx context.Context) error {
 	i.realm.cfg.Sinks.Remove(i.moniker)
 	seg := i.moniker.Base()
 	i.parent.mu.Lock()
-	defer i.parent.mu.Unlock()
 	if i.parent.children[seg] == i {
 		delete(i.parent.children, seg)
 	}
+	i.parent.mu.Unlock()
+	i.realm.refreshSets()
 	return nil
 }
 
