@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/cmgr/cmgr/runners/runit/runittest"
 )
 
 func TestMain(m *testing.M) {
@@ -19,6 +21,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestSignals(t *testing.T) {
+	runittest.Unignore(t)
 	for trap, want := range map[string]string{
 		"":                       "",
 		"USR1":                   "10 ",

@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cmgr/cmgr/internal/needs"
@@ -23,6 +25,20 @@ func Main(programs map[string]Program, run func() int) int {
 		return p(os.Args, os.Stdin, os.Stdout, os.Stderr)
 	}
 	return run()
+}
+
+// Unignore has what t starts find hangups and interrupts as usual, although this process may have been started with them ignored
+// (nohup, a shell's background).
+func Unignore(t testing.TB) {
+	t.Helper()
+	// What is caught goes back to its default in who is executed.
+	c := make(chan os.Signal, 1)
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(s) {
+			signal.Notify(c, s)
+			t.Cleanup(func() { signal.Ignore(s) })
+		}
+	}
 }
 
 // Link makes the test binary callable as name, by every user, and returns the path.

@@ -114,6 +114,7 @@ func start(t *testing.T, script string, prepare func(*exec.Cmd)) (*exec.Cmd, str
 
 // nohup runsv: what it ignores its services ignore too.
 func TestIgnoredHangup(t *testing.T) {
+	runittest.Unignore(t)
 	for what, want := range map[string]string{"trap '' HUP INT; ": "0000000000000003", "": "0000000000000000"} {
 		_, got := start(t, "grep SigIgn /proc/$$/status > ready; exec sleep 1000", func(c *exec.Cmd) {
 			c.Args = []string{"sh", "-c", what + `exec "$0" "$1"`, c.Path, c.Args[1]}
