@@ -86,11 +86,11 @@ func (c *change) chpst(args []string) error {
 	var (
 		setUser, envUser, argv0, envDir, root, pwd, lock string
 		pgrp, wait, null, verbose, namespace, asInit     bool
-		haveArgv0                                        bool
 		closes                                           [3]bool
 		nice                                             int
 	)
 	usage := usageError(c.name + usage)
+	given := map[byte]bool{} // an argument that is empty is one: -u "$NOTHING" is not to run the program as root
 	at := os.Getenv(stage)
 	c.setEnv(stage, "", false)
 	o := djb.Options{
@@ -98,13 +98,17 @@ func (c *change) chpst(args []string) error {
 		Name: args[0], Stderr: c.stderr, Words: args[1:],
 	}
 	for opt := o.Next(); opt != 0; opt = o.Next() {
+		if given['l'] && (opt == 'l' || opt == 'L') {
+			return usage
+		}
+		given[opt] = true
 		switch opt {
 		case 'u':
 			setUser = o.Arg
 		case 'U':
 			envUser = o.Arg
 		case 'b':
-			argv0, haveArgv0 = o.Arg, true
+			argv0 = o.Arg
 		case 'e':
 			envDir = o.Arg
 		case '/':
@@ -125,10 +129,8 @@ func (c *change) chpst(args []string) error {
 				nice = -nice
 			}
 		case 'l', 'L':
-			if lock != "" {
-				return usage
-			}
 			lock, wait = o.Arg, opt == 'l'
+			given['l'] = true
 		case 'm', 'd', 'o', 'p', 'f', 'c', 'r', 't', 'A':
 			n, rest := djb.ScanUint(o.Arg)
 			if rest != "" {
@@ -173,12 +175,12 @@ func (c *change) chpst(args []string) error {
 	if pgrp {
 		_, _ = syscall.Setsid() // the leader of a group cannot; runit does not mind
 	}
-	if envDir != "" {
+	if given['e'] {
 		if err := c.envDir(envDir, true, verbose); err != nil {
 			return err
 		}
 	}
-	if root != "" {
+	if given['/'] {
 		if err := syscall.Chdir(root); err != nil {
 			return fatal(err, "unable to change directory", root)
 		}
@@ -186,7 +188,7 @@ func (c *change) chpst(args []string) error {
 			return fatal(err, "unable to change root directory")
 		}
 	}
-	if pwd != "" {
+	if given['C'] {
 		if err := syscall.Chdir(pwd); err != nil {
 			return fatal(err, "unable to change directory", pwd)
 		}
@@ -196,17 +198,17 @@ func (c *change) chpst(args []string) error {
 			return fatal(err, "unable to set nice level")
 		}
 	}
-	if envUser != "" {
+	if given['U'] {
 		if err := c.envIDs(lookupIDs(envUser)); err != nil {
 			return err
 		}
 	}
-	if setUser != "" {
+	if given['u'] {
 		if err := setIDs(lookupIDs(setUser)); err != nil {
 			return err
 		}
 	}
-	if lock != "" {
+	if given['l'] {
 		if err := takeLock(lock, wait); err != nil {
 			return err
 		}
@@ -219,7 +221,7 @@ func (c *change) chpst(args []string) error {
 		}
 	}
 	file := prog[0]
-	if haveArgv0 {
+	if given['b'] {
 		prog = append([]string{argv0}, prog[1:]...)
 	}
 	return c.exec(file, prog)

@@ -78,6 +78,39 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+// TestAsDebian runs both programs where a reader of the manual would not be sure.
+func TestAsDebian(t *testing.T) {
+	const prepare = `mkdir env; printf 'one\ntwo\n' >env/A; printf '  x \t\n' >env/B; : >env/C; printf '\n' >env/D
+		printf 'a\0b\n' >env/N; export C=old; exec 2>&1`
+	// The usage, which names more options here, goes to a closed descriptor.
+	runittest.Same(t, runittest.Link(t, "chpst"), needs.Tool(t, "chpst"), Names, prepare,
+		// An empty argument is one.
+		`chpst -u '' id`, `chpst -U '' id`, `chpst -e '' env`, `chpst -l '' true`, `chpst -L '' true`, `chpst -/ '' pwd`,
+		`chpst -b '' sh -c 'echo "[$0]"'`, `chpst -n '' nice`, `chpst -o '' sh -c 'ulimit -n'`, `setuidgid '' id`, `envuidgid '' id`,
+		`envdir '' env`, `setlock '' true`,
+		// The environment.
+		`chpst -e env env | sort`, `ln -s /nosuch env/USER; chpst -e env env | sort`, `ln -s loop env/loop; chpst -e env true`,
+		`mkdir env/sub; chpst -e env true; chpst -ve env true; envdir env true; echo $?`, `printf ' \n' >env/D; envdir env env | sort`,
+		`printf 'bin\n' >env/PATH; chpst -e env echo hi`, `chpst -e env -U nobody env | sort`, `chpst -U :7:8:9 env | sort`,
+		// Users; an ordinary user may not become any of them.
+		`chpst -u nobody id`, `chpst -u nobody:daemon:bin id`, `chpst -u nobody: id`, `chpst -u :1:2:3 id`, `chpst -u :1 id`,
+		`chpst -u 12 id`, `chpst -u nosuch -/ nosuch true`, `chpst -u nosuch -l /nosuch/l true`, `setuidgid nobody:daemon id`,
+		// Numbers and limits.
+		`chpst -n +5 nice`, `chpst -n 50 nice`, `chpst -n 5x nice 2>&-`, `chpst -n - nice`, `chpst -n ' 5' nice 2>&-`,
+		`chpst -o 99999999999999999999999 sh -c 'ulimit -n'`, `chpst -o =5 true 2>&-`, `chpst -o 5x true 2>&-`, `chpst -o 0 true`,
+		`softlimit -o = sh -c 'ulimit -n'`, `softlimit -m 100000000 sh -c 'ulimit -d; ulimit -s; ulimit -l; ulimit -v'`,
+		`ulimit -Hn 60; chpst -o 100 sh -c 'ulimit -n; ulimit -Hn'`, `chpst -d 90000000 -m 100000000 sh -c 'ulimit -d'`,
+		// Locks.
+		`umask 027; chpst -l lock sh -c 'stat -c %a lock; umask'`, `chpst -l lock chpst -L lock true`,
+		`setlock lock setlock -N lock true`, `setlock -x lock setlock lock true`,
+		`setlock lock setlock -x lock true; echo $?`, `echo data >lock; chpst -L lock cat lock`,
+		// The program.
+		`mkdir a; printf x >a/p; chmod 755 a/p; PATH=$PWD/a:$PATH chpst p`, `mkdir a; : >a/p; PATH=$PWD/a:$PATH chpst p`, `chpst ''`,
+		`mkdir -p a/p; PATH=$PWD/a:$PATH chpst p`, `p=$(command -v chpst); env -u PATH $p echo hi`, `chpst -- echo hi`, `chpst - echo`,
+		`chpst sh -c 'kill -9 $$'`, `chpst -P sh -c 'exit 3'`, `chpst -012 true`, `setlock -x lock nosuch`, `pgrphack -x true`,
+	)
+}
+
 // setlock's -n and -N are the other way round than daemontools': without an option it does not wait.
 func TestSetlock(t *testing.T) {
 	lock := filepath.Join(t.TempDir(), "lock")

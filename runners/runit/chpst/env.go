@@ -2,7 +2,9 @@ package chpst
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -52,6 +54,9 @@ func (c *change) envDir(dir string, skip, verbose bool) error {
 			continue
 		}
 		b, err := os.ReadFile(dir + "/" + name)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // a link to nothing, or just removed: as an empty file
+		}
 		if err != nil {
 			text := fmt.Sprintf("unable to read %s/%s: %s", dir, name, djb.Text(err))
 			if st, e := os.Stat(dir + "/" + name); !skip || e != nil || !st.IsDir() {

@@ -3,6 +3,7 @@
 package runittest
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -64,6 +65,40 @@ func Link(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, name)
+}
+
+// Same runs shell scripts with our program and with theirs, each in a directory of its own that prepare, a script too, fills.
+// By names, which are links in PATH, they find one or the other. Exit code, output and errors must be the same.
+func Same(t *testing.T, ours, theirs string, names []string, prepare string, scripts ...string) {
+	t.Helper()
+	var bins [2]string
+	for i, program := range []string{ours, theirs} {
+		bins[i] = filepath.Join(t.TempDir(), "bin")
+		if err := os.Mkdir(bins[i], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if err := os.Symlink(program, filepath.Join(bins[i], name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, script := range scripts {
+		var got [2]string
+		for i, bin := range bins {
+			dir := t.TempDir()
+			c := exec.Command("/bin/sh", "-c", prepare+"\n"+script)
+			c.Dir, c.Env = dir, []string{"PATH=" + bin + ":/usr/bin:/bin", "LC_ALL=C", "USER=me"}
+			var out, errs strings.Builder
+			c.Stdout, c.Stderr = &out, &errs
+			_ = c.Run() // how it ended is compared
+			got[i] = fmt.Sprintf("exit %d, output %q, errors %q", c.ProcessState.ExitCode(), out.String(), errs.String())
+			got[i] = strings.NewReplacer(dir, "DIR", bin, "BIN").Replace(got[i])
+		}
+		if got[0] != got[1] {
+			t.Errorf("%s\n%s\nwant %s", script, got[0], got[1])
+		}
+	}
 }
 
 // Suite runs the conformance suite's groups or GROUP/PATTERNs with env (NAME=program) for the programs under test; others are the
