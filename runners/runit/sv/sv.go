@@ -140,9 +140,14 @@ func (c *call) await(services []string) {
 	w := newWatcher()
 	defer w.close()
 	c.stdout.Flush()
+	looked := false
 	for left := len(services); left > 0; {
 		results := make([]string, len(services))
 		for round := time.Now().Add(again); ; {
+			if looked {
+				w.wait(max(0, min(time.Until(round), time.Until(c.deadline))))
+			}
+			looked = true
 			for i, name := range services {
 				if name == "" {
 					continue
@@ -158,11 +163,9 @@ func (c *call) await(services []string) {
 					left--
 				}
 			}
-			most := min(time.Until(round), time.Until(c.deadline))
-			if left == 0 || most <= 0 {
+			if now := time.Now(); left == 0 || !now.Before(round) || !now.Before(c.deadline) {
 				break
 			}
-			w.wait(most)
 		}
 		for _, line := range results {
 			if line != "" {

@@ -274,6 +274,22 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// A check that fails is made again each 0.42 s, not more often.
+func TestChecksOnceARound(t *testing.T) {
+	dir := t.TempDir()
+	newFake(t, dir+"/f", running(time.Now()))
+	if err := os.WriteFile(dir+"/f/check", []byte("#!/bin/sh\necho >> made\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, _ := sv(t, dir, "-w", "2", "check", "./f"); code != 1 || !strings.HasPrefix(out, "timeout: ") {
+		t.Errorf("%d, %q", code, out)
+	}
+	made, err := os.ReadFile(dir + "/f/made")
+	if most := 2 + int(2*time.Second/again); err != nil || len(made) < 2 || len(made) > most {
+		t.Errorf("%d checks in two seconds, %v; want 2 to %d", len(made), err, most)
+	}
+}
+
 func TestHangingCheckIsKilledWithItsChildren(t *testing.T) {
 	dir := t.TempDir()
 	newFake(t, dir+"/f", running(time.Now()))
