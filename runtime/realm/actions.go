@@ -417,13 +417,19 @@ func (i *instance) startEager(res *resolution) {
 			if c == nil {
 				return // unresolved meanwhile
 			}
-			r.launch <- struct{}{}
-			r.spawn(func() {
-				free := sync.OnceFunc(func() { <-r.launch })
-				defer free()
-				_ = c.startThen(r.ctx, "eager", free) // it is in c's events and log
-			})
+			c.startInTurn("eager")
 		}
+	})
+}
+
+// startInTurn starts i once few enough others are starting, and does not wait until it has; a failure is in its events and log.
+func (i *instance) startInTurn(reason string) {
+	r := i.realm
+	r.launch <- struct{}{}
+	r.spawn(func() {
+		free := sync.OnceFunc(func() { <-r.launch })
+		defer free()
+		_ = i.startThen(r.ctx, reason, free)
 	})
 }
 

@@ -120,4 +120,7 @@ type ChildDecl struct {
 	DynamicOffers []manifest.Offer
 	// Config are values of its configuration by key, as for SetConfig. They are read when it starts.
 	Config map[string]string
+	// What follows its ends, as for children of a manifest; by default nothing.
+	OnTerminate manifest.OnTerminate
+	Restart     *manifest.Restart
 }

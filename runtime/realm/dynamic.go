@@ -73,6 +73,7 @@ func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection stri
 	}
 	child := newInstance(r, p, seg, childDecl{
 		url: c.URL, startup: c.Startup, environment: coll.Environment, collection: coll, offers: c.DynamicOffers, config: c.Config,
+		onTerminate: c.OnTerminate, policy: c.Restart,
 	})
 	if p.children == nil {
 		p.children = map[string]*instance{}

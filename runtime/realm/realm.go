@@ -388,6 +388,16 @@ func (r *Realm) Start(ctx context.Context, m name.Moniker, reason string) error 
 	return i.start(ctx, reason)
 }
 
+// StartInTurn starts m as an eager child is started: at most so many at once, and what fails is told by m's events and in its log. It
+// returns when m's turn has come.
+func (r *Realm) StartInTurn(ctx context.Context, m name.Moniker, reason string) error {
+	i, err := r.reach(ctx, m)
+	if err == nil {
+		i.startInTurn(reason)
+	}
+	return err
+}
+
 // Stop stops m's program, and only it: children go on, and it can be started again. It returns once the program has ended; an
 // instance that doesn't run is fine. A start under way is given up.
 func (r *Realm) Stop(ctx context.Context, m name.Moniker) error {
