@@ -13,7 +13,7 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest/cml"
-	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners/runit"
 	"github.com/cmgr/cmgr/runtime/control"
 )
 
@@ -117,7 +117,7 @@ func importRunit(dir string) ([]imported, error) {
 	var children strings.Builder
 	taken := map[string]bool{"root": true}
 	for _, path := range services {
-		child := componentName(filepath.Base(path), taken)
+		child := runit.ComponentName(filepath.Base(path), taken)
 		taken[child] = true
 		fmt.Fprintf(&children, "{ name: %q, url: %q, startup: \"eager\" },\n", child, child+".cml")
 		text, err := formatText(child+".cml", fmt.Sprintf("%s{ program: { runner: \"runit\", service_dir: %s } }",
@@ -130,26 +130,6 @@ func importRunit(dir string) ([]imported, error) {
 	head := append([]string{fmt.Sprintf("The services of %q. One that is added there later is not noticed.", abs)}, notes...)
 	files[0].text, err = formatText("root.cml", fmt.Sprintf("%s{ children: [\n%s] }", comments(head), children.String()))
 	return files, err
-}
-
-// componentName is base as a component's name that isn't taken.
-func componentName(base string, taken map[string]bool) string {
-	n := strings.Map(func(r rune) rune {
-		if r == '_' || r == '-' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
-			return r
-		}
-		return '_'
-	}, base)
-	n = n[:min(len(n), 200)]
-	if name.Check(n) != nil {
-		n = "_" + n
-	}
-	for try, i := n, 2; ; i++ {
-		if !taken[try] {
-			return try
-		}
-		try = fmt.Sprintf("%s_%d", n, i)
-	}
 }
 
 // lost is what the component of the service directory path does otherwise than runsv's service.

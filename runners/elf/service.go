@@ -19,8 +19,8 @@ import (
 )
 
 // What a service directory of runit has beside ./run, a program block has as keys: finish, check and log name programs, as a path
-// or as a list with arguments. They are of the component as its main program is, with the same environment, user, limits and world,
-// each in a job of its own.
+// or as a list with arguments. They are of the component as its main program is, with the same environment, user, limits and
+// world, each in a job of its own.
 
 // commands are those keys; nil: there is none.
 type commands struct{ finish, check, log []string }
@@ -34,7 +34,8 @@ const (
 func (c *commands) any() bool { return c.finish != nil || c.check != nil || c.log != nil }
 
 func parseCommands(b runners.Block) (c commands, errs []error) {
-	for key, to := range map[string]*[]string{keyFinish: &c.finish, keyCheck: &c.check, keyLog: &c.log} {
+	for i, to := range []*[]string{&c.finish, &c.check, &c.log} {
+		key := [...]string{keyFinish, keyCheck, keyLog}[i]
 		e, ok := b.Info.Get(key)
 		if !ok {
 			continue
@@ -63,8 +64,8 @@ func parseCommands(b runners.Block) (c commands, errs []error) {
 	return c, errs
 }
 
-// A service is one run of a component that has some of them: the main program, and what goes with it. Its end is the main program's,
-// then ./finish, then the log, which has read everything.
+// A service is one run of a component that has some of them: the main program, and what goes with it. Its end is the main
+// program's, then that of finish, then that of the log, which has read everything.
 type service struct {
 	runners.Ending
 	commands
@@ -161,10 +162,11 @@ func without(d manifest.Dictionary, keys ...string) manifest.Dictionary {
 
 // notBeside are the keys that are the main program's alone.
 var notBeside = []string{
-	keyFinish, keyCheck, keyLog, "binary", "args", "lifecycle.stop_event", "stop_signal", "ready", "main_process_critical", "forward_stdout_to",
+	keyFinish, keyCheck, keyLog, "binary", "args", "lifecycle.stop_event", "stop_signal", "ready", "main_process_critical",
+	"forward_stdout_to",
 }
 
-// stdout is where the main program and ./finish write.
+// stdout is where the main program and finish write.
 func (s *service) stdout() *os.File {
 	if s.pipe[1] != nil {
 		return s.pipe[1]
@@ -200,7 +202,9 @@ func (s *service) shared(stdout *os.File) (info runners.StartInfo, err error) {
 }
 
 // start starts the program of key, with more arguments, its input a pipe or nothing.
-func (s *service) start(ctx context.Context, key string, cmd []string, stdin, stdout *os.File, more ...string) (runners.Program, error) {
+func (s *service) start(
+	ctx context.Context, key string, cmd []string, stdin, stdout *os.File, more ...string,
+) (runners.Program, error) {
 	info, err := s.shared(stdout)
 	if err != nil {
 		return nil, err
@@ -369,7 +373,7 @@ func (s *service) closePipe() {
 	}
 }
 
-// afterKill is how long ./finish and the log may take once the main program was killed on demand; whoever gave the order waits.
+// afterKill is how long finish and the log may take once the main program was killed on demand; whoever gave the order waits.
 const afterKill = 3 * time.Second
 
 // end is what follows the main program's end.

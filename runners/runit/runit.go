@@ -7,6 +7,10 @@
 // directory is supervised. A stop is runsv's TERM, or `sv exit`, by whomever: ./run gets TERM, ./finish follows, the log is read to
 // its end. How ./run last ended is the component's exit. All processes are in one cgroup v2, which is killed at the end: so what
 // has left its parent ends, too.
+//
+//	program: { runner: "runit", service_dirs: "/etc/service" }
+//
+// is runsvdir: each service directory in that directory is a child of the component, as long as it is there.
 package runit
 
 import (
@@ -37,6 +41,8 @@ type Config struct {
 	// Jobs makes the jobs, and Loop is where services are supervised. Both stay the caller's, and must outlive the runner.
 	Jobs *job.Manager
 	Loop *poll.Loop
+	// Tree is where the services of service_dirs become components; nil: there are no such components.
+	Tree Tree
 	// Log is told what runsv would write to its standard error; nil for nobody.
 	Log *slog.Logger
 	// KillBound is how long the end of a killed job is waited for before the component's end is reported with what remains in its
@@ -99,7 +105,13 @@ type program struct {
 // it has a log of its own; the rest of info is closed. The error is a *runners.Error.
 func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Program, error) {
 	defer info.Close()
-	p, err := r.start(ctx, &info)
+	var p runners.Program
+	var err error
+	if _, ok := info.Program.Info.Get(keyDirs); ok {
+		p, err = r.startDirectory(ctx, &info)
+	} else {
+		p, err = r.start(ctx, &info)
+	}
 	if err == nil {
 		return p, nil
 	}
@@ -138,14 +150,8 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (*program, 
 	if err != nil {
 		return nil, err
 	}
-	if info.BreakOnStart != nil {
-		select {
-		case <-info.BreakOnStart:
-		case <-ctx.Done():
-		}
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+	if err := hold(ctx, info); err != nil {
+		return nil, err
 	}
 	if r.Jobs.Backend().Name != job.Cgroup2 {
 		return nil, errNoCgroup
@@ -179,23 +185,42 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (*program, 
 	return p, nil
 }
 
+// hold waits as long as the program is to be held before its start.
+func hold(ctx context.Context, info *runners.StartInfo) error {
+	if info.BreakOnStart != nil {
+		select {
+		case <-info.BreakOnStart:
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
 // serviceDir is the directory that the program block names.
 func serviceDir(info *runners.StartInfo) (string, error) {
-	for _, e := range info.Program.Unknown("runner", "service_dir") {
-		return "", info.Program.Errorf(e.Key, "is not a key of the runner runit, which has service_dir")
+	for _, e := range info.Program.Unknown("runner", keyDir) {
+		return "", info.Program.Errorf(e.Key, "is not a key of the runner runit, which has service_dir or service_dirs")
 	}
-	dir, ok, err := info.Program.String("service_dir")
+	return pathAt(info, keyDir, "it names a service directory")
+}
+
+// pathAt is the path that the program block has at key: absolute, or in the package.
+func pathAt(info *runners.StartInfo, key, what string) (string, error) {
+	dir, ok, err := info.Program.String(key)
 	switch {
 	case err != nil:
 		return "", err
 	case !ok || dir == "":
-		return "", info.Program.Errorf("service_dir", "is missing; it names a service directory in the package, or is absolute")
+		return "", info.Program.Errorf(key, "is missing; %s in the package, or is absolute", what)
 	case filepath.IsAbs(dir):
 		return filepath.Clean(dir), nil
 	}
 	path, err := info.Package.Path(dir)
 	if err != nil {
-		return "", fmt.Errorf("program.service_dir: %w", err)
+		return "", fmt.Errorf("program.%s: %w", key, err)
 	}
 	return path, nil
 }

@@ -81,7 +81,10 @@ func (m *Manager) serveFramework(s *Settings) {
 
 // diskResolvers are the resolvers that every manager has; they compile with o.
 func diskResolvers(o cml.Options) map[string]resolver.Resolver {
-	return map[string]resolver.Resolver{"file": resolver.NewDisk(o), "efile": resolver.NewLoaded(resolver.LoadedConfig{Options: o})}
+	return map[string]resolver.Resolver{
+		"file": resolver.NewDisk(o), "efile": resolver.NewLoaded(resolver.LoadedConfig{Options: o}),
+		resolver.ServiceScheme: resolver.Services{},
+	}
 }
 
 // Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the

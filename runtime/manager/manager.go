@@ -66,7 +66,7 @@ type Config struct {
 	Runners map[string]runners.Runner
 	// Functions are Go functions for the runner "builtin".
 	Functions map[string]builtin.Func
-	// Loaders are resolvers beside "file" and "efile" whose packages a loader gets, by the name under which the root environment has
+	// Loaders are resolvers beside "file", "efile" and "runit" whose packages a loader gets, by the name under which the root environment has
 	// them, which is also a scheme: "inet:///srv/net.cml". They are added to those of Files.
 	Loaders map[string]prim.Config
 	// Trust is the file that says which packages they may get (cache.Trust); "" takes that of Files, or else accepts all.
@@ -205,7 +205,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	}
 	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.allows, Log: cfg.Log, Confine: m.confiner, Grants: settings.grants})
 
-	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Log: cfg.Log}); err != nil {
+	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Tree: services{m}, Log: cfg.Log}); err != nil {
 		return nil, err
 	}
 
@@ -277,7 +277,7 @@ func (m *Manager) load(resolvers map[string]resolver.Resolver, settings *Setting
 		return fmt.Errorf("cache: %w", err)
 	}
 	for n, cfg := range all {
-		if err := name.Check(n); err != nil || n == "file" {
+		if err := name.Check(n); err != nil || n == "file" || n == resolver.ServiceScheme {
 			return fmt.Errorf("loader %q: not a name that a loader can have", n)
 		}
 		cfg.Log = m.cfg.Log

@@ -619,3 +619,21 @@ func BenchmarkResolveKnown(b *testing.B) {
 		}
 	}
 }
+
+func TestServices(t *testing.T) {
+	for _, dir := range []string{"/etc/sv/web", "/etc/sv/my db%2F#?"} {
+		r, err := Services{}.Resolve(t.Context(), ServiceURL(dir), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _ := r.Decl.Decl().Program.Info.Get("service_dir")
+		if got.Value != manifest.String(dir) || r.Decl.Decl().Program.Runner != "runit" || r.URL != ServiceURL(dir) {
+			t.Errorf("%s: %v, URL %s", dir, got, r.URL)
+		}
+	}
+	for _, url := range []string{"runit:", "runit:sv", "runit://host/sv", "runit:///sv#x", "runit:///sv?x", "file:///sv", "runit:///%00", "%"} {
+		if _, err := (Services{}).Resolve(t.Context(), url, nil); capabilities.CodeOf(err) != capabilities.Invalid {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
