@@ -83,7 +83,7 @@ func (w *walk) offerLine(s step, p Node, d *manifest.Component, to string) strin
 }
 
 // bestSource guesses where the parent p would have the capability from that s misses: from where it offers it to others or uses
-// it itself; else from itself if it declares it, else from above.
+// it itself; else from itself if it declares it, from another child that is known to expose it, else from above.
 func (w *walk) bestSource(s step, p Node, d *manifest.Component) (best struct{ from, name, also string }) {
 	best.name = s.name
 	itself := func(r manifest.Ref) bool { return r.Kind == manifest.RefChild && r.Name == s.n.Moniker().Base() }
@@ -105,15 +105,54 @@ func (w *walk) bestSource(s step, p Node, d *manifest.Component) (best struct{ f
 		}
 	}
 	_, below := p.Parent()
+	child := exposing(p, s, s.n.Moniker().Base())
 	switch {
 	case capabilityOf(d, s.kind, s.name) != nil:
 		best.from = "self"
+	case child != "":
+		best.from = "#" + child
 	case below || w.e.b.Has(s.kind, s.name):
 		best.from = "parent"
 	default:
 		best.from, best.also = "self", `, and declare it in "capabilities" there (or offer it from the child that provides it)`
 	}
 	return best
+}
+
+// exposing is a child of n that is known to expose what s wants, and is not the one that the name but says.
+func exposing(n Node, s step, but string) string {
+	x, ok := n.(Exposer)
+	if !ok {
+		return ""
+	}
+	for _, child := range x.Exposing(s.kind, s.name) {
+		if child != but {
+			return child
+		}
+	}
+	return ""
+}
+
+// notBuiltin is about what the root wants from its parent.
+func (w *walk) notBuiltin(s step) *capabilities.Error {
+	all := w.e.list(s.kind, w.e.b.Has)
+	hint := "above the root there is only cmgr itself"
+	d, err := s.n.Decl(w.ctx)
+	child := exposing(s.n, s, "")
+	switch {
+	case err == nil && capabilityOf(d, s.kind, s.name) != nil:
+		hint += `; write from: "self"`
+	case child != "":
+		hint += fmt.Sprintf("; write from: %q", "#"+child)
+	case name.Nearest(s.name, all) != "":
+		hint = suggest(s.name, all, "")
+	default:
+		if len(all) > 0 {
+			hint += ", which has " + strings.Join(all, ", ")
+		}
+		hint += `: take it from a child, or declare it in "capabilities"`
+	}
+	return w.fail(s, capabilities.NotFound, hint, "`%s` is not a built-in capability", s.name)
 }
 
 func (w *walk) notDeclared(s step, d *manifest.Component) *capabilities.Error {

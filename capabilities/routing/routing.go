@@ -37,6 +37,13 @@ type Node interface {
 	DynamicOffers() []manifest.Offer
 }
 
+// An Exposer is a Node that knows what its children expose, for hints.
+type Exposer interface {
+	// Exposing names those of its static children that expose this to it, as far as their declarations are at hand; it
+	// resolves none.
+	Exposing(kind manifest.Kind, capability string) []string
+}
+
 // Builtins are what stands above the root: the manager's own capabilities.
 type Builtins interface {
 	// Has says whether the manager offers this to the root.

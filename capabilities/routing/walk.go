@@ -156,8 +156,7 @@ func (w *walk) parent(s step) (step, bool, error) {
 	p, ok := s.n.Parent()
 	if !ok {
 		if !w.e.b.Has(s.kind, s.name) {
-			return s, false, w.fail(s, capabilities.NotFound, suggest(s.name, w.e.list(s.kind, w.e.b.Has), ""),
-				"`%s` is not a built-in capability", s.name)
+			return s, false, w.notBuiltin(s)
 		}
 		w.builtin(s)
 		return s, true, nil

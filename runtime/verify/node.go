@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/routing"
@@ -54,6 +55,23 @@ const (
 func (n *node) Moniker() name.Moniker           { return n.moniker }
 func (n *node) Dynamic(string) []routing.Node   { return nil }
 func (n *node) DynamicOffers() []manifest.Offer { return nil }
+
+// Exposing looks at the children that have been read, which are all of them after Open but those that don't resolve.
+func (n *node) Exposing(kind manifest.Kind, capability string) []string {
+	var out []string
+	for i, c := range n.class.children {
+		if c.resolved == nil {
+			continue
+		}
+		exposes := c.resolved.Decl.Decl().Exposes
+		if slices.ContainsFunc(exposes, func(x manifest.Expose) bool {
+			return x.Kind == kind && x.TargetName == capability && x.Target.Kind == manifest.RefParent
+		}) {
+			out = append(out, n.class.resolved.Decl.Decl().Children[i].Name)
+		}
+	}
+	return out
+}
 
 func (n *node) Parent() (routing.Node, bool) {
 	if n.parent == nil {

@@ -1190,3 +1190,33 @@ func BenchmarkRepeated(b *testing.B) {
 		})
 	}
 }
+
+// The line to add names the child that exposes what is wanted, though nobody routes it yet.
+func TestHintsKnowSiblings(t *testing.T) {
+	const log = `{ program: { runner: 'elf', binary: 'b' }, capabilities: [ { protocol: 'log' } ],
+		expose: [ { protocol: 'log', from: 'self' } ] }`
+	const web = `{ program: { runner: 'elf', binary: 'b' }, use: [ { protocol: 'log' } ] }`
+	for root, want := range map[string]string{
+		`{ children: [ { name: 'web', url: 'web.cml' }, { name: 'log', url: 'log.cml' } ] }`://
+		`add { protocol: "log", from: "#log", to: "#web" } to "offer" of / (DIR/root.cml)`,
+		`{ children: [ { name: 'web', url: 'web.cml' }, { name: 'log', url: 'log.cml' } ],
+			offer: [ { protocol: 'log', from: 'parent', to: '#web' } ] }`: //
+		`above the root there is only cmgr itself; write from: "#log"`,
+		`{ children: [ { name: 'web', url: 'web.cml' } ], capabilities: [ { dictionary: 'd' } ],
+			offer: [ { protocol: 'log', from: 'parent', to: '#web' } ] }`: //
+		`above the root there is only cmgr itself, which has linux.Network: take it from a child, or declare it in "capabilities"`,
+		`{ children: [ { name: 'web', url: 'web.cml' } ] }`: //
+		`add { protocol: "log", from: "self", to: "#web" } to "offer" of / (DIR/root.cml), and declare it in "capabilities" there ` +
+			`(or offer it from the child that provides it)`,
+	} {
+		tree, dir := open(t, map[string]string{"root.cml": root, "web.cml": web, "log.cml": log})
+		_, found := check(t, tree, nil, false)
+		i := slices.IndexFunc(found, func(r verify.Result) bool { return r.Decl == "use" })
+		if i < 0 {
+			t.Fatal(root, briefs(found))
+		}
+		if got := strings.ReplaceAll(found[i].Err.Hint, dir, "DIR"); got != want {
+			t.Errorf("%s:\n got %s\nwant %s", root, got, want)
+		}
+	}
+}
