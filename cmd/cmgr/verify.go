@@ -249,7 +249,8 @@ func (v *verifier) text(t *verify.Tree, s verify.Summary, found []verify.Result,
 		told[i] = true
 	}
 	var at name.Moniker
-	findings := map[string]bool{}
+	findings, causes := map[string]bool{}, map[string]bool{}
+	near := nearFiles()
 	for i := range found {
 		r := &found[i]
 		if !told[i] {
@@ -266,19 +267,28 @@ func (v *verifier) text(t *verify.Tree, s verify.Summary, found []verify.Result,
 		if !where.IsValid() {
 			where = r.Pos
 		}
-		fmt.Fprintf(v.out, "  %s: %s %s: %s\n", where, word, r.Subject(), verify.Cause(r.Err))
-		if where != r.Pos {
-			fmt.Fprintf(v.out, "    the %s is at %s\n", r.Decl, r.Pos)
+		cause, place, decl := near(verify.Cause(r.Err)), near(where.String()), near(r.Pos.String())
+		hint := near(r.Err.Hint)
+		if where != r.Pos && causes[place+cause] {
+			// What is missing there is missing for many, and explained once.
+			fmt.Fprintf(v.out, "  %s: %s %s: fails for the same reason, at %s\n", decl, word, r.Subject(), place)
+			hint = ""
+		} else {
+			fmt.Fprintf(v.out, "  %s: %s %s: %s\n", place, word, r.Subject(), cause)
+			if where != r.Pos {
+				fmt.Fprintf(v.out, "    the %s is at %s\n", r.Decl, decl)
+			}
 		}
+		causes[place+cause] = true
 		if ds, ok := manifest.AsDiagnostics(r.Err.Err); ok && r.Decl == "child" {
 			for _, d := range ds {
 				if text := d.Error(); !findings[text] {
 					findings[text] = true
-					fmt.Fprintf(v.out, "    %s\n", strings.ReplaceAll(text, "\n", "\n    "))
+					fmt.Fprintf(v.out, "    %s\n", strings.ReplaceAll(near(text), "\n", "\n    "))
 				}
 			}
 		}
-		for line := range strings.Lines(r.Err.Hint) {
+		for line := range strings.Lines(hint) {
 			fmt.Fprintf(v.out, "    hint: %s\n", strings.TrimSuffix(line, "\n"))
 		}
 		if more := alike[i]; len(more) > 0 {
@@ -307,6 +317,17 @@ func (v *verifier) text(t *verify.Tree, s verify.Summary, found []verify.Result,
 	}
 	fmt.Fprintf(v.out, "%s, %s, %s: %s\n", count(t.Manifests, "manifest"), count(t.Instances, "component"),
 		count(s.Routes, "route"), sum)
+}
+
+// nearFiles shortens the names of files below the working directory in a text, which the tree knows by their full names.
+func nearFiles() func(string) string {
+	dir, err := os.Getwd()
+	if err != nil || dir == "/" {
+		return func(s string) string { return s }
+	}
+	dir += "/"
+	within := strings.NewReplacer(" "+dir, " ", "("+dir, "(", "\n"+dir, "\n")
+	return func(s string) string { return strings.TrimPrefix(within.Replace(s), dir) }
 }
 
 // some are the first few of ms.
@@ -340,29 +361,29 @@ func (v *verifier) reach(ctx context.Context, root string, wanted verify.Wanted)
 	if err != nil {
 		return err
 	}
-	reached, near, err := t.WhoCanReach(ctx, wanted)
+	reached, similar, err := t.WhoCanReach(ctx, wanted)
 	done()
 	if err != nil {
 		return err
 	}
-	if near != "" {
+	if similar != "" {
 		p := &control.Problem{
 			Kind:    capabilities.NotFound.String(),
 			Message: fmt.Sprintf("verify: no component of this tree has a capability %q", wanted.Name),
 		}
-		if near != wanted.Name {
-			p.Hint = fmt.Sprintf("did you mean %q?", near)
+		if similar != wanted.Name {
+			p.Hint = fmt.Sprintf("did you mean %q?", similar)
 		}
 		return &control.Error{Problem: p}
 	}
 	if v.json {
 		return v.marshal(append([]verify.Reach{}, reached...))
 	}
-	sc := v.screen(v.out)
+	sc, near := v.screen(v.out), nearFiles()
 	for _, r := range reached {
 		fmt.Fprintf(v.out, "%s: %s, from %s of %s\n", r.By.Target, r.By.Subject(), r.Source.Name, r.Source)
 		for _, h := range r.Hops {
-			fmt.Fprintf(v.out, "  %s\n", sc.dim(verifyHop(h)))
+			fmt.Fprintf(v.out, "  %s\n", sc.dim(near(verifyHop(h))))
 		}
 	}
 	if len(reached) == 0 {
@@ -413,7 +434,7 @@ func (v *verifier) diff(ctx context.Context, root, other string) error {
 }
 
 func (v *verifier) changes(changes []verify.Change) {
-	sc := v.screen(v.out)
+	sc, near := v.screen(v.out), nearFiles()
 	for _, c := range changes {
 		r := c.After
 		if r == nil {
@@ -424,7 +445,7 @@ func (v *verifier) changes(changes []verify.Change) {
 			if r == nil {
 				return
 			}
-			fmt.Fprintf(v.out, "  %s\n", paint(sign+" "+r.Ending()))
+			fmt.Fprintf(v.out, "  %s\n", paint(sign+" "+near(r.Ending())))
 			hops := []capabilities.Hop(nil)
 			switch {
 			case r.Route != nil:
@@ -433,7 +454,7 @@ func (v *verifier) changes(changes []verify.Change) {
 				hops = r.Err.Hops
 			}
 			for _, h := range hops {
-				fmt.Fprintf(v.out, "      %s\n", sc.dim(verifyHop(h)))
+				fmt.Fprintf(v.out, "      %s\n", sc.dim(near(verifyHop(h))))
 			}
 		}
 		side("-", sc.red, c.Before)
