@@ -69,6 +69,10 @@ func (v *validator) source(section string, k Kind, source Ref, pos place) {
 	case source.Kind == RefCollection:
 		hint = fmt.Sprintf("%q is a collection, which only a service can come from", source.Name)
 	case hint == "" && source.Kind == RefChild:
+		if section == "use" {
+			hint = "only a child of its own can be named here; what a sibling has comes by way of the parent: leave out `from`, and let " +
+				"the parent offer it"
+		}
 		if _, isEnv := v.environments_[source.Name]; isEnv {
 			hint = fmt.Sprintf("%q is an environment", source.Name)
 		}

@@ -85,8 +85,11 @@ func (d *decoder) report(at At, rule, hint, format string, args ...any) {
 }
 
 // wrongType reports that v is not what was expected.
-func (d *decoder) wrongType(v *hujson.Value, want string) {
-	d.report(d.at(v.StartOffset), "wrong-type", "", "invalid type: %s, expected %s", describe(v), want)
+func (d *decoder) wrongType(v *hujson.Value, want string) { d.wrongShape(v, want, "") }
+
+// wrongShape is wrongType with a hint.
+func (d *decoder) wrongShape(v *hujson.Value, want, hint string) {
+	d.report(d.at(v.StartOffset), "wrong-type", hint, "invalid type: %s, expected %s", describe(v), want)
 }
 
 // describe is v as messages show it.
@@ -460,7 +463,11 @@ func (f objectForm[T]) decode(d *decoder, v *hujson.Value, into any) {
 	*f.shape.at(t) = d.at(v.StartOffset)
 	obj, ok := v.Value.(*hujson.Object)
 	if !ok {
-		d.wrongType(v, "a map")
+		hint := ""
+		if f.shape != any(&documentShape) {
+			hint = f.shape.name + " is written " + f.shape.example()
+		}
+		d.wrongShape(v, "a map", hint)
 		return
 	}
 	var seen, keywords uint64
@@ -572,6 +579,23 @@ func (f objectForm[T]) equal(a, b any) bool {
 	return true
 }
 
+// example is what an object of the shape looks like, with the keys that it needs.
+func (s *shape[T]) example() string {
+	var keys []string
+	if s.section != "" {
+		keys = append(keys, "protocol: …")
+	}
+	for i := range s.keys {
+		if s.keys[i].required {
+			keys = append(keys, s.keys[i].name+": …")
+		}
+	}
+	if keys == nil {
+		keys = []string{s.keys[0].name + ": …"}
+	}
+	return "{ " + strings.Join(keys, ", ") + " }"
+}
+
 // listForm is an array of closed objects. Its field is a *List[T].
 type listForm[T any] struct{ shape *shape[T] }
 
@@ -580,7 +604,7 @@ func (f listForm[T]) decode(d *decoder, v *hujson.Value, into any) {
 	t.At = d.at(v.StartOffset)
 	arr, ok := v.Value.(*hujson.Array)
 	if !ok {
-		d.wrongType(v, "an array")
+		d.wrongShape(v, "an array", "write [ "+f.shape.example()+" ]")
 		return
 	}
 	t.Items = make([]T, len(arr.Elements))

@@ -1,6 +1,7 @@
 package elf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -77,6 +78,13 @@ var known = []string{
 	"main_process_critical", "cwd", "umask", "user", "group", "ready", keyFinish, keyCheck, keyLog,
 }
 
+// otherWords are what other tools call these keys.
+var otherWords = map[string]string{
+	"command": "binary", "cmd": "binary", "exec": "binary", "executable": "binary", "path": "binary", "program": "binary",
+	"arguments": "args", "argv": "args", "env": "environ", "environment": "environ", "workdir": "cwd", "working_dir": "cwd",
+	"working_directory": "cwd", "chdir": "cwd", "dir": "cwd", "uid": "user", "gid": "group",
+}
+
 // A PolicyError is a key of the program block that the manager's configuration does not allow for the component.
 type PolicyError struct {
 	Pos     manifest.Pos
@@ -126,7 +134,9 @@ func warnings(b runners.Block) (ds manifest.Diagnostics) {
 			continue
 		}
 		hint := ""
-		if n := nearest(e.Key); n != "" {
+		if variable, ok := strings.CutPrefix(e.Key, "environ."); ok {
+			hint = fmt.Sprintf("environ is an array: environ: [ %q ]", variable+"=…")
+		} else if n := cmp.Or(otherWords[e.Key], nearest(e.Key)); n != "" {
 			hint = fmt.Sprintf("did you mean %q?", n)
 		}
 		warn(e, "unknown-key", "the ELF runner does not know this key", hint)

@@ -160,7 +160,7 @@ func Broken() []Malformed {
 // Slips are what people write by mistake in a file called m.cml, with all that they must be told.
 func Slips() []struct{ Src, Want string } {
 	return []struct{ Src, Want string }{
-		{``, `m.cml:1:1: expected a value, found end of file`},
+		{``, "m.cml:1:1: expected a value, found end of file\n  hint: a manifest that says nothing is {}"},
 		{`[]`, "m.cml:1:1: invalid type: array, expected a map"},
 		{"{\n  chidren: []\n}", "m.cml:2:3: unknown field `chidren`\n  hint: did you mean `children`?"},
 		{`{ children: [{ name: "a", url: "a" }] }`, "m.cml:1:32: invalid value: string \"a\", expected a valid URL\n" +
