@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -84,7 +85,8 @@ packages whose hash or signature they know (cmgr run --trust).`,
 }
 
 // bootserverComponent is the function bootserver of the runner builtin: a boot server as a component. Its arguments are the command's
-// options; root is the directory that is routed to it at /root, unless --root says another.
+// options; root is the directory that is routed to it at /root, unless --root says another. It also serves on the sockets of the protocols
+// that it declares.
 func bootserverComponent(ctx context.Context, env *builtin.Env) error {
 	var b bootserverFlags
 	f := pflag.NewFlagSet("bootserver", pflag.ContinueOnError)
@@ -97,6 +99,16 @@ func bootserverComponent(ctx context.Context, env *builtin.Env) error {
 		if n.Path == "/root" && b.root == "" {
 			b.root = fmt.Sprintf("/proc/self/fd/%d", n.File.Fd())
 		}
+	}
+	for _, l := range env.Listeners {
+		// Not the original: what nobody accepts here waits for the next run.
+		nl, err := net.FileListener(l.File)
+		if err != nil {
+			return err
+		}
+		defer nl.Close()
+		nl.(*net.UnixListener).SetUnlinkOnClose(false) // the name is the manager's
+		b.cfg.Listeners = append(b.cfg.Listeners, nl)
 	}
 	s, err := b.listen(slog.New(slog.NewTextHandler(env.Stderr, nil)))
 	if err != nil {

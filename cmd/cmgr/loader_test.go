@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,7 +102,8 @@ func TestBootserverComponent(t *testing.T) {
 	for name, text := range map[string]string{
 		"root.cml": `{ children: [ { name: "boot", url: "boot.cml", startup: "eager" } ] }`,
 		"boot.cml": `{ program: { runner: "builtin", function: "bootserver",
-			args: ["--addr", "127.0.0.1:0", "--allow", "127.0.0.1", "--root", "` + dir + `"] } }`,
+			args: ["--addr", "127.0.0.1:0", "--allow", "127.0.0.1", "--root", "` + dir + `"] },
+			capabilities: [ { protocol: "bootserver" } ], expose: [ { protocol: "bootserver", from: "self" } ] }`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -130,5 +132,11 @@ func TestBootserverComponent(t *testing.T) {
 	want, _ := os.ReadFile(filepath.Join(dir, "root.cml"))
 	if err != nil || string(got) != string(want) {
 		t.Errorf("fetched %q, %v", got, err)
+	}
+	// The same file over the socket of its protocol: {get,"/root.cml"}.
+	ask := exec.Command(bin, "connect", "--socket", filepath.Join(dir, "s"), "/boot", "bootserver")
+	ask.Stdin = strings.NewReader("\x00\x00\x00\x15\x83h\x02d\x00\x03getk\x00\x09/root.cml")
+	if got, err := ask.Output(); err != nil || !bytes.HasSuffix(got, want) {
+		t.Errorf("over the socket: %q, %v", got, err)
 	}
 }

@@ -51,7 +51,8 @@ type Env struct {
 	// Stdout and Stderr are never nil.
 	Stdout, Stderr io.Writer
 	Namespace      []runners.NamespaceEntry
-	Outgoing       *os.File // nil for none
+	Listeners      []runners.Listener // of the protocols that it declares
+	Outgoing       *os.File           // nil for none
 	Handles        []runners.Handle
 	Config         []byte
 	// Killed is closed by Kill: what a function that is busy ending must look at too.
@@ -146,7 +147,7 @@ func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Pro
 	env := &Env{
 		Moniker: info.Moniker, URL: info.URL, Args: args, Program: info.Program, Package: info.Package,
 		Stdout: writer(info.Stdout), Stderr: writer(info.Stderr),
-		Namespace: info.Namespace, Outgoing: info.Outgoing, Handles: info.Handles, Config: info.Config, Killed: p.killed,
+		Namespace: info.Namespace, Listeners: info.Listeners, Outgoing: info.Outgoing, Handles: info.Handles, Config: info.Config, Killed: p.killed,
 	}
 	go p.run(fctx, f, env)
 	return p, nil

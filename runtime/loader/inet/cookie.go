@@ -100,7 +100,7 @@ func (c *conn) greet(id, cookie string) error {
 var errCookie = errors.New("it does not know the cookie")
 
 // greeted answers a greeting and, if there is a cookie, sees it shown.
-func (s *Server) greeted(c *net.TCPConn, in *bufio.Reader, hello []term.Term) error {
+func (s *Server) greeted(c net.Conn, in *bufio.Reader, hello []term.Term) error {
 	id, ok1 := term.IsString(hello[0])
 	its, ok2 := hello[1].(term.Bits)
 	if !ok1 || !ok2 || len(its.Bytes) != 32 || len(id) > 255 {

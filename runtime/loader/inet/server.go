@@ -33,6 +33,8 @@ type ServerConfig struct {
 	// Root is the directory with the files: /a/b is Root/a/b. Nothing outside is served, whatever ".." or symlinks say. The Server closes
 	// it.
 	Root *os.Root
+	// Listeners are sockets on which it serves, too, whoever connects. The Server closes them.
+	Listeners []net.Listener
 	// Version is the ERTS version of the nodes that are answered, "" or "any" for whatever they have: a node's code must fit its
 	// emulator, which Erlang's server ensures by serving only its own version.
 	Version string
@@ -75,6 +77,9 @@ func Listen(cfg ServerConfig) (_ *Server, err error) {
 	defer func() {
 		if err != nil {
 			cfg.Root.Close()
+			for _, l := range cfg.Listeners {
+				l.Close()
+			}
 			err = fmt.Errorf("boot server: %w", err)
 		}
 	}()
@@ -158,8 +163,12 @@ func (s *Server) TCPAddr() netip.AddrPort { return s.tcp.Addr().(*net.TCPAddr).A
 
 // Serve serves until Close, and returns when nothing of it is left. An error is one of the ports, which ends it.
 func (s *Server) Serve() error {
-	failed := make(chan error, 2)
-	for _, f := range []func() error{s.answer, s.accept} {
+	all := []func() error{s.answer}
+	for _, l := range append([]net.Listener{s.tcp}, s.cfg.Listeners...) {
+		all = append(all, func() error { return s.accept(l) })
+	}
+	failed := make(chan error, len(all))
+	for _, f := range all {
 		s.wg.Go(func() {
 			if err := f(); err != nil && !errors.Is(err, net.ErrClosed) {
 				failed <- err
@@ -186,6 +195,9 @@ func (s *Server) Close() {
 	s.closed = true
 	s.udp.Close()
 	s.tcp.Close()
+	for _, l := range s.cfg.Listeners {
+		l.Close()
+	}
 	s.cfg.Root.Close()
 	for c := range s.conns {
 		c.Close()
@@ -234,10 +246,10 @@ func (s *Server) answer() error {
 	}
 }
 
-// accept serves those who connect.
-func (s *Server) accept() error {
+// accept serves those who connect to l.
+func (s *Server) accept(l net.Listener) error {
 	for {
-		c, err := s.tcp.AcceptTCP()
+		c, err := l.Accept()
 		if err != nil {
 			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ENOBUFS) {
 				s.cfg.Log.Error("cannot accept", "error", err)
@@ -249,11 +261,13 @@ func (s *Server) accept() error {
 			}
 			return err
 		}
-		peer := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-		if !s.allowed(peer.Addr()) {
-			s.cfg.Log.Info("refused: not in the list", "peer", peer.Addr())
-			c.Close()
-			continue
+		peer := l.Addr() // a unix socket's peer has no name
+		if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+			if peer = tcp; !s.allowed(tcp.AddrPort().Addr()) {
+				s.cfg.Log.Info("refused: not in the list", "peer", tcp.AddrPort().Addr())
+				c.Close()
+				continue
+			}
 		}
 		s.mu.Lock()
 		full := len(s.conns) >= s.cfg.MaxConns
@@ -282,7 +296,7 @@ func (s *Server) accept() error {
 }
 
 // serve answers the requests of one connection, one after the other, until it ends.
-func (s *Server) serve(c *net.TCPConn) error {
+func (s *Server) serve(c net.Conn) error {
 	in := bufio.NewReaderSize(c, 1024)
 	known := s.cfg.Cookie == ""
 	for {
@@ -316,7 +330,7 @@ func (s *Server) serve(c *net.TCPConn) error {
 var errBadName = errors.New("a name that is no list of characters")
 
 // reply answers one request; bad is why it is no term.
-func (s *Server) reply(c *net.TCPConn, t term.Term, bad error) error {
+func (s *Server) reply(c net.Conn, t term.Term, bad error) error {
 	if bad != nil {
 		return s.send(c, term.Tuple{term.Atom("error"), term.Tuple{term.Atom("badarg"), term.List{}}})
 	}
@@ -407,7 +421,7 @@ func (s *Server) info(stat func(string) (fs.FileInfo, error), name string) (term
 var errSending = errors.New("cannot send")
 
 // send sends t.
-func (s *Server) send(c *net.TCPConn, t term.Term) error {
+func (s *Server) send(c net.Conn, t term.Term) error {
 	b := frame(t)
 	for len(b) > 0 {
 		_ = c.SetWriteDeadline(time.Now().Add(patience))
@@ -424,7 +438,7 @@ func (s *Server) send(c *net.TCPConn, t term.Term) error {
 var okBinary = []byte("\x83h\x02d\x00\x03geth\x02d\x00\x02okm")
 
 // sendFile sends {get,{ok,Contents}}, the contents from the disk without a copy here. Errors but errSending come before anything was sent.
-func (s *Server) sendFile(c *net.TCPConn, name string) error {
+func (s *Server) sendFile(c net.Conn, name string) error {
 	f, err := s.cfg.Root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -459,7 +473,7 @@ func (s *Server) sendFile(c *net.TCPConn, name string) error {
 	}
 	for left > 0 {
 		_ = c.SetWriteDeadline(time.Now().Add(patience))
-		n, err := c.ReadFrom(&io.LimitedReader{R: f, N: min(left, part)})
+		n, err := io.Copy(c, &io.LimitedReader{R: f, N: min(left, part)}) // by sendfile(2), to TCP
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF // it became shorter
 		}
