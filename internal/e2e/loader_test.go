@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -208,5 +209,106 @@ echo all done
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
+	}
+}
+
+// TestRunLoaded: what `cmgr run` gets by a loader, and along which path; and what it accepts.
+func TestRunLoaded(t *testing.T) {
+	dir := write(t, files(echoes("c", "one", "one of c"), echoes("d", "one", "one of d"), echoes("d", "two", "two of d"),
+		echoes("pkg", "sealed", "sealed"), echoes("local", "one", "one of local")))
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := func(file string) string {
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%x", sha256.Sum256(b))
+	}
+	put(t, filepath.Join(dir, "pkg/meta/contents"), fmt.Sprintf("sealed.cml=%s\nsealed.sh=%s\n", sum("pkg/sealed.cml"), sum("pkg/sealed.sh")))
+	put(t, filepath.Join(dir, "trust"), "sha256 "+sum("pkg/meta/contents")+"\n")
+	put(t, filepath.Join(dir, "distrust"), "sha256 "+sum("pkg/sealed.sh")+"\n")
+	put(t, filepath.Join(dir, "cat.sh"), `#!/bin/sh
+name=$(cat); name=${name#f}
+if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
+`)
+	t.Setenv("ROOT", dir)
+	inet := []string{"--loader", "inet", "--hosts", bootServer(t, dir)}
+	port := []string{"--loader", filepath.Join(dir, "cat.sh")}
+	trust := func(file string) []string { return []string{"--trust", filepath.Join(dir, file)} }
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"inet", append(inet, "/c/one.cml"), 0, "/ | one of c"},
+		{"a URL", append(inet, "inet:///d/one.cml"), 0, "/ | one of d"},
+		{"path, in order", append(inet, "--path", "/none", "--path", "/d", "--path", "/c", "one.cml"), 0, "/ | one of d"},
+		{"pa before pz", append(inet, "--pz", "/d", "--pa", "/c", "one.cml"), 0, "/ | one of c"},
+		{"pz is looked at", append(inet, "--pa", "/c", "--pz", "/d", "two.cml"), 0, "/ | two of d"},
+		{"nowhere along the path", append(inet, "--path", "/c", "--path", "/none", "two.cml"), 1, "in none of /c, /none"},
+		{"port", append(port, "/c/one.cml"), 0, "/ | one of c"},
+		{"port, path", append(port, "--path", "/none", "--path", "/d", "one.cml"), 0, "/ | one of d"},
+		{"efile", []string{"--loader", "efile", "--path", filepath.Join(dir, "none"), "--path", filepath.Join(dir, "local"), "one.cml"}, 0, "/ | one of local"},
+		{"trusted", append(append(inet, trust("trust")...), "/pkg/sealed.cml"), 0, "/ | sealed"},
+		{"not in the list", append(append(inet, trust("distrust")...), "/pkg/sealed.cml"), 1, "/pkg"},
+		{"without contents", append(append(inet, trust("trust")...), "/c/one.cml"), 1, "it has no meta/contents"},
+		{"trusted, by a program", append(append(port, trust("trust")...), "/pkg/sealed.cml"), 0, "/ | sealed"},
+		{"no list", append(append(inet, trust("nothing")...), "/pkg/sealed.cml"), 111, "nothing"},
+	} {
+		r := prepare(t, t.TempDir())
+		r.begin(exec.Command(binary, append([]string{"run", "--socket", r.sock, "--state", r.state}, c.args...)...), nil)
+		if code := r.wait(); code != c.code || !strings.Contains(r.out()+r.err(), c.want) {
+			t.Errorf("%s: exit code %d, want %d and %q\n%s%s", c.name, code, c.code, c.want, r.out(), r.err())
+		}
+	}
+	// What was listed and has changed since is refused, though its list is trusted.
+	put(t, filepath.Join(dir, "pkg/sealed.sh"), "#!/bin/sh\necho forged\n")
+	r := prepare(t, t.TempDir())
+	r.begin(exec.Command(binary, append(append([]string{"run", "--socket", r.sock, "--state", r.state, "/pkg/sealed.cml"}, inet...), trust("trust")...)...), nil)
+	if code := r.wait(); code != 1 || strings.Contains(r.out(), "forged") || !strings.Contains(r.err(), "/pkg/sealed.sh: sha256 is ") {
+		t.Errorf("forged: exit code %d\n%s%s", code, r.out(), r.err())
+	}
+}
+
+// TestResolversOfEnvironments: each environment says by which loader its URLs are resolved; the loaders are the configuration's.
+func TestResolversOfEnvironments(t *testing.T) {
+	dir := write(t, files(echoes("far/c", "one", "by the boot server"), echoes("vault/c", "one", "by the program"), echoes("near", "one", "from the disk"), map[string]string{
+		"cat.sh": `#!/bin/sh
+name=$(cat); name=${name#f}
+if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
+`,
+	}))
+	t.Setenv("ROOT", filepath.Join(dir, "vault"))
+	put(t, filepath.Join(dir, "root.cml"), fmt.Sprintf(`{
+		environments: [
+			{ name: "by-far", extends: "realm", resolvers: [ { resolver: "edge", from: "parent", scheme: "site" } ] },
+			{ name: "by-vault", extends: "realm", resolvers: [ { resolver: "vault", from: "parent", scheme: "site" } ] },
+			{ name: "by-near", extends: "realm", resolvers: [ { resolver: "efile", from: "parent", scheme: "site" } ] },
+		],
+		children: [
+			{ name: "far", url: "site:///c/one.cml", startup: "eager", environment: "#by-far" },
+			{ name: "vault", url: "site:///c/one.cml", startup: "eager", environment: "#by-vault" },
+			{ name: "near", url: "site://%s/near/one.cml", startup: "eager", environment: "#by-near" },
+			{ name: "direct", url: "edge:///c/one.cml", startup: "eager" },
+			{ name: "none", url: "site:///c/one.cml" },
+		],
+	}`, dir))
+	put(t, filepath.Join(dir, "config.json5"), fmt.Sprintf(`{ loaders: {
+		edge: { loader: "inet", hosts: ["127.0.0.1:9", %q], id: "edge7", cookie: "secret" },
+		vault: { loader: %q, framing: "raw" },
+	} }`, bootServer(t, filepath.Join(dir, "far"), "--cookie", "secret"), filepath.Join(dir, "cat.sh")))
+	r := run(t, dir, "--config", filepath.Join(dir, "config.json5"), "--stay")
+	for _, want := range []string{"/far | by the boot server", "/vault | by the program", "/near | from the disk", "/direct | by the boot server"} {
+		r.until(want, func() bool { return strings.Contains(r.out(), want+"\n") })
+	}
+	if out, err, code := r.cmgr("start", "/none"); code == 0 || !strings.Contains(err, "site") {
+		t.Errorf("a scheme without a resolver: exit code %d\n%s%s", code, out, err)
+	}
+	if code := r.stop(); code != 1 {
+		t.Errorf("exit code %d\n%s", code, r.err())
 	}
 }
