@@ -13,6 +13,7 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/runners/elf"
 	"github.com/cmgr/cmgr/runners/runit"
 	"github.com/cmgr/cmgr/runtime/control"
 )
@@ -88,9 +89,11 @@ func importRunit(dir string) ([]imported, error) {
 		return nil, fileError(dir, err)
 	}
 	var services, notes []string
+	all := false
 	if _, err := os.Stat(filepath.Join(abs, "run")); err == nil {
 		services = []string{abs}
 	} else {
+		all = true
 		entries, err := os.ReadDir(abs)
 		if err != nil {
 			return nil, fileError(dir, err)
@@ -119,7 +122,11 @@ func importRunit(dir string) ([]imported, error) {
 	for _, path := range services {
 		child := runit.ComponentName(filepath.Base(path), taken)
 		taken[child] = true
-		fmt.Fprintf(&children, "{ name: %q, url: %q, startup: \"eager\" },\n", child, child+".cml")
+		again := ""
+		if all {
+			again = `, on_terminate: "restart"` // as runsvdir starts runsv again
+		}
+		fmt.Fprintf(&children, "{ name: %q, url: %q, startup: \"eager\"%s },\n", child, child+".cml", again)
 		text, err := formatText(child+".cml", fmt.Sprintf("%s{ program: { runner: \"runit\", service_dir: %s } }",
 			comments(lost(path, child)), strconv.Quote(path)))
 		if err != nil {
@@ -127,7 +134,14 @@ func importRunit(dir string) ([]imported, error) {
 		}
 		files = append(files, imported{child + ".cml", text})
 	}
-	head := append([]string{fmt.Sprintf("The services of %q. One that is added there later is not noticed.", abs)}, notes...)
+	head := []string{fmt.Sprintf("The service %q.", abs)}
+	if all {
+		head = []string{
+			fmt.Sprintf("The services of %q. One that is added there later is not noticed; a component with", abs),
+			fmt.Sprintf("program: { runner: \"runit\", service_dirs: %q } notices it (cml(5)).", abs),
+		}
+	}
+	head = append(append(head, "Of the environment of runsv or runsvdir they get PATH alone, which is "+elf.Path+"."), notes...)
 	files[0].text, err = formatText("root.cml", fmt.Sprintf("%s{ children: [\n%s] }", comments(head), children.String()))
 	return files, err
 }
