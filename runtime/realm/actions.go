@@ -70,7 +70,8 @@ func (i *instance) resolve(ctx context.Context) (*resolution, error) {
 
 func (i *instance) doResolve(ctx context.Context) error {
 	got, err := i.fetch(within(ctx, i))
-	if err == nil {
+	fetched := err == nil
+	if fetched {
 		err = i.grow(got)
 	}
 	if err != nil {
@@ -79,7 +80,9 @@ func (i *instance) doResolve(ctx context.Context) error {
 			at = fmt.Sprintf(" (declared at %s)", pos)
 		}
 		err = fmt.Errorf("resolve %s%s: %w", i.moniker, at, err)
-		i.realm.cfg.Sinks.Note(i.moniker, err.Error())
+		if !fetched { // a log of its own for each instance that there is no room for would fill the disk
+			i.realm.cfg.Sinks.Note(i.moniker, err.Error())
+		}
 		i.mu.Lock()
 		i.pastLocked().lastError = err
 		i.emitLocked(Event{Kind: EventFailed, Err: err})
