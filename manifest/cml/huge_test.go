@@ -120,6 +120,29 @@ func TestManyIncludes(t *testing.T) {
 	if v, ds := load(deep(maxIncludeDepth - 1)); v.IsZero() || len(v.Decl().Children) != maxIncludeDepth-1 {
 		t.Error(ds.Err())
 	}
+	// Each file is read once, however many include it.
+	const all = 500
+	list := ""
+	for i := range all {
+		list += fmt.Sprintf("%q, ", fmt.Sprintf("s%d", i))
+	}
+	opened := 0
+	v, ds = Load("s0", []byte("{ include: ["+list+"] }"), Options{Includes: &Includes{Open: func(file string) ([]byte, error) {
+		opened++
+		return fmt.Appendf(nil, "{ include: [%s] }", list), nil
+	}}})
+	if opened > all || len(ds) == 0 || !strings.Contains(ds[0].Message, "Circular include") {
+		t.Errorf("%d files were opened %d times: %v", all, opened, ds[:min(len(ds), 1)])
+	}
+	// Not the number of files but their size.
+	big := wide(10)
+	for i := range 10 {
+		big[fmt.Sprintf("s%d", i)] += "//" + strings.Repeat(" ", maxIncludeBytes/5)
+	}
+	_, ds = load(big)
+	if len(ds) != 1 || ds[0].Message != "more than 16777216 bytes included" || ds[0].Pos.String() != "root.cml:1:65" {
+		t.Error(ds)
+	}
 	_, ds = load(deep(maxIncludeDepth))
 	if len(ds) != 1 || ds[0].Message != "files include each other more than 100 deep" || ds[0].Pos.String() != "s99:1:14" ||
 		ds[0].IncludedAt.String() != "s98:1:14" {

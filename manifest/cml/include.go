@@ -11,9 +11,11 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 )
 
-// Bounds of what one manifest includes: files in all, and within each other. What is included deeply is merged at every level.
+// Bounds of what one manifest includes: files in all, their bytes, and how deep they are within each other. What is included deeply
+// is merged at every level.
 const (
 	maxIncludes     = 1000
+	maxIncludeBytes = 16 << 20
 	maxIncludeDepth = 100
 )
 
@@ -32,10 +34,15 @@ type Includes struct {
 // the files
 // afterwards.
 func Expand(doc *Document, in *Includes) manifest.Diagnostics {
-	e := expander{in: in, visited: map[string]bool{}}
-	e.expand(doc, []string{path.Clean(doc.Source.File)})
+	main := path.Clean(doc.Source.File)
+	e := expander{in: in, visited: map[string]bool{main: true}}
+	e.expand(doc, []string{main})
 	doc.Included, doc.IncludedAt = e.files, e.places
-	return doc.Placed(arrange(e.diagnostics))
+	ds := arrange(e.diagnostics)
+	if e.omitted > 0 {
+		ds = append(ds, manifest.Omitted(ds[len(ds)-1].Pos, e.omitted, false))
+	}
+	return doc.Placed(ds)
 }
 
 // Placed tells of each finding in a file that d includes where that is included.
@@ -58,10 +65,17 @@ type expander struct {
 	visited     map[string]bool
 	files       []string
 	places      []At
+	bytes       int // of the files
+	full        bool
+	omitted     int // findings beyond maxFindings
 	diagnostics manifest.Diagnostics
 }
 
 func (e *expander) report(at At, hint, format string, args ...any) {
+	if len(e.diagnostics) >= maxFindings {
+		e.omitted++
+		return
+	}
 	e.diagnostics = append(e.diagnostics, manifest.Diagnostic{
 		Pos: at.Pos(), Rule: "include", Hint: hint,
 		Message: fmt.Sprintf(format, args...),
@@ -74,10 +88,16 @@ func (e *expander) expand(doc *Document, stack []string) {
 	doc.Include = Texts{}
 	var m *merger
 	for _, t := range includes {
-		file, src, err := e.find(t.Value, path.Dir(stack[len(stack)-1]))
+		dir := path.Dir(stack[len(stack)-1])
+		isVisited := func(c string) bool { return e.visited[c] }
+		if len(stack) > maxIncludeDepth && !slices.ContainsFunc(e.candidates(t.Value, dir), isVisited) {
+			e.report(t.At, "", "files include each other more than %d deep", maxIncludeDepth)
+			continue
+		}
+		file, src, err := e.find(t.Value, dir)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			e.report(t.At, "searched: "+strings.Join(e.candidates(t.Value, path.Dir(stack[len(stack)-1])), ", "),
+			e.report(t.At, "searched: "+strings.Join(e.candidates(t.Value, dir), ", "),
 				"include %q: no such file", t.Value)
 			continue
 		case err != nil:
@@ -91,12 +111,17 @@ func (e *expander) expand(doc *Document, stack []string) {
 		if e.visited[file] {
 			continue
 		}
+		e.bytes += len(src)
 		switch {
+		case e.full: // said once
+			continue
 		case len(e.files) == maxIncludes:
+			e.full = true
 			e.report(t.At, "", "more than %d files included", maxIncludes)
-			return // said once
-		case len(stack) > maxIncludeDepth:
-			e.report(t.At, "", "files include each other more than %d deep", maxIncludeDepth)
+			continue
+		case e.bytes > maxIncludeBytes:
+			e.full = true
+			e.report(t.At, "", "more than %d bytes included", maxIncludeBytes)
 			continue
 		}
 		e.visited[file] = true
@@ -138,6 +163,9 @@ func (e *expander) find(x, dir string) (string, []byte, error) {
 		return "", nil, err
 	}
 	for _, c := range e.candidates(x, dir) {
+		if e.visited[c] {
+			return c, nil, nil // not read again: n files that all include each other would be read n² times
+		}
 		src, openErr := e.in.Open(c)
 		if openErr == nil {
 			return c, src, nil
