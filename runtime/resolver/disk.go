@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -122,9 +123,16 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 	defer l.Close()
 	var absent []mark
 	var path, name string
-	for _, name = range names {
-		m := look(filepath.Join(l.Dir(), name), content)
-		if path, err = l.LocalPath(name); !errors.Is(err, loader.ErrNotExist) {
+	var f loader.File
+	var info fs.FileInfo
+	for i := range names {
+		name = names[i]
+		var m mark
+		last := i == len(names)-1
+		if !last {
+			m = look(filepath.Join(l.Dir(), name), content)
+		}
+		if f, path, info, err = l.OpenLocal(ctx, name); last || !errors.Is(err, loader.ErrNotExist) {
 			break
 		}
 		absent = append(absent, m)
@@ -132,8 +140,9 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer f.Close()
 	tree := cmp.Or(at.tree, l.Dir())
-	p, err := d.parse(ctx, l, name, path, tree)
+	p, err := d.parse(ctx, f, see(path, itself, info), tree)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -200,7 +209,7 @@ func (at place) open() (*disk.Loader, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := disk.Open(bound)
+	l, err := disk.OpenReal(bound)
 	return l, []string{name}, err
 }
 
@@ -225,8 +234,9 @@ func (at place) realPackage() (string, error) {
 	return dir, err
 }
 
-// parse is what the file says that l calls name and the machine calls path. What it includes is found in the tree.
-func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path, tree string) (*parsed, error) {
+// parse is what the open file says that was where and as now says. What it includes is found in the tree.
+func (d *Disk) parse(ctx context.Context, open loader.File, now mark, tree string) (*parsed, error) {
+	path := now.path
 	d.mu.Lock()
 	f := d.files[path]
 	if f == nil {
@@ -240,8 +250,7 @@ func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path, tree stri
 	if p := f.last; p != nil && (len(p.sources) == 1 || p.tree == tree) && hold(p.marks) {
 		return p, nil
 	}
-	before := look(path, itself)
-	data, err := read(ctx, l, name)
+	data, err := readAll(open)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +267,7 @@ func (d *Disk) parse(ctx context.Context, l loader.Loader, name, path, tree stri
 	if err := found.Err(); err != nil {
 		return nil, err
 	}
-	p := &parsed{decl: decl, warnings: found, sources: []string{path}, tree: tree, marks: []mark{before}}
+	p := &parsed{decl: decl, warnings: found, sources: []string{path}, tree: tree, marks: []mark{now}}
 	if included := decl.Decl().Sources; !compiled && len(included) > 1 {
 		for _, s := range included[1:] {
 			p.sources = append(p.sources, s)
@@ -296,11 +305,17 @@ func read(ctx context.Context, l loader.Loader, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSource+1))
-	if err == nil && len(data) > maxSource {
+	return readAll(f)
+}
+
+func readAll(f loader.File) ([]byte, error) {
+	var data bytes.Buffer
+	data.Grow(int(min(f.Size(), maxSource)) + bytes.MinRead) // so that it is read at once
+	_, err := data.ReadFrom(io.LimitReader(f, maxSource+1))
+	if err == nil && data.Len() > maxSource {
 		err = fmt.Errorf("a manifest of more than %d bytes", maxSource)
 	}
-	return data, err
+	return data.Bytes(), err
 }
 
 // explain says of an error what was looked for and what might have been meant.

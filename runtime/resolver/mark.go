@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -35,15 +36,20 @@ type identity struct {
 const tick = 50 * time.Millisecond
 
 func look(path string, as aspect) mark {
-	m := mark{path: path, as: as}
 	stat := os.Lstat
 	if as == content {
 		stat = os.Stat
 	}
 	info, err := stat(path)
 	if err != nil {
-		return m
+		return mark{path: path, as: as}
 	}
+	return see(path, as, info)
+}
+
+// see is the mark of what a look at path has found.
+func see(path string, as aspect, info fs.FileInfo) mark {
+	m := mark{path: path, as: as}
 	s, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok:

@@ -40,11 +40,17 @@ func Open(dir string) (*Loader, error) {
 	if abs, err = filepath.EvalSymlinks(abs); err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(abs)
+	return OpenReal(abs)
+}
+
+// OpenReal is Open of a directory whose name is known to be absolute and without symlinks. If there is one meanwhile, what LocalPath
+// and OpenLocal find lies outside.
+func OpenReal(dir string) (*Loader, error) {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &Loader{root: root, dir: abs}, nil
+	return &Loader{root: root, dir: dir}, nil
 }
 
 // Dir is the directory, absolute and with symlinks resolved.
@@ -52,9 +58,40 @@ func (l *Loader) Dir() string { return l.dir }
 
 // Open opens the regular file at path.
 func (l *Loader) Open(ctx context.Context, path string) (loader.File, error) {
+	f, _, err := l.openRegular(ctx, path)
+	return f, err
+}
+
+// OpenLocal is Open and LocalPath in one, of the same file, and what it was when it was opened.
+func (l *Loader) OpenLocal(ctx context.Context, path string) (_ loader.File, real string, _ fs.FileInfo, _ error) {
+	f, info, err := l.openRegular(ctx, path)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if real, err = l.nameOf(f.(file).File, path); err != nil {
+		f.Close()
+		return nil, "", nil, err
+	}
+	return f, real, info, nil
+}
+
+// nameOf is the name of the open file, which is at path. The kernel knows it at once; looking at each directory of the path, which is
+// what else can be done, takes several times as long.
+func (l *Loader) nameOf(f *os.File, path string) (string, error) {
+	var real string
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { real, _ = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)) })
+	}
+	if rest, ok := strings.CutPrefix(real, strings.TrimSuffix(l.dir, "/")+"/"); ok && rest != "" && !strings.HasSuffix(real, " (deleted)") {
+		return real, nil
+	}
+	return l.LocalPath(path)
+}
+
+func (l *Loader) openRegular(ctx context.Context, path string) (loader.File, fs.FileInfo, error) {
 	f, err := l.open(ctx, path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
@@ -62,9 +99,9 @@ func (l *Loader) Open(ctx context.Context, path string) (loader.File, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return file{f, info.Size()}, nil
+	return file{f, info.Size()}, info, nil
 }
 
 // List is the directory at path, sorted by name.
