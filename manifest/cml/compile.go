@@ -202,28 +202,36 @@ func keyPos[T any](s *shape[T], t *T, key string) manifest.Pos {
 	if i < 0 {
 		return manifest.Pos{}
 	}
-	switch f := s.keys[i].field(t).(type) {
-	case *Text:
-		return f.At.Pos()
-	case *Texts:
-		if n, err := strconv.Atoi(element); isElement && err == nil && n < len(f.Items) {
-			return f.Items[n].At.Pos()
-		}
-		return f.At.Pos()
-	case *Uint:
-		return f.At.Pos()
-	case *Flag:
-		return f.At.Pos()
-	case *Free:
-		return f.At.Pos()
-	case *Restart:
-		return f.At.Pos()
-	case **ConfigType:
-		if *f != nil {
-			return (*f).At.Pos()
+	field := s.keys[i].field(t)
+	if ts, ok := field.(*Texts); ok && isElement {
+		if n, err := strconv.Atoi(element); err == nil && n < len(ts.Items) {
+			return ts.Items[n].At.Pos()
 		}
 	}
-	return manifest.Pos{}
+	return written(field).Pos()
+}
+
+// written is where the value of a key is that field points to.
+func written(field any) At {
+	switch f := field.(type) {
+	case *Text:
+		return f.At
+	case *Texts:
+		return f.At
+	case *Uint:
+		return f.At
+	case *Flag:
+		return f.At
+	case *Free:
+		return f.At
+	case *Restart:
+		return f.At
+	case **ConfigType:
+		if *f != nil {
+			return (*f).At
+		}
+	}
+	return At{}
 }
 
 func (k *compiler) compile() {
@@ -537,10 +545,11 @@ func (k *compiler) applies(s *shape[Clause], c *Clause) {
 		if key.of == nil || slices.Contains(key.of, c.Kind) {
 			continue
 		}
-		pos := keyPos(s, c, key.name)
-		if !pos.IsValid() {
+		at := written(key.field(c))
+		if !at.IsSet() {
 			continue
 		}
+		pos := at.Pos()
 		if k.warnings++; k.warnings <= maxWarnings {
 			k.lastWarning = pos
 			k.diagnostics = append(k.diagnostics, manifest.Diagnostic{
