@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -113,6 +114,10 @@ func (v *verifier) open(ctx context.Context, root string) (*verify.Tree, func(),
 			return nil, nil, err
 		}
 		root = url
+	}
+	if os.Getenv("GOGC") == "" {
+		// It ends in seconds: half as much again of memory for a quarter less of CPU time.
+		debug.SetGCPercent(400)
 	}
 	cfg := verify.Config{Root: root, Limit: v.limit}
 	cfg.Builtins, cfg.Resolvers = manager.Above(v.options)

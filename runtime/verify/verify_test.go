@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -1154,6 +1155,7 @@ func cpu() time.Duration {
 func BenchmarkVerify(b *testing.B) {
 	dir := generate(b, 10_000)
 	b.ReportAllocs()
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // as `cmgr verify`
 	before := cpu()
 	for b.Loop() {
 		tree, err := verify.Open(b.Context(), config(dir))
@@ -1166,6 +1168,31 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 	b.ReportMetric((cpu()-before).Seconds()/float64(b.N), "cpu-s/op")
+}
+
+// BenchmarkMemory measures what a verified tree keeps, for each of its manifests: it is to stay the same, however many there are.
+func BenchmarkMemory(b *testing.B) {
+	for _, n := range []int{1000, 2000, 4000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			dir := generate(b, n)
+			for b.Loop() {
+				var before, after runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				cfg := config(dir)
+				tree, err := verify.Open(b.Context(), cfg)
+				if err != nil {
+					b.Fatal(err)
+				}
+				check(b, tree, nil, false)
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				runtime.KeepAlive(tree)
+				runtime.KeepAlive(cfg)
+				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1024/float64(n), "KiB/manifest")
+			}
+		})
+	}
 }
 
 // BenchmarkRepeated verifies trees of about 100,000 instances of few manifests: all children of one, with an error in each, and 2ⁿ
