@@ -53,6 +53,9 @@ func (v *validator) grammar() {
 		check(checkRef(u.Source), v.pos(SectionUse, i, "from", u.Pos))
 		check(optional(name.CheckPath, u.TargetPath), v.pos(SectionUse, i, "path", u.Pos))
 		check(optional(name.CheckRelativePath, u.Subdir), v.pos(SectionUse, i, "subdir", u.Pos))
+		for _, r := range u.Scope {
+			check(checkRef(r), v.pos(SectionUse, i, "scope", u.Pos))
+		}
 		if u.Config != nil {
 			check(name.CheckConfigKey(u.Config.Key), v.pos(SectionUse, i, "key", u.Pos))
 		}

@@ -425,7 +425,8 @@ func (k *compiler) registrations(kind manifest.Kind, items []Registration) []man
 	for i := range items {
 		r := &items[i]
 		if r.As.At.IsSet() && len(r.Names.Items) > 1 {
-			k.report(r.As.At, "as-with-many", "", "\"as\" can only be specified when one `%s` is supplied.", kind)
+			k.report(r.As.At, "as-with-many", "write one entry for each name",
+				"\"as\" can only be specified when one `%s` is supplied.", kind)
 		}
 		for _, n := range r.Names.Items {
 			reg := manifest.Registration{Pos: n.At.Pos(), Kind: kind, Source: k.ref(r.From.Value), Name: n.Value, As: n.Value}
@@ -588,7 +589,8 @@ func (k *compiler) capability(c *Clause) {
 		}
 	case manifest.KindRunner, manifest.KindResolver:
 		if c.From.At.IsSet() {
-			k.report(c.From.At, "extra-from", "remove it: what a component declares is its own", `"from" should not be present with %q`, c.Kind)
+			k.report(c.From.At, "extra-from", "remove it: what a component declares is its own",
+				`"from" should not be present with %q`, c.Kind)
 		}
 	case manifest.KindDictionary:
 		if c.Path.At.IsSet() {
@@ -625,7 +627,8 @@ func (k *compiler) capability(c *Clause) {
 }
 
 func (k *compiler) missing(c *Clause, key string) {
-	k.report(c.Names.At, "missing-"+strings.ReplaceAll(key, "_", "-"), capabilityShape.adding(key), "%q should be present with %q", key, c.Kind)
+	k.report(c.Names.At, "missing-"+strings.ReplaceAll(key, "_", "-"), capabilityShape.adding(key),
+		"%q should be present with %q", key, c.Kind)
 }
 
 // rights expands the aliases; two tokens may not say the same.
@@ -1175,7 +1178,8 @@ func (k *compiler) config() {
 			if !fallback {
 				msg = fmt.Sprintf("Use and config block differ on type for key '%s'", u.Config.Key)
 			}
-			k.reportAt(cmp.Or(k.where(manifest.SectionUse, i, "type"), u.Pos), "config-type", "the config section has it at "+out.Fields[at].Pos.String(), msg)
+			k.reportAt(cmp.Or(k.where(manifest.SectionUse, i, "type"), u.Pos), "config-type",
+				"the config section has it at "+out.Fields[at].Pos.String(), msg)
 		}
 	}
 	if len(out.Fields) == 0 {

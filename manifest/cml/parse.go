@@ -227,6 +227,7 @@ func textEqual(a, b *Text) bool { return a.At.IsSet() == b.At.IsSet() && a.Value
 type textsForm struct {
 	one, many bool
 	empty     bool // the array may be empty
+	repeats   bool // strings may be there twice
 	item      textForm
 	bare      string // a word that may stand alone but not in an array
 	want      string
@@ -271,7 +272,7 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 				item.Value, f.want)
 			continue
 		}
-		if !seen.add(item.Value) {
+		if !f.repeats && !seen.add(item.Value) {
 			d.report(item.At, "duplicate-element", fmt.Sprintf("%q is there already", item.Value),
 				"invalid value: array with duplicate element, expected %s", f.want)
 			continue

@@ -69,7 +69,7 @@ var (
 		want: "a name or nonempty array of names, with unique elements",
 	}
 	singleName  = textsForm{one: true, item: aName, want: "a name"}
-	paths       = textsForm{many: true, empty: true, item: anyText, want: "an array of paths"}
+	paths       = textsForm{many: true, empty: true, repeats: true, item: anyText, want: "an array of paths"}
 	rightTokens = textsForm{many: true, item: words(rightWords...), want: "a nonempty array of rights, with unique elements"}
 )
 

@@ -654,7 +654,12 @@ func TestHostile(t *testing.T) {
 	}
 	wants(t, second(raw().Call(t.Context(), "CreateChild", rpc.Message{Body: []byte{0xff}})), capabilities.Invalid, "the body is no CreateChild")
 	wants(t, second(raw().Call(t.Context(), "ListChildren", rpc.Message{})), capabilities.NotFound, "collection")
-	body, err := proto.Marshal(&componentpb.ChildRef{Name: "../net"})
+	body, err := proto.Marshal(&componentpb.CreateChild{
+		Collection: "jobs", Child: &componentpb.Child{Name: "x", Url: "mem:///worker", Environment: "env"},
+	})
+	w.must(err)
+	wants(t, second(raw().Call(t.Context(), "CreateChild", rpc.Message{Body: body})), capabilities.Invalid, "may not set its environment")
+	body, err = proto.Marshal(&componentpb.ChildRef{Name: "../net"})
 	w.must(err)
 	wants(t, second(raw().Call(t.Context(), "OpenExposedDir", rpc.Message{Body: body})), capabilities.Invalid, "../net")
 	// Another protocol than that of the socket.
