@@ -137,14 +137,15 @@ const (
 	ByKill                 // it was killed on demand
 	ByTimeout              // it did not stop in time and was killed
 	ByRunner               // its runner went away
+	ByHealth               // its health checks failed, and so it was stopped
 )
 
-var causes = [...]string{"self", "stop", "kill", "timeout", "runner"}
+var causes = [...]string{"self", "stop", "kill", "timeout", "runner", "health"}
 
 func (c Cause) String() string { return causes[c] }
 
-// OK says whether the program ended with exit code 0.
-func (e Exit) OK() bool { return e.Code == 0 && e.Signal == 0 }
+// OK says whether the program ended with exit code 0, and not for want of health.
+func (e Exit) OK() bool { return e.Code == 0 && e.Signal == 0 && e.Cause != ByHealth }
 
 // Well says whether nothing is wrong with the end: exit code 0, or one that was asked for and came in time.
 func (e Exit) Well() bool { return e.OK() || e.Cause == ByStop || e.Cause == ByKill }
@@ -175,6 +176,8 @@ func (e Exit) String() string {
 		b.WriteString(" (its runner went away)")
 	case ByStop:
 		b.WriteString(" (asked to stop)")
+	case ByHealth:
+		b.WriteString(" (unhealthy)")
 	case BySelf:
 	}
 	if e.Detail != "" {
@@ -213,6 +216,10 @@ func (e *Error) Code() capabilities.Code { return e.Why }
 // A Notifier calls f once, soon after the program's end, on a goroutine of its own choice; f must not block. A manager of
 // thousands of programs uses it in place of a goroutine each in Wait. If the program has already ended, f is called at once.
 type Notifier interface{ OnExit(f func(Exit)) }
+
+// A HealthNotifier calls f, at most once, when it finds that the program does not do its work any more, though it runs. f must not
+// block. Whoever asks is expected to stop the program, whose Exit then has the cause ByHealth.
+type HealthNotifier interface{ OnUnhealthy(f func(why string)) }
 
 // A Measurer knows what the program uses.
 type Measurer interface {

@@ -188,14 +188,15 @@ func (x *Instance) GetUsage() *Usage {
 // Exit is how a run ended.
 type Exit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// It ended well: it returned 0, or was asked to end and did so in time.
+	// It ended well: it returned 0, or was asked to end and did so in time; and its health checks did not fail.
 	Ok bool `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
 	// What it returned; -1 when a signal ended it or nobody can know.
 	Code int32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
 	// "SIGKILL"; "" when it exited by itself.
 	Signal     string `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`
 	CoreDumped bool   `protobuf:"varint,4,opt,name=core_dumped,json=coreDumped,proto3" json:"core_dumped,omitempty"`
-	// Who ended it: self, stop, kill, timeout (it did not stop in time) or runner (its runner went away).
+	// Who ended it: self, stop, kill, timeout (it did not stop in time), runner (its runner went away) or health (its health checks
+	// failed).
 	Cause string `protobuf:"bytes,5,opt,name=cause,proto3" json:"cause,omitempty"`
 	// This end took the whole tree down (main_process_critical).
 	Critical bool `protobuf:"varint,6,opt,name=critical,proto3" json:"critical,omitempty"`
@@ -2852,7 +2853,7 @@ type Event struct {
 	Seq  float64                `protobuf:"fixed64,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// discovered, resolved, unresolved, started, stopping, stopped, failed, restarting, gave_up, shutdown, destroyed, reboot,
-	// waiting, missing; or lost, for what was too much for the reader (text says how many).
+	// waiting, missing, unhealthy; or lost, for what was too much for the reader (text says how many).
 	Kind    string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	Moniker string `protobuf:"bytes,4,opt,name=moniker,proto3" json:"moniker,omitempty"`
 	Url     string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`

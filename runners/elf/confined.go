@@ -121,9 +121,12 @@ func beside(info *runners.StartInfo, spec *job.Spec) error {
 			return &unavailable{fmt.Errorf("path %s: %w", e.Path, err)}
 		}
 	}
-	spec.Env = append(spec.Env, "CMGR_NAMESPACE="+info.View)
+	spec.Env = append(spec.Env, namespaceEnv+"="+info.View)
 	return nil
 }
+
+// namespaceEnv is the variable that tells a program that shares the manager's file system where its namespace is.
+const namespaceEnv = "CMGR_NAMESPACE"
 
 // alone returns for the descriptor of a directory another one, of the same directory without anything above it: ".." of the one
 // given leads through all of the manager's files. For any other descriptor it returns -1.

@@ -35,7 +35,7 @@ const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // ownVariables are the environment variables that the runner sets and a manifest must not.
 var ownVariables = []string{
-	"CMGR_MONIKER", "CMGR_URL", "CMGR_NAMESPACE", configFD, "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", lifecycle.Env,
+	"CMGR_MONIKER", "CMGR_URL", namespaceEnv, configFD, "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", lifecycle.Env,
 }
 
 // Config is what a Runner needs.
@@ -142,10 +142,16 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (_ *program
 		ready = make(chan struct{})
 		p.ready = ready
 	}
-	err = p.launch(spec, s.ready || s.stop == stopByNotify, info)
+	if p.watch, err = p.newWatch(&s, info); err == nil {
+		err = p.launch(spec, s.ready || s.stop == stopByNotify, info)
+	}
 	release()
-	if err != nil || !s.ready {
-		return p, err
+	if err != nil {
+		p.watch.end()
+		return nil, err
+	}
+	if ready == nil {
+		return p, nil
 	}
 	if info.Launched != nil {
 		info.Launched()
@@ -160,7 +166,7 @@ func (s *settings) spec(info *runners.StartInfo) (*job.Spec, error) {
 	var err error
 	if !filepath.IsAbs(s.binary) {
 		if spec.Path, err = info.Package.Path(s.binary); err != nil {
-			return nil, at(info, "binary", err)
+			return nil, at(info, s.key, err)
 		}
 		argv0 = filepath.Join(info.Package.Dir, s.binary) // symlinks unresolved: some programs do what they are called
 	}

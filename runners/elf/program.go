@@ -31,6 +31,7 @@ const (
 
 // settings are a program block, read.
 type settings struct {
+	key        string // of binary in the program block
 	binary     string // relative: below the package
 	args       []string
 	environ    []string
@@ -43,6 +44,7 @@ type settings struct {
 	stop       stopEvent
 	stopSignal syscall.Signal
 	ready      bool // by its lifecycle channel
+	health     health
 	stdout     bool // forwarded to the log
 	stderr     bool
 	critical   bool
@@ -76,6 +78,7 @@ var (
 var known = []string{
 	"binary", "args", "environ", "lifecycle.stop_event", "stop_signal", "forward_stdout_to", "forward_stderr_to",
 	"main_process_critical", "cwd", "umask", "user", "group", "ready", keyFinish, keyCheck, keyLog,
+	healthExec, "health.interval_ms", "health.timeout_ms", "health.retries", "health.start_ms",
 }
 
 // otherWords are what other tools call these keys.
@@ -198,6 +201,7 @@ func parse(b runners.Block) (s settings, errs []error) {
 		return v
 	}
 
+	s.key = "binary"
 	if s.binary = text("binary", ""); s.binary == "" && len(errs) == 0 {
 		fail(b.Errorf("binary", "is missing: the ELF runner needs the path of a program, below the package or absolute"))
 	}
@@ -225,6 +229,9 @@ func parse(b runners.Block) (s settings, errs []error) {
 	s.stderr = enum("forward_stderr_to", "log", "log", "none") == "log"
 	s.critical = enum("main_process_critical", "false", "true", "false") == "true"
 	s.ready = enum("ready", "none", "none", "lifecycle") == "lifecycle"
+	var herrs []error
+	s.health, herrs = parseHealth(b)
+	errs = append(errs, herrs...)
 	s.cwd = text("cwd", "")
 	s.user = text("user", "")
 	s.group = text("group", "")

@@ -172,6 +172,18 @@ func TestCheckRefuses(t *testing.T) {
 		{block("binary", "x", "finish", []string{}), `a.cml:3:5: program.finish: must be the path of a program, or an array of that`},
 		{block("binary", "x", "check", []string{"y", "\x00"}), `a.cml:3:5: program.check: holds a NUL`},
 		{block("binary", "x", "log", "y", "forward_stdout_to", "none"), `a.cml:3:5: program.log: has nothing to read where`},
+		{block("binary", "x", "health", "y"), `a.cml:3:5: program.health: must be an object`},
+		{block("binary", "x", "health.exec", "y"), `a.cml:3:5: program.health.exec: must be an array of strings`},
+		{block("binary", "x", "health.exec", []string{}), `a.cml:3:5: program.health.exec: must be a program and its arguments`},
+		{block("binary", "x", "health.retries", "3"), `a.cml:3:5: program.health.retries: has no meaning without health.exec`},
+		{
+			block("binary", "x", "health.exec", []string{"y"}, "health.retries", "0"),
+			`a.cml:4:5: program.health.retries: is "0", must be a whole number from 1 to 1000`,
+		},
+		{
+			block("binary", "x", "health.exec", []string{"y"}, "health.start_ms", "-1"),
+			`a.cml:4:5: program.health.start_ms: is "-1", must be a whole number from 0 to 86400000`,
+		},
 		{block("binary", "x", "limits.files", "3"), `program.limits.files: there is no limit "files"; there are as core cpu`},
 		{
 			block("binary", "x", "limits.core", ""),

@@ -42,6 +42,7 @@ type program struct {
 	job        *job.Job
 	resources  []resource
 	pid        int
+	watch      *watch // nil without health checks
 
 	// mu guards what follows. It is held for no call to the job (whose signals may wait) or to whom Ending calls.
 	mu      sync.Mutex
@@ -52,6 +53,10 @@ type program struct {
 	cause   runners.Cause
 	channel channel
 	ready   chan struct{} // Start waits for it; nil when it doesn't
+	health  string        // what the last health check found
+	failed  string        // why it is unhealthy
+	// onUnhealthy wants to be told of that.
+	onUnhealthy func(why string)
 }
 
 // launch starts the program in a new job. On an error nothing is left.
@@ -107,6 +112,9 @@ func (p *program) launch(spec *job.Spec, channel bool, info *runners.StartInfo) 
 		p.beginEnd()
 	case channel && p.channel.fd < 0:
 		p.onClosed()
+	}
+	if p.reaped == nil {
+		p.watch.begin()
 	}
 	return nil
 }
@@ -169,6 +177,7 @@ const quick = 100 * time.Millisecond
 // end kills the job and reports the program's end when nothing of it is left, or when KillBound is over.
 func (p *program) end() {
 	r := p.runner
+	p.watch.end()
 	exhausted := ""
 	if len(p.resources) > 0 {
 		exhausted = p.job.Exhausted()
@@ -205,6 +214,9 @@ func (p *program) end() {
 	}
 	if exhausted != "" && !x.Well() {
 		x.Detail = strings.Trim(exhausted+"; "+x.Detail, "; ")
+	}
+	if p.cause == runners.ByHealth {
+		x.Detail = strings.Trim(p.failed+"; "+x.Detail, "; ")
 	}
 	x.Critical = p.critical && !x.OK()
 	p.hearReady()
@@ -315,7 +327,7 @@ func (p *program) awaitReady(ctx context.Context, ready <-chan struct{}) error {
 	}
 	p.mu.Lock()
 	p.hearReady()
-	isReady, exited := p.channel.ready, p.exited
+	isReady, exited, unhealthy := p.channel.ready, p.exited, p.failed
 	if !isReady {
 		p.beginEnd()
 	}
@@ -327,6 +339,8 @@ func (p *program) awaitReady(ctx context.Context, ready <-chan struct{}) error {
 	switch {
 	case exited:
 		return &endedEarly{fmt.Errorf("it ended before it was ready: %v", x), x}
+	case unhealthy != "":
+		return &endedEarly{errors.New("it was not ready: " + unhealthy), x}
 	case ctx.Err() != nil:
 		return &unavailable{fmt.Errorf("it was not ready yet: %w", context.Cause(ctx))}
 	default:
@@ -344,6 +358,7 @@ func (p *program) Stop(context.Context) error {
 	if p.cause == runners.BySelf {
 		p.cause = runners.ByStop
 	}
+	p.watch.leave()
 	if p.stop != stopBySignal {
 		// Who is to be asked on the channel and has closed it, or is asked again, can only be killed.
 		if p.stop == stopByKill || p.channel.fd < 0 || p.channel.asked || p.channel.send() != nil {
@@ -368,7 +383,9 @@ func (p *program) Kill(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.exited {
-		p.cause = runners.ByKill
+		if p.cause != runners.ByHealth { // that is why it is killed
+			p.cause = runners.ByKill
+		}
 		p.beginEnd()
 	}
 	return nil
@@ -396,6 +413,9 @@ func (p *program) Describe() []runners.Detail {
 	d = append(d, describeResources(p.resources)...)
 	if p.channel.ready {
 		d = append(d, runners.Detail{Key: "Ready", Value: "yes"})
+	}
+	if p.health != "" {
+		d = append(d, runners.Detail{Key: "Health", Value: p.health})
 	}
 	if p.channel.status != "" {
 		d = append(d, runners.Detail{Key: "Status", Value: p.channel.status})

@@ -164,6 +164,7 @@ func without(d manifest.Dictionary, keys ...string) manifest.Dictionary {
 var notBeside = []string{
 	keyFinish, keyCheck, keyLog, "binary", "args", "lifecycle.stop_event", "stop_signal", "ready", "main_process_critical",
 	"forward_stdout_to",
+	healthExec, "health.interval_ms", "health.timeout_ms", "health.retries", "health.start_ms",
 }
 
 // stdout is where the main program and finish write.
@@ -436,6 +437,9 @@ func (s *service) Kill(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// OnUnhealthy is the main program's.
+func (s *service) OnUnhealthy(f func(why string)) { s.main.(runners.HealthNotifier).OnUnhealthy(f) }
 
 // Signal goes to the main program.
 func (s *service) Signal(ctx context.Context, sig syscall.Signal) error {

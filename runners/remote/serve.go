@@ -167,4 +167,5 @@ func (s *server) watch(id uint64, p runners.Program) {
 var causes = [...]runnerpb.Cause{
 	runners.BySelf: runnerpb.Cause_CAUSE_SELF, runners.ByStop: runnerpb.Cause_CAUSE_STOP, runners.ByKill: runnerpb.Cause_CAUSE_KILL,
 	runners.ByTimeout: runnerpb.Cause_CAUSE_TIMEOUT, runners.ByRunner: runnerpb.Cause_CAUSE_RUNNER,
+	runners.ByHealth: runnerpb.Cause_CAUSE_SELF, // whose detail says why
 }

@@ -56,6 +56,24 @@ func (f *Fake) Exit(m name.Moniker, e runners.Exit) bool {
 	return p != nil && p.end("exit", e)
 }
 
+// Unhealthy has the running program of m be found unhealthy; false if none runs.
+func (f *Fake) Unhealthy(m name.Moniker, why string) bool {
+	f.mu.Lock()
+	p := f.running[m]
+	f.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	p.cause, p.failed = runners.ByHealth, why
+	tell := p.onUnhealthy
+	p.mu.Unlock()
+	if tell != nil {
+		tell(why)
+	}
+	return true
+}
+
 // Running are the monikers of the programs that run, sorted.
 func (f *Fake) Running() []name.Moniker {
 	f.mu.Lock()
@@ -145,9 +163,11 @@ type fakeProgram struct {
 	info    runners.StartInfo
 	started time.Time
 
-	mu     sync.Mutex // guards ending and cause
-	ending bool
-	cause  runners.Cause
+	mu          sync.Mutex // guards everything below
+	ending      bool
+	cause       runners.Cause
+	failed      string // why it is unhealthy
+	onUnhealthy func(why string)
 }
 
 // run is what the program does of its own accord.
@@ -175,8 +195,8 @@ func (p *fakeProgram) end(how string, e runners.Exit) bool {
 		return false
 	}
 	p.ending = true
-	if e.Cause == runners.BySelf {
-		e.Cause = p.cause
+	if e.Cause == runners.BySelf || p.cause == runners.ByHealth {
+		e.Cause, e.Detail = p.cause, p.failed+e.Detail
 	}
 	p.mu.Unlock()
 	if e.Started.IsZero() {
@@ -204,7 +224,9 @@ func (p *fakeProgram) Stop(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.ending {
-		p.cause = runners.ByStop
+		if p.cause == runners.BySelf {
+			p.cause = runners.ByStop
+		}
 		p.fake.mu.Lock()
 		p.fake.note("stop", p.info.Moniker)
 		p.fake.mu.Unlock()
@@ -217,4 +239,10 @@ func (p *fakeProgram) Kill(context.Context) error {
 		p.end("kill", runners.Exit{Code: -1, Signal: syscall.SIGKILL, Cause: runners.ByKill})
 	}
 	return nil
+}
+
+func (p *fakeProgram) OnUnhealthy(f func(why string)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onUnhealthy = f
 }

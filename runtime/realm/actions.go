@@ -371,6 +371,9 @@ func (i *instance) running(ctx context.Context, n *run) error {
 	i.mu.Unlock()
 	if n.program != nil {
 		i.realm.noteRun()
+		if p, ok := n.program.(runners.HealthNotifier); ok {
+			p.OnUnhealthy(func(why string) { i.realm.spawn(func() { i.unhealthy(n, why) }) })
+		}
 		i.realm.hold() // released in ended
 		i.realm.wg.Add(1)
 		over := func(e runners.Exit) {
@@ -446,6 +449,7 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	i.mu.Lock()
 	res := i.resolutionLocked()
 	switch {
+	case exit.Cause == runners.ByHealth: // however that went
 	case n.timedOut:
 		exit.Cause = runners.ByTimeout
 	case n.asked && exit.Cause == runners.BySelf:
@@ -467,7 +471,7 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	} else {
 		i.realm.noteEnd(i.moniker, exit.String())
 	}
-	tell := !well && !n.timedOut
+	tell := !well && (!n.timedOut || exit.Cause == runners.ByHealth)
 	n.finishLocked() // who waits for the end sees all of it
 	i.mu.Unlock()
 
@@ -576,9 +580,24 @@ func (i *instance) stop(ctx context.Context, why string) error {
 		i.mu.Unlock()
 		return nil
 	}
+	n.asked = true
 	a := i.beginLocked(stoppingRun, func(ctx context.Context) error { return i.doStop(ctx, n, why) })
 	i.mu.Unlock()
 	return a.wait(ctx)
+}
+
+// unhealthy stops a run that does not do its work any more. Nobody has asked for that, so a policy follows.
+func (i *instance) unhealthy(n *run, why string) {
+	i.mu.Lock()
+	s, ok := i.state.(started)
+	if !ok || s.run != n {
+		i.mu.Unlock()
+		return // it is on its way out
+	}
+	i.emitLocked(Event{Kind: EventUnhealthy, Text: why})
+	a := i.beginLocked(stoppingRun, func(ctx context.Context) error { return i.doStop(ctx, n, "unhealthy") })
+	i.mu.Unlock()
+	_ = a.wait(i.realm.ctx) // its events tell
 }
 
 // doStop asks a run to end, bounds that, and then kills it.
@@ -590,7 +609,6 @@ func (i *instance) doStop(ctx context.Context, n *run, why string) error {
 		i.mu.Unlock()
 		return i.awaitKill(ctx, n, over) // it is on its way out
 	}
-	n.asked = true
 	if n.program == nil {
 		i.state = resolved{s.resolution}
 		i.emitLocked(Event{Kind: EventStopped, Text: why})

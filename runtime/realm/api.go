@@ -70,14 +70,15 @@ const (
 	EventGaveUp     // the restart limit is reached
 	EventShutdown   // it can't start any more
 	EventDestroyed
-	EventReboot  // its end makes the whole tree shut down
-	EventWaiting // a shutdown waits for it; Text says since when
-	EventMissing // something required is not available to it; Text says what and why, and what to do
+	EventReboot    // its end makes the whole tree shut down
+	EventWaiting   // a shutdown waits for it; Text says since when
+	EventMissing   // something required is not available to it; Text says what and why, and what to do
+	EventUnhealthy // its health checks failed, so it is stopped; Text says how
 )
 
 var eventKinds = [...]string{
 	"discovered", "resolved", "unresolved", "started", "stopping", "stopped", "failed", "restarting", "gave_up",
-	"shutdown", "destroyed", "reboot", "waiting", "missing",
+	"shutdown", "destroyed", "reboot", "waiting", "missing", "unhealthy",
 }
 
 func (k EventKind) String() string { return eventKinds[k] }

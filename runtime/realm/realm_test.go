@@ -665,6 +665,45 @@ func TestAnOperatorsStartForgetsTheLimit(t *testing.T) {
 	})
 }
 
+// What is unhealthy is stopped as if it had failed: its policy follows, unless somebody asks for the stop meanwhile.
+func TestUnhealthy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{
+			"root": `{ children: [ { name: "a", url: "mem:///p", startup: "eager", on_terminate: "restart",
+				restart: { when: "failure", delay_ms: 100 } } ] }`,
+			"p": `{ ` + prog + ` }`,
+		})
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		w.fake.Unhealthy("/a", "hangs")
+		w.settle()
+		w.states(map[name.Moniker]State{"/a": Resolved})
+		if i, _ := w.Instance("/a"); i.LastExit.Cause != runners.ByHealth || i.LastExit.Detail != "hangs" || len(w.Failures()) != 1 {
+			t.Errorf("it ended as %v; failures %v", i.LastExit, w.Failures())
+		}
+		if es := w.events(); !slices.Equal(es[len(es)-4:], []string{"unhealthy /a", "stopping /a", "stopped /a", "restarting /a"}) {
+			t.Errorf("events %q", es)
+		}
+		w.fake.Behave("/a", runnertest.IgnoresStop)
+		time.Sleep(time.Second)
+		w.states(map[name.Moniker]State{"/a": Started})
+
+		at := time.Now()
+		w.fake.Unhealthy("/a", "hangs")
+		w.settle()
+		w.states(map[name.Moniker]State{"/a": Stopping})
+		w.must(w.Stop(t.Context(), "/a"))
+		if took := time.Since(at); took != 5*time.Second {
+			t.Errorf("it was killed after %s", took)
+		}
+		w.must(w.Idle(t.Context()))
+		w.states(map[name.Moniker]State{"/a": Resolved})
+		if i, _ := w.Instance("/a"); i.LastExit.Cause != runners.ByHealth || i.Restarts != 1 {
+			t.Errorf("it ended as %v; %d restarts", i.LastExit, i.Restarts)
+		}
+	})
+}
+
 func TestAStopEndsARestartThatIsDue(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, files{

@@ -257,6 +257,8 @@ func (s *Screen) Event(e realm.Event) {
 		s.say(yellow, fmt.Sprintf("waiting for %s: %s", m, e.Text))
 	case realm.EventMissing:
 		s.say(yellow, m+": "+strings.ReplaceAll(e.Text, "\n", "\n      "))
+	case realm.EventUnhealthy:
+		s.say(red, m+" is unhealthy, and stopped: "+e.Text)
 	case realm.EventDestroyed:
 		s.say(dim, m+" destroyed")
 	case realm.EventDiscovered, realm.EventResolved, realm.EventUnresolved, realm.EventStopping, realm.EventShutdown:
