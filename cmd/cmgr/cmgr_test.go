@@ -293,6 +293,10 @@ func (shop) Wait(ctx context.Context, r *controlpb.WaitRequest) (*controlpb.Wait
 	}
 }
 
+func (shop) Version(context.Context, *controlpb.VersionRequest) (*controlpb.VersionResponse, error) {
+	return &controlpb.VersionResponse{Version: "v1", Manager: "default", RootUrl: "file:///srv/root.cml", StartedAt: at(26 * time.Hour)}, nil
+}
+
 func (shop) Doctor(context.Context, *controlpb.DoctorRequest) (*controlpb.DoctorResponse, error) {
 	return &controlpb.DoctorResponse{Checks: []*controlpb.Check{
 		{Status: "ok", Key: "Job backend", Value: "cgroup2"},
@@ -401,6 +405,8 @@ wait /core/net --until exited
 wait /core/net --until exited --json
 wait /core/jobs:import-7 --until running --timeout 20ms
 wait /core
+metrics
+metrics --json
 doctor
 doctor --json
 doctor /core

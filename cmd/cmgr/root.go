@@ -120,7 +120,7 @@ or no manager runs.`,
 // subcommands are what cmgr can do, in the order of the manual.
 var subcommands = []func(*app) *cobra.Command{
 	newRun, newBoot, newBootserver, newCompile, newVerify,
-	newList, newShow, newGraph, newRoute, newCapability, newLogs, newEvents, newWait, newStatus, newDoctor,
+	newList, newShow, newGraph, newRoute, newCapability, newLogs, newEvents, newWait, newStatus, newMetrics, newDoctor,
 	newStart, newStop, newRestart, newKill, newSignal, newConnect, newConfig, newStorage,
 	newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,

@@ -142,6 +142,7 @@ func New(cfg Config) *Server {
 		connect.WithCompression("gzip", nil, nil), // it would only cost time on a local socket
 		connect.WithReadMaxBytes(maxRequest)))
 	mux.HandleFunc("POST "+connectPath, s.connectTo)
+	mux.HandleFunc("GET "+metricsPath, s.metrics)
 	s.http = &http.Server{
 		Handler:           ofOwner(uint32(os.Geteuid()), mux),
 		ConnContext:       withPeer,
