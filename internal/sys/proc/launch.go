@@ -31,8 +31,6 @@ type Spec struct {
 	DirFD int
 	// Inside has it stay in the session and process group of this process.
 	Inside bool
-	// Terminal has descriptor 0, a terminal, be its controlling one. It is for a process no. 1 and its console.
-	Terminal bool
 	// Umask is the file mode creation mask; nil: DefaultUmask.
 	Umask *uint32
 	// Files are the descriptors that the program finds, by number: Files[i], one of this process, as i. -1 is none, but for 0, 1
@@ -372,9 +370,6 @@ func (r request) run(rx, null int) (*Process, error) {
 		return r.enter(files, dir, fds[next:])
 	}
 	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Credential: s.Credential, Cloneflags: s.cloneflags}
-	if s.Terminal {
-		sys.Setctty, sys.Ctty = true, 0
-	}
 	if s.cloneflags&unix.CLONE_NEWUSER != 0 {
 		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}

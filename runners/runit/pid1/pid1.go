@@ -124,7 +124,8 @@ func say(text string) { fmt.Fprintf(os.Stderr, "- runit: %s\n", text) }
 func (p *initProcess) stages() int {
 	skip := false
 	if p.tree == nil || exists(dir+"1") {
-		st := p.once(dir+"1", &proc.Spec{Path: dir + "1", Terminal: true})
+		// In our session: with one of its own, its end would be that of what it leaves in the background.
+		st := p.once(dir+"1", &proc.Spec{Path: dir + "1", Inside: true})
 		skip = st.Code == 100 || st.Signal != 0
 	}
 	var last proc.Status
@@ -147,11 +148,6 @@ func (p *initProcess) start(name string, s *proc.Spec, ended chan<- proc.Status)
 	s.Env, s.Files = append(os.Environ(), s.Env...), []int{0, 1, 2}
 	say("enter stage: " + name)
 	process, err := p.launcher.Start(s, func(st proc.Status) { ended <- st })
-	if err != nil && s.Terminal {
-		// A console that is no terminal, or another's.
-		s.Terminal = false
-		process, err = p.launcher.Start(s, func(st proc.Status) { ended <- st })
-	}
 	if err != nil {
 		say("fatal: unable to start child: " + name + ": " + djb.Text(err))
 		ended <- proc.Status{}

@@ -2,9 +2,15 @@ package pid1
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/internal/leak"
 	"github.com/cmgr/cmgr/internal/needs"
@@ -30,6 +36,52 @@ func TestSuiteMixed(t *testing.T) {
 	needs.Tool(t, "runit")
 	runittest.Suite(t, []string{"RUNIT=" + runittest.Link(t, "runit")}, "pid1/init*")
 	runittest.Suite(t, []string{"RUNIT_INIT=" + runittest.Link(t, "runit-init")}, "pid1/init*")
+}
+
+// TestJobsOfStageOne: what stage 1 leaves in the background goes on in stage 2, as under the original, also where the console is a
+// terminal, whose session would otherwise end with it.
+func TestJobsOfStageOne(t *testing.T) {
+	needs.Root(t)
+	needs.Tool(t, "runit")
+	runit := runittest.Link(t, "runit")
+	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pty.Close()
+	n, err := unix.IoctlGetInt(int(pty.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(pty.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, pty) // until it is closed
+
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"1": `(trap 'echo hangup >>"$T"' HUP; : >"$T.ready"; until [ -e "$T.two" ]; do sleep 0.1; done; echo goes on >>"$T") &
+			until [ -e "$T.ready" ]; do sleep 0.1; done; test -t 0 && echo has a terminal >>"$T"`,
+		"2": `: >"$T.two"; until grep -q goes "$T"; do sleep 0.1; done`,
+		"3": `echo ends >>"$T"`,
+	} {
+		text := "#!/bin/sh\nPATH=/usr/bin:/bin T=" + dir + "/trace\n" + script + "\n"
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts := `mount --make-rprivate / && mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mount --bind "$0" /etc/runit &&
+		mount --bind "$1" /dev/console && exec "$2"`
+	cmd := exec.Command("/bin/sh", "-c", mounts, dir, fmt.Sprintf("/dev/pts/%d", n), runit)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS}
+	_ = cmd.Run() // it is ended by reboot(2)
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGINT {
+		t.Errorf("it ended with %v, not a power off", cmd.ProcessState)
+	}
+	b, err := os.ReadFile(dir + "/trace")
+	if want := "has a terminal\ngoes on\nends\n"; string(b) != want || err != nil {
+		t.Errorf("trace %q, %v, want %q", b, err, want)
+	}
 }
 
 func TestNotNumberOne(t *testing.T) {
