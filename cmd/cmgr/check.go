@@ -1,21 +1,17 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
-	"github.com/cmgr/cmgr/manifest/codec"
-	"github.com/cmgr/cmgr/runners"
-	"github.com/cmgr/cmgr/runners/elf"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/verify"
 )
 
 func newCheck(a *app) *cobra.Command {
@@ -107,42 +103,7 @@ func (a *app) check(file string, o cml.Options) manifest.Diagnostics {
 		_, why, _ := strings.Cut(p.GetMessage(), ": ")
 		return manifest.Diagnostics{{Pos: manifest.Pos{File: file}, Rule: "file", Message: why, Hint: p.GetHint()}}
 	}
-	doc, c, ds := loadSource(file, src, o)
-	if c.Program != nil && isELF(c) {
-		ds = append(ds, doc.Placed(elf.Check(runners.Block{Pos: c.Program.Pos, Info: c.Program.Info}))...)
-	}
-	slices.SortStableFunc(ds, func(a, b manifest.Diagnostic) int {
-		return cmp.Or(cmp.Compare(a.Pos.File, b.Pos.File), cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
-	})
-	return ds
-}
-
-// loadSource reads a manifest of either form; doc is empty for a compiled one. The declaration is never nil, and has what could be
-// read if there are errors.
-func loadSource(file string, src []byte, o cml.Options) (doc *cml.Document, c *manifest.Component, ds manifest.Diagnostics) {
-	var v manifest.Validated
-	if codec.Is(src) {
-		doc = &cml.Document{}
-		v, ds = codec.Load(file, src)
-	} else {
-		doc, v, ds = cml.LoadDocument(file, src, o)
-	}
-	switch {
-	case !v.IsZero():
-		c = v.Decl()
-	case codec.Is(src):
-		c = &manifest.Component{}
-	default:
-		c, _ = cml.Compile(doc)
-	}
-	return doc, c, ds
-}
-
-// isELF says whether the runner is called elf here. It may have another name, which only the tree can tell.
-func isELF(c *manifest.Component) bool {
-	return c.Program.Runner == "elf" || slices.ContainsFunc(c.Uses, func(u manifest.Use) bool {
-		return u.Kind == manifest.KindRunner && u.SourceName == "elf"
-	})
+	return verify.CheckManifest(file, src, o)
 }
 
 // show writes findings on w, on a terminal with the line that each is about; prefix begins each.

@@ -1,15 +1,13 @@
 package main
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/capabilities"
-	"github.com/cmgr/cmgr/manifest"
-	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/codec"
 	"github.com/cmgr/cmgr/runtime/control"
 )
@@ -42,9 +40,14 @@ FILE may be - for standard input.`,
 			if v.IsZero() {
 				return a.refuse(found)
 			}
-			src := cml.Decompile(v.Decl())
-			if err := compilesTo(src, v.Decl()); err != nil {
-				return fmt.Errorf("decompile %s: %w", file, err)
+			src, err := codec.Decompile(v.Decl())
+			if err != nil {
+				p := control.ProblemOf(err)
+				p.Message = fmt.Sprintf("decompile %s: %v", file, err)
+				if errors.Is(err, codec.ErrNoSource) {
+					p.Kind, p.Hint = capabilities.Invalid.String(), "was it written by another compiler?"
+				}
+				return &control.Error{Problem: p}
 			}
 			header := fmt.Sprintf("// Decompiled from %s, which was compiled from %s.\n", comment(file),
 				comment(strings.Join(v.Decl().Sources, ", ")))
@@ -74,23 +77,4 @@ FILE may be - for standard input.`,
 // comment is text that cannot end a comment.
 func comment(text string) string {
 	return strings.Join(strings.FieldsFunc(printable(text), func(r rune) bool { return r == '\u2028' || r == '\u2029' }), " ")
-}
-
-// compilesTo checks that src is the source of c: a stored form may say what no source can.
-func compilesTo(src []byte, c *manifest.Component) error {
-	again, found := cml.Load("decompiled.cml", src, cml.Options{})
-	if err := found.Err(); err != nil {
-		return fmt.Errorf("no manifest says the same: %w", err)
-	}
-	one, err := codec.EncodeStripped(c)
-	if err != nil {
-		return err
-	}
-	two, err := codec.EncodeStripped(again.Decl())
-	if err != nil || !bytes.Equal(one, two) {
-		return &control.Error{Problem: &control.Problem{
-			Kind: capabilities.Invalid.String(), Message: "no manifest says the same", Hint: "was it written by another compiler?",
-		}}
-	}
-	return nil
 }

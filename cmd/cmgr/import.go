@@ -181,3 +181,13 @@ func formatText(file, src string) ([]byte, error) {
 	}
 	return text, nil
 }
+
+// writeNew writes a file that was not there.
+func writeNew(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fileError(path, err)
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
-
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/manifest"
@@ -48,7 +45,7 @@ cmgr compile unless --validate=false is given.`,
 			}
 			doc.Canonicalize()
 			sources := append([]string{file}, doc.Included...)
-			if err := out.write(a, pretty(doc), sources); err != nil {
+			if err := out.write(a, doc.Indented(), sources); err != nil {
 				return err
 			}
 			return out.tell(a, sources, found)
@@ -61,13 +58,4 @@ cmgr compile unless --validate=false is given.`,
 	f.BoolVar(&validate, "validate", true, "`true` or false: check the result")
 	f.Lookup("validate").NoOptDefVal = "" // so that "--validate false" is one option, as in cmc
 	return cmd
-}
-
-// pretty is a document as indented JSON.
-func pretty(doc *cml.Document) []byte {
-	var b bytes.Buffer
-	if err := json.Indent(&b, doc.JSON(), "", "    "); err != nil {
-		return doc.JSON() // which is JSON, so this does not happen
-	}
-	return append(b.Bytes(), '\n')
 }

@@ -4,54 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
 )
-
-// firstTree are the files of a tree to begin with, in the order in which they are to be read.
-var firstTree = []struct{ name, text string }{
-	{"README.md", `Run this tree with "cmgr run root.cml", look at it from elsewhere with "cmgr list -v", and stop it with Ctrl-C.
-root.cml is the tree, and hello.cml its one component: let it run your own program. The language is in cml(5).
-After each change "cmgr check *.cml" says what is wrong, and "cmgr fmt -w *.cml" brings the files in shape.
-`},
-	{"root.cml", `// The root of the tree: its children, and what each is given. Nobody gets what its parent does not offer.
-{
-    children: [
-        {
-            name: "hello",
-            url: "hello.cml",
-            startup: "eager",
-        },
-    ],
-    offer: [
-        // The manager gives the root the runner "elf", which runs programs of this machine.
-        {
-            runner: "elf",
-            from: "parent",
-            to: "#hello",
-        },
-    ],
-}
-`},
-	{"hello.cml", `// A component: what it runs, and what it needs for that.
-{
-    program: {
-        runner: "elf",
-        binary: "/bin/sh",
-        args: [
-            "-c",
-            "echo Hello from $CMGR_MONIKER; exec sleep infinity",
-        ],
-    },
-}
-`},
-}
 
 func newInit(a *app) *cobra.Command {
 	return &cobra.Command{
@@ -83,26 +43,17 @@ the flags of cmgr run. "cmgr init 0" asks that process to power off, "cmgr init
 				}
 				dir = args[0]
 			}
-			files := []string{}
-			for _, f := range firstTree {
-				path := filepath.Join(dir, f.name)
-				if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-					return &control.Error{Problem: &control.Problem{
-						Kind: capabilities.Precondition.String(), Message: fmt.Sprintf("init %s: %s is there already", dir, path),
-						Hint: "name another directory: cmgr init DIR",
-					}}
-				}
-				files = append(files, path)
+			files, err := cml.Init(dir)
+			if there, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrExist) {
+				return &control.Error{Problem: &control.Problem{
+					Kind: capabilities.Precondition.String(), Message: fmt.Sprintf("init %s: %s is there already", dir, there.Path),
+					Hint: "name another directory: cmgr init DIR",
+				}}
 			}
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+			if err != nil {
 				return fileError(dir, err)
 			}
-			for i, f := range firstTree {
-				if err := writeNew(files[i], f.text); err != nil {
-					return err
-				}
-			}
-			root := files[1]
+			root := files[0]
 			if a.json {
 				return a.writeJSON(struct {
 					Root  string   `json:"root"`
@@ -112,18 +63,8 @@ the flags of cmgr run. "cmgr init 0" asks that process to power off, "cmgr init
 			for _, f := range files {
 				fmt.Fprintln(a.out, f)
 			}
-			_, err := fmt.Fprintf(a.err, "cmgr: run it: cmgr run %s\n", root)
+			_, err = fmt.Fprintf(a.err, "cmgr: run it: cmgr run %s\n", root)
 			return err
 		},
 	}
-}
-
-// writeNew writes a file that was not there.
-func writeNew(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return fileError(path, err)
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
 }

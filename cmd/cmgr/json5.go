@@ -1,12 +1,9 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
-	"github.com/cmgr/cmgr/manifest"
-	"github.com/cmgr/cmgr/manifest/json5"
+	"github.com/cmgr/cmgr/manifest/cml"
 )
 
 func newJSON5(a *app) *cobra.Command {
@@ -24,22 +21,11 @@ What is not JSON5, or cannot be said in JSON (NaN, the infinities), is an error.
 			if err != nil {
 				return err
 			}
-			tree, err := json5.Parse(src, json5.Options{})
-			var out []byte
-			if err == nil {
-				out, err = json5.ToJSON(&tree)
+			out, found := cml.ToJSON(file, src)
+			if err := a.refuse(found); err != nil {
+				return err
 			}
-			if es, ok := errors.AsType[json5.Errors](err); ok {
-				var ds manifest.Diagnostics
-				for _, e := range es {
-					ds = append(ds, manifest.Diagnostic{
-						Pos: manifest.Pos{File: file, Line: int32(e.Line), Col: int32(e.Col)}, Rule: "syntax", Message: e.Message,
-						Hint: e.Hint(),
-					})
-				}
-				return a.refuse(ds)
-			}
-			_, err = a.out.Write(append(out, '\n'))
+			_, err = a.out.Write(out)
 			return err
 		},
 	}

@@ -45,7 +45,7 @@ include is not read. A file may also hold an array of manifests.`,
 			if err := a.refuse(found); err != nil {
 				return err
 			}
-			if err := out.write(a, pretty(doc), files); err != nil {
+			if err := out.write(a, doc.Indented(), files); err != nil {
 				return err
 			}
 			return out.tell(a, files, found)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,19 +44,6 @@ func (a *app) readSource(file string) (name string, src []byte, err error) {
 		return file, nil, fileError(file, err)
 	}
 	return file, src, nil
-}
-
-// readInclude reads a file that a manifest includes. The manifest may be somebody else's, so nothing is waited for.
-func readInclude(file string) ([]byte, error) {
-	if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
-		return nil, cmp.Or(err, errors.New("it is not a regular file"))
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxSource))
 }
 
 // readManifest is readSource for what must be the source of a manifest.
@@ -109,7 +95,7 @@ func (f *includeFlags) add(flags *pflag.FlagSet) {
 }
 
 func (f *includeFlags) includes() *cml.Includes {
-	return &cml.Includes{Root: f.root, Paths: f.paths, Open: readInclude}
+	return &cml.Includes{Root: f.root, Paths: f.paths, Open: cml.ReadInclude}
 }
 
 // featureFlags say which restricted features manifests may use.
@@ -183,10 +169,11 @@ func (f *outputFlags) target() string {
 
 // finish writes the depfile and the stamp. Without a target there is no rule to write, and an old one is removed.
 func (f *outputFlags) finish(a *app, inputs []string) error {
+	inputs = slices.DeleteFunc(slices.Clone(inputs), func(in string) bool { return in == stdinName || in == "-" })
 	switch {
 	case f.depfile == "":
 	case f.target() != "":
-		if err := writeFile(f.depfile, depfile(f.target(), inputs)); err != nil {
+		if err := writeFile(f.depfile, cml.Depfile(f.target(), inputs)); err != nil {
 			return err
 		}
 	default:
@@ -201,19 +188,6 @@ func (f *outputFlags) finish(a *app, inputs []string) error {
 		return writeFile(f.stamp, nil)
 	}
 	return nil
-}
-
-// depfile is a rule for make: target depends on inputs.
-func depfile(target string, inputs []string) []byte {
-	escape := strings.NewReplacer(" ", `\ `, "#", `\#`, "$", "$$")
-	inputs = slices.Compact(slices.Sorted(slices.Values(inputs)))
-	line := escape.Replace(target) + ":"
-	for _, in := range inputs {
-		if in != stdinName && in != "-" {
-			line += " " + escape.Replace(in)
-		}
-	}
-	return []byte(line + "\n")
 }
 
 // write writes b to the output, standard output if there is none, and then the depfile and the stamp. As cmc does, it makes the
@@ -290,19 +264,13 @@ func writeFile(path string, b []byte) error {
 	return err
 }
 
-// linesOf are the lines of a file that are not empty.
+// linesOf are the lines of a file that the command line names.
 func linesOf(file string) ([]string, error) {
-	b, err := os.ReadFile(file)
+	lines, err := cml.ReadLines(file)
 	if err != nil {
 		return nil, fileError(file, err)
 	}
-	var out []string
-	for line := range strings.Lines(string(b)) {
-		if line = strings.TrimSpace(line); line != "" {
-			out = append(out, line)
-		}
-	}
-	return out, nil
+	return lines, nil
 }
 
 // findings are ds as an array, which is [] for none.

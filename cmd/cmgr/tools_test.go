@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -483,14 +482,6 @@ func TestEndlessFiles(t *testing.T) {
 	}
 }
 
-// TestDepfileEscapes: make reads the names that were meant.
-func TestDepfileEscapes(t *testing.T) {
-	got := string(depfile("a b.cm", []string{"z.cml", "$x#.cml", "z.cml", stdinName}))
-	if want := `a\ b.cm: $$x\#.cml z.cml` + "\n"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
 // TestExcerpt: the caret stands under the character, on a screen that is wide enough.
 func TestExcerpt(t *testing.T) {
 	lines := []string{"{", "\tä: [ 1 ],\r", ""}
@@ -527,13 +518,5 @@ func TestTerminalWithoutSize(t *testing.T) {
 	out, err := cmd.Output()
 	if want := "\n     1 | { include: [ \"ring.cml\" ] }"; !strings.Contains(strings.ReplaceAll(string(out), "\r", ""), want) {
 		t.Errorf("%v, %q has no %q", err, out, want)
-	}
-}
-
-// TestFirstTreeIsShort: a README of three lines.
-func TestFirstTreeIsShort(t *testing.T) {
-	i := slices.IndexFunc(firstTree, func(f struct{ name, text string }) bool { return f.name == "README.md" })
-	if n := strings.Count(firstTree[i].text, "\n"); n != 3 {
-		t.Errorf("%d lines", n)
 	}
 }

@@ -1,14 +1,10 @@
 package main
 
 import (
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/runtime/verify"
 )
 
 func newValidateReferences(a *app) *cobra.Command {
@@ -35,14 +31,11 @@ known to run a file of the package.`,
 			if err != nil {
 				return err
 			}
-			provided, err := packageFiles(pkg)
+			provided, err := cml.PackageFiles(pkg)
 			if err != nil {
-				return err
+				return fileError(pkg, err)
 			}
-			doc, c, found := loadSource(name, src, cml.Options{Includes: in.includes()})
-			if found.Err() == nil {
-				found = append(found, doc.Placed(cml.ValidateReferences(c, provided))...)
-			}
+			found := verify.CheckReferences(name, src, cml.Options{Includes: in.includes()}, provided)
 			for i := range found {
 				if label != "" {
 					found[i].Message = label + ": " + found[i].Message
@@ -70,28 +63,4 @@ known to run a file of the package.`,
 	f.StringArrayVar(&in.paths, "includepath", nil, "another `DIR` to look for includes in (repeatable)")
 	out.add(f, false, false)
 	return cmd
-}
-
-// packageFiles are the files of a package: those below a directory, or those that a file lists.
-func packageFiles(pkg string) ([]string, error) {
-	info, err := os.Stat(pkg)
-	if err != nil {
-		return nil, fileError(pkg, err)
-	}
-	var out []string
-	if info.IsDir() {
-		err := fs.WalkDir(os.DirFS(pkg), ".", func(path string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() {
-				out = append(out, filepath.ToSlash(path))
-			}
-			return err
-		})
-		return out, err
-	}
-	lines, err := linesOf(pkg)
-	for _, line := range lines {
-		dst, _, _ := strings.Cut(line, "=")
-		out = append(out, dst)
-	}
-	return out, err
 }

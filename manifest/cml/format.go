@@ -46,6 +46,20 @@ func Repair(file string, src []byte) ([]byte, manifest.Diagnostics) {
 	return es.Apply(src), found
 }
 
+// ToJSON is a JSON5 text as standard JSON, on one line with a newline at the end; or what keeps it from being one. The text need
+// not be a manifest.
+func ToJSON(file string, src []byte) ([]byte, manifest.Diagnostics) {
+	tree, err := json5.Parse(src, json5.Options{})
+	var out []byte
+	if err == nil {
+		out, err = json5.ToJSON(&tree)
+	}
+	if err != nil {
+		return nil, syntax(&Source{File: file, Tree: tree}, err)
+	}
+	return append(out, '\n'), nil
+}
+
 // syntax are the findings of the parser.
 func syntax(s *Source, err error) manifest.Diagnostics {
 	d := decoder{source: s}

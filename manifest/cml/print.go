@@ -1,6 +1,8 @@
 package cml
 
 import (
+	"bytes"
+	"encoding/json"
 	"strconv"
 
 	"github.com/tailscale/hujson"
@@ -14,6 +16,15 @@ func (d *Document) JSON() []byte {
 	w := &printer{}
 	documentForm.encode(w, d)
 	return w.out
+}
+
+// Indented is JSON for people: a level is four blanks, with a newline at the end.
+func (d *Document) Indented() []byte {
+	var b bytes.Buffer
+	if err := json.Indent(&b, d.JSON(), "", "    "); err != nil {
+		panic("cml: " + err.Error()) // JSON writes JSON
+	}
+	return append(b.Bytes(), '\n')
 }
 
 // Equal says whether two documents say the same, whatever their places, and their style of writing.
