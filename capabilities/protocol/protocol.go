@@ -1,9 +1,11 @@
 // Package protocol holds the sockets of protocols.
 //
-// For a protocol that a component declares the manager makes the listening socket (Socket) and keeps it, whether the component runs
-// or not. A component that uses the protocol finds a hard link of the socket's file in a directory of its own (View), so that it
-// connects to the very socket that the provider accepts from: nothing stands between. The first connection that waits wakes the
-// provider (Provider), which is given the socket; while it starts, or starts again, connections wait in the kernel.
+// For a protocol that a component declares the manager makes the listening socket (Socket) and keeps it, whether the component
+// runs or not. A component that uses the protocol finds a hard link of the socket's file in a directory of its own (View), so
+// that it connects to the very socket that the provider accepts from: nothing stands between. The first connection that waits
+// wakes the provider (Provider), which is given the socket; while it starts, or starts again, connections wait in the kernel.
+//
+// A protocol whose provider makes the socket itself (Bound) is shown to its users as soon as it is there.
 //
 // A protocol of the manager's own has a socket for each component that uses it: so the manager knows who speaks.
 package protocol
@@ -17,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"github.com/cmgr/cmgr/internal/sys/poll"
 )
@@ -27,12 +30,13 @@ type Sockets struct {
 	loop *poll.Loop
 	sock *os.File // the directory of the sockets' files, which have numbers for names
 
-	mu   sync.Mutex
-	next uint64
+	mu      sync.Mutex
+	next    uint64
+	watches watches
 }
 
-// Open empties dir, which is made if need be, and puts sockets there from then on. loop watches them; it stays the caller's and must
-// outlive them all.
+// Open empties dir, which is made if need be, and puts sockets there from then on. loop watches them; it stays the caller's and
+// must outlive them all.
 func Open(dir string, loop *poll.Loop) (*Sockets, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("sockets: %w", err)
@@ -60,6 +64,10 @@ func Open(dir string, loop *poll.Loop) (*Sockets, error) {
 
 // Close removes the directory. All that was made here must have been closed.
 func (s *Sockets) Close() error {
+	if s.watches.fd != 0 {
+		s.loop.Remove(s.watches.fd)
+		syscall.Close(s.watches.fd)
+	}
 	return errors.Join(s.sock.Close(), os.RemoveAll(s.dir))
 }
 

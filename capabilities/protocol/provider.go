@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -30,12 +31,20 @@ func (s *Sockets) listen(t sock.Type) (*Socket, error) {
 }
 
 // Dial connects to the socket, without waiting for whoever accepts. sock.ErrBusy says that too many wait.
-func (so *Socket) Dial() (*os.File, error) {
+func (so *Socket) Dial(context.Context) (*os.File, error) {
 	fd, err := sock.Dial(so.s.sock, so.name, so.kind)
 	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "connection"), nil
+}
+
+func (so *Socket) link(v *View, path string) error {
+	at, err := v.place(path)
+	if err != nil {
+		return err
+	}
+	return os.Link(v.s.path(so.name), at)
 }
 
 func (so *Socket) close() {
@@ -58,8 +67,8 @@ type Provider struct {
 // ErrClosed is the error of a Provider whose component is gone.
 var ErrClosed = errors.New("the component is gone")
 
-// Provider makes a Provider without a socket, which watches. Once a connection waits it calls wake, on the loop, with the protocol's
-// name, and is quiet from then on.
+// Provider makes a Provider without a socket, which watches. Once a connection waits it calls wake, on the loop, with the
+// protocol's name, and is quiet from then on.
 func (s *Sockets) Provider(wake func(protocol string)) *Provider {
 	return &Provider{s: s, wake: wake, sockets: map[string]*Socket{}}
 }

@@ -20,6 +20,7 @@ type View struct {
 
 	mu     sync.Mutex
 	hosted []*hosted
+	bounds []*Bound
 	closed bool
 }
 
@@ -44,14 +45,8 @@ func (v *View) place(path string) (string, error) {
 	return path, os.MkdirAll(filepath.Dir(path), 0o755)
 }
 
-// Link puts so at path.
-func (v *View) Link(path string, so *Socket) error {
-	at, err := v.place(path)
-	if err != nil {
-		return err
-	}
-	return os.Link(v.s.path(so.name), at)
-}
+// Link puts e at path.
+func (v *View) Link(path string, e End) error { return e.link(v, path) }
 
 // Refuse puts a socket at path that refuses every connection.
 func (v *View) Refuse(path string) error {
@@ -169,8 +164,12 @@ func (v *View) Close() error {
 		v.s.loop.Remove(h.fd)
 		syscall.Close(h.fd)
 	}
-	v.hosted = nil
+	bounds := v.bounds
+	v.hosted, v.bounds = nil, nil
 	v.mu.Unlock()
+	for _, b := range bounds {
+		b.forget(v)
+	}
 	if err := os.RemoveAll(v.dir); err != nil {
 		return fmt.Errorf("remove what a component saw: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -87,7 +88,7 @@ func (i *instance) provider() *protocol.Provider {
 }
 
 // socket is the one by which c, which i declares, is reached.
-func (i *instance) socket(ctx context.Context, c *manifest.Capability) (*protocol.Socket, error) {
+func (i *instance) socket(ctx context.Context, c *manifest.Capability) (protocol.End, error) {
 	d, err := i.Decl(ctx)
 	if err != nil {
 		return nil, err
@@ -97,8 +98,8 @@ func (i *instance) socket(ctx context.Context, c *manifest.Capability) (*protoco
 		return nil, i.precondition("connect to", "this manager holds no sockets")
 	case d.Program == nil:
 		return nil, i.precondition("connect to", "%s %s is declared there, but the component has no program", c.Kind, c.Name)
-	case c.Activate != manifest.ActivationListen:
-		return nil, i.precondition("connect to", "%s %s is bound by its program", c.Kind, c.Name)
+	case c.Activate == manifest.ActivationBind:
+		return i.bound(ctx, c)
 	}
 	p := i.provider()
 	so, err := p.Socket(c.Name, socketType(c.Kind))
@@ -110,6 +111,91 @@ func (i *instance) socket(ctx context.Context, c *manifest.Capability) (*protoco
 		return nil, i.precondition("connect to", "%w", errDestroyed)
 	}
 	return so, err
+}
+
+// bound is what c, whose socket i's program makes, is reached by.
+func (i *instance) bound(ctx context.Context, c *manifest.Capability) (*protocol.Bound, error) {
+	dir, err := i.outgoing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if b := i.bounds[c.Name]; b != nil && b.Path() == c.Path {
+		return b, nil
+	} else if b != nil {
+		i.realm.spawn(b.Close) // of another manifest
+	}
+	if _, gone := i.state.(destroyed); gone {
+		return nil, i.precondition("connect to", "%w", errDestroyed)
+	}
+	what, patience := c.Name, protocol.BindPatience
+	b, err := i.realm.cfg.Sockets.Bound(dir, c.Path, protocol.BoundConfig{
+		Wake: func() { i.realm.spawn(func() { i.wanted(what) }) },
+		Late: func() {
+			i.realm.spawn(func() {
+				i.realm.cfg.Sinks.Note(i.moniker, fmt.Sprintf("it has not bound %s%s within %s: connections to %s are refused until it does",
+					outgoingPath, c.Path, patience, what))
+			})
+		},
+		Listens: i.listens,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if i.bounds == nil {
+		i.bounds = map[string]*protocol.Bound{}
+	}
+	i.bounds[what] = b
+	return b, nil
+}
+
+// listens says whether i's program listens at a socket that it has bound at path in its outgoing directory.
+func (i *instance) listens(path string) (t sock.Type, listens, known bool) {
+	i.mu.Lock()
+	run := i.currentRunLocked()
+	i.mu.Unlock()
+	if run == nil {
+		return 0, false, false
+	}
+	l, ok := run.program.(runners.ProcessLister)
+	if !ok {
+		return 0, false, false
+	}
+	ctx, cancel := context.WithTimeout(i.realm.ctx, time.Second)
+	defer cancel()
+	pids, err := l.Processes(ctx)
+	if err != nil || len(pids) == 0 {
+		return 0, false, false
+	}
+	t, listens, err = sock.Listening(pids[0], path)
+	return t, listens, err == nil
+}
+
+// boundsNow are those that there are.
+func (i *instance) boundsNow() []*protocol.Bound {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Collect(maps.Values(i.bounds))
+}
+
+// expect says to users of what i's program binds that it is about to be started.
+func (i *instance) expect(ctx context.Context, got *delivery, d *manifest.Component) error {
+	for k := range d.Capabilities {
+		c := &d.Capabilities[k]
+		if c.Kind != manifest.KindProtocol || c.Activate != manifest.ActivationBind {
+			continue
+		}
+		b, err := i.bound(ctx, c)
+		if err != nil {
+			return err
+		}
+		got.bounds = append(got.bounds, b)
+		if err := b.Expect(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Starts on demand: as many as that within the time, and then one each second, so that a program which ends without accepting
@@ -151,7 +237,14 @@ func (i *instance) notStarted() {
 	p := i.provides
 	waits := i.restart != nil || i.closing // it is started again, or read anew, and then takes them
 	i.mu.Unlock()
-	if p == nil || waits {
+	if waits {
+		return
+	}
+	for _, b := range i.boundsNow() {
+		b.Ended()
+		b.Settle()
+	}
+	if p == nil {
 		return
 	}
 	if n := p.Drop(); n > 0 {
@@ -164,6 +257,8 @@ func (i *instance) notStarted() {
 type delivery struct {
 	view *protocol.View // nil for none
 	sets []*serviceSet  // services whose instances come and go
+	// bounds are what the program binds.
+	bounds []*protocol.Bound
 }
 
 func (d *delivery) end() {
@@ -172,6 +267,9 @@ func (d *delivery) end() {
 	}
 	for _, s := range d.sets {
 		s.end()
+	}
+	for _, b := range d.bounds {
+		b.Ended()
 	}
 	if d.view != nil {
 		_ = d.view.Close() // what remains, the next manager removes
@@ -199,6 +297,9 @@ func (i *instance) deliver(ctx context.Context, d *manifest.Component, info *run
 		for _, l := range ls {
 			info.Listeners = append(info.Listeners, runners.Listener(l))
 		}
+	}
+	if err := i.expect(ctx, got, d); err != nil {
+		return got, err
 	}
 	var done []string // paths
 	for k := range d.Uses {
@@ -308,7 +409,7 @@ func (i *instance) putProtocol(
 			i.missing(u, err)
 			return i.enter(v, at, v.Refuse(at), info)
 		}
-		return i.enter(v, at, v.Link(at, so), info)
+		return i.enter(v, at, i.linkSocket(ctx, v, at, src, so), info)
 	}
 	h, ok := i.realm.host(routed[0].Route.Kind, src)
 	if !ok {
@@ -368,12 +469,26 @@ func (i *instance) entry(p string, v *protocol.View, r manifest.Rights, info *ru
 }
 
 // heldSocket is the socket of a component's capability.
-func (r *Realm) heldSocket(ctx context.Context, s capabilities.Source) (*protocol.Socket, error) {
+func (r *Realm) heldSocket(ctx context.Context, s capabilities.Source) (protocol.End, error) {
 	i, err := r.reach(ctx, s.At)
 	if err != nil {
 		return nil, err
 	}
 	return i.socket(ctx, s.Capability)
+}
+
+// linkSocket puts the socket of a component's capability at at. One that its program makes has to be made: the program is
+// started, and not waited for.
+func (i *instance) linkSocket(ctx context.Context, v *protocol.View, at string, s capabilities.Source, so protocol.End) error {
+	if err := v.Link(at, so); err != nil {
+		return err
+	}
+	if s.Capability.Activate == manifest.ActivationBind && s.At != i.moniker {
+		if p, err := i.realm.reach(ctx, s.At); err == nil {
+			i.realm.spawn(func() { _ = p.start(i.realm.ctx, reasonAccess(s.Name)) }) // it is in its events and log
+		}
+	}
+	return nil
 }
 
 func (r *Realm) host(k manifest.Kind, s capabilities.Source) (Host, bool) {
@@ -392,7 +507,7 @@ func (r *Realm) open(ctx context.Context, user name.Moniker, by []Delivery) (*os
 		if err != nil {
 			return nil, err
 		}
-		return so.Dial()
+		return so.Dial(ctx)
 	case capabilities.FromVoid:
 		return nil, &Error{Op: "connect", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("%s is absent on purpose", route.Kind)}
 	}
@@ -418,7 +533,7 @@ func (r *Realm) dial(ctx context.Context, at name.Moniker, c *manifest.Capabilit
 	if err != nil {
 		return nil, err
 	}
-	return so.Dial()
+	return so.Dial(ctx)
 }
 
 // Connect makes a connection to a protocol that m declares, and starts m's program first if need be. The connection is a stream,
@@ -453,7 +568,7 @@ func (r *Realm) Connect(ctx context.Context, m name.Moniker, capability string) 
 	if err := i.start(ctx, reasonAccess(capability)); err != nil {
 		return nil, err
 	}
-	return so.Dial()
+	return so.Dial(ctx)
 }
 
 // ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from. It is as if m's parent did, or for the
@@ -478,12 +593,16 @@ func (r *Realm) ConnectExposed(ctx context.Context, m name.Moniker, capability s
 func (i *instance) afterEnd() {
 	i.mu.Lock()
 	p := i.provides
-	if i.restart != nil || i.closing {
-		p = nil
-	}
+	waits := i.restart != nil || i.closing
 	i.mu.Unlock()
+	if waits {
+		return
+	}
 	if p != nil {
 		p.Watch()
+	}
+	for _, b := range i.boundsNow() {
+		b.Settle()
 	}
 }
 
@@ -491,7 +610,22 @@ func (i *instance) afterEnd() {
 func (i *instance) declares(d *manifest.Component) {
 	i.mu.Lock()
 	p := i.provides
+	var stay, gone []*protocol.Bound
+	for n, b := range i.bounds {
+		if c := d.Capability(manifest.KindProtocol, n); c != nil && c.Activate == manifest.ActivationBind && b.Path() == c.Path {
+			stay = append(stay, b)
+		} else {
+			gone = append(gone, b)
+			delete(i.bounds, n)
+		}
+	}
 	i.mu.Unlock()
+	for _, b := range gone {
+		b.Close()
+	}
+	for _, b := range stay {
+		b.Settle()
+	}
 	if p == nil {
 		return
 	}
@@ -509,9 +643,12 @@ func (i *instance) unprovide() {
 		p.Close()
 	}
 	i.mu.Lock()
-	out := i.out
-	i.out = ""
+	out, bounds := i.out, i.bounds
+	i.out, i.bounds = "", nil
 	i.mu.Unlock()
+	for _, b := range bounds {
+		b.Close()
+	}
 	if out != "" {
 		_ = os.RemoveAll(out) // what remains, the next manager removes
 	}

@@ -38,10 +38,13 @@ func (i *instance) outgoing(ctx context.Context) (string, error) {
 	}
 	for k := range d.Capabilities {
 		c := &d.Capabilities[k]
-		if c.Kind != manifest.KindDirectory {
+		if !inOutgoing(c) {
 			continue
 		}
 		at := filepath.Join(dir, c.Path)
+		if c.Kind == manifest.KindProtocol {
+			at = filepath.Dir(at)
+		}
 		if err := os.MkdirAll(at, 0o777); err != nil {
 			return "", err
 		}
@@ -55,14 +58,14 @@ func (i *instance) outgoing(ctx context.Context) (string, error) {
 	return dir, nil
 }
 
-// providesFiles says whether d declares what its program puts into its outgoing directory.
-func providesFiles(d *manifest.Component) bool {
-	return slices.ContainsFunc(d.Capabilities, func(c manifest.Capability) bool { return c.Kind == manifest.KindDirectory })
+// inOutgoing says whether a program provides c by what it puts into its outgoing directory.
+func inOutgoing(c *manifest.Capability) bool {
+	return c.Kind == manifest.KindDirectory || c.Kind == manifest.KindProtocol && c.Activate == manifest.ActivationBind
 }
 
 // deliverOutgoing gives the program the directory for what it provides.
 func (i *instance) deliverOutgoing(ctx context.Context, d *manifest.Component, info *runners.StartInfo) error {
-	if !providesFiles(d) {
+	if !slices.ContainsFunc(d.Capabilities, func(c manifest.Capability) bool { return inOutgoing(&c) }) {
 		return nil
 	}
 	dir, err := i.outgoing(ctx)

@@ -155,7 +155,7 @@ type serviceSet struct {
 	ask  func(ctx context.Context) (*capabilities.Route, error)
 
 	mu      sync.Mutex // held over fill
-	have    map[string]*protocol.Socket
+	have    map[string]protocol.End
 	ended   bool
 	pending bool // under Realm.mu: a fill will come
 }
@@ -174,9 +174,9 @@ func (s *serviceSet) fill(ctx context.Context) error {
 	if s.ended {
 		return nil
 	}
-	want := map[string]*protocol.Socket{}
+	want := map[string]protocol.End{}
 	for _, m := range serviceMembers(route, "") {
-		so, err := (*protocol.Socket)(nil), m.err
+		so, err := protocol.End(nil), m.err
 		if err == nil && m.route.Source.Kind != capabilities.FromComponent {
 			err = errNobody
 		}
@@ -216,7 +216,7 @@ func (s *serviceSet) fill(ctx context.Context) error {
 			return err
 		}
 		if s.have == nil {
-			s.have = map[string]*protocol.Socket{}
+			s.have = map[string]protocol.End{}
 		}
 		s.have[n] = so
 	}

@@ -91,3 +91,8 @@ func Usage(dir *os.File) (total, used uint64, err error) {
 	size := uint64(st.Bsize)
 	return st.Blocks * size, (st.Blocks - st.Bfree) * size, nil
 }
+
+// Name is a path by which this process reaches what is called base in dir, whatever the directory is called by now.
+func Name(dir *os.File, base string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), base)
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +36,13 @@ func address(dir *os.File, file string) *unix.SockaddrUnix {
 // Listen makes a listening socket, to which everybody who reaches file (of at most 80 bytes) in dir can connect. It blocks, as a
 // program that finds it expects, and is close-on-exec and the caller's.
 func Listen(dir *os.File, file string, t Type) (fd int, err error) {
+	return listen(dir, file, t, backlog)
+}
+
+// ListenOne is Listen for streams with room for one connection: who comes after that waits in connect(2).
+func ListenOne(dir *os.File, file string) (fd int, err error) { return listen(dir, file, Stream, 0) }
+
+func listen(dir *os.File, file string, t Type, backlog int) (fd int, err error) {
 	if fd, err = unix.Socket(unix.AF_UNIX, t.kernel()|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
@@ -87,8 +96,8 @@ func Dial(dir *os.File, file string, t Type) (fd int, err error) {
 	return -1, err
 }
 
-// Accept takes the next connection that waits at fd, a listening socket that nobody else accepts from meanwhile; ok is false if none
-// waits. The connection blocks, and is close-on-exec and the caller's. The socket itself blocks before and after.
+// Accept takes the next connection that waits at fd, a listening socket that nobody else accepts from meanwhile; ok is false if
+// none waits. The connection blocks, and is close-on-exec and the caller's. The socket itself blocks before and after.
 func Accept(fd int) (conn int, ok bool, err error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return -1, false, err
@@ -118,3 +127,31 @@ func Connected(t Type) (a, b int, err error) {
 
 // Dup is another descriptor of the same open socket, close-on-exec.
 func Dup(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3) }
+
+// Listening says whether a socket listens that was bound at a path ending with path, or at its last part alone, in the network
+// namespace of the process pid; and of which type it is.
+func Listening(pid int, path string) (t Type, ok bool, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
+	if err != nil {
+		return 0, false, err
+	}
+	base := path[strings.LastIndexByte(path, '/')+1:]
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSuffix(line, "\n")
+		f := strings.Fields(line) // Num RefCount Protocol Flags Type St Inode Path
+		if len(f) < 8 || !strings.HasSuffix(line, path) && f[7] != base {
+			continue
+		}
+		if flags, err := strconv.ParseUint(f[3], 16, 32); err != nil || flags&acceptCon == 0 {
+			continue
+		}
+		if f[4] == "0005" {
+			return Packets, true, nil
+		}
+		return Stream, true, nil
+	}
+	return 0, false, nil
+}
+
+// acceptCon is the kernel's __SO_ACCEPTCON.
+const acceptCon = 1 << 16

@@ -1,0 +1,228 @@
+package protocol
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cmgr/cmgr/internal/sys/sock"
+)
+
+type boundWorld struct {
+	*Bound
+	t     *testing.T
+	at    string // where the program binds
+	view  string // where it is used
+	woken chan struct{}
+	late  chan struct{}
+}
+
+func newBound(t *testing.T) *boundWorld {
+	t.Helper()
+	s := open(t)
+	out, err := s.Outgoing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &boundWorld{t: t, at: filepath.Join(out, "svc/x"), woken: make(chan struct{}, 9), late: make(chan struct{}, 9)}
+	if err := os.Mkdir(filepath.Join(out, "svc"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	w.Bound, err = s.Bound(out, "/svc/x", BoundConfig{
+		Wake: func() { w.woken <- struct{}{} }, Late: func() { w.late <- struct{}{} },
+		Listens: func(path string) (sock.Type, bool, bool) {
+			kind, ok, err := sock.Listening(os.Getpid(), w.at)
+			return kind, ok, err == nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Bound.Close)
+	v, err := s.View()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { v.Close() })
+	if err := v.Link("/svc/x", w.Bound); err != nil {
+		t.Fatal(err)
+	}
+	w.view = filepath.Join(v.Dir(), "svc/x")
+	return w
+}
+
+// ask connects as programs do that wait, and says what it is told.
+func (w *boundWorld) ask() (string, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer syscall.Close(fd)
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: w.view}); err != nil {
+		return "", err
+	}
+	var b [9]byte
+	n, err := syscall.Read(fd, b[:])
+	return string(b[:max(n, 0)]), err
+}
+
+// bind is the program: it tells its name to whoever connects, until stop is called.
+func (w *boundWorld) bind(name string) (stop func()) {
+	w.t.Helper()
+	l, err := net.Listen("unix", w.at)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // as one that was killed
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte(name))
+			c.Close()
+		}
+	}()
+	return func() { l.Close(); <-done }
+}
+
+// Who connects before the program has bound its socket waits for it, and so does who connects while it is started again.
+func TestBoundWaits(t *testing.T) {
+	w := newBound(t)
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	asks := func(n int) (answers func(want string)) {
+		var wg sync.WaitGroup
+		got := make(chan string, n)
+		for range n {
+			wg.Go(func() {
+				s, err := w.ask()
+				if err != nil {
+					s = err.Error()
+				}
+				got <- s
+			})
+		}
+		return func(want string) {
+			t.Helper()
+			wg.Wait()
+			for range n {
+				if s := <-got; s != want {
+					t.Errorf("%q, want %q", s, want)
+				}
+			}
+		}
+	}
+	first := asks(50)
+	stop := w.bind("one")
+	first("one")
+	asks(50)("one")
+	stop()
+	w.Ended()
+	second := asks(50)
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	stop = w.bind("two")
+	defer stop()
+	second("two")
+	if len(w.woken) > 0 {
+		t.Error("a program was woken that was there")
+	}
+	f, err := w.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
+
+// While nothing runs, the first connection wakes the program. It is closed in the end, and those after it wait.
+func TestBoundWakes(t *testing.T) {
+	w := newBound(t)
+	first := make(chan error)
+	go func() {
+		_, err := w.ask()
+		first <- err
+	}()
+	<-w.woken
+	second := make(chan string)
+	go func() {
+		s, err := w.ask()
+		if err != nil {
+			s = err.Error()
+		}
+		second <- s
+	}()
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	stop := w.bind("me")
+	defer stop()
+	if err := <-first; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the first: %v", err)
+	}
+	if s := <-second; s != "me" {
+		t.Errorf("the second: %q", s)
+	}
+}
+
+// A program that ends for good lets nobody wait; what is no socket, or does not listen, is nothing.
+func TestBoundEnds(t *testing.T) {
+	w := newBound(t)
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan error)
+	go func() {
+		_, err := w.ask()
+		waits <- err
+	}()
+	if err := os.WriteFile(w.at, []byte("no socket"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(w.at)
+	if err := os.Symlink("/run/some.sock", w.at); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(w.at)
+	dir, err := os.Open(filepath.Dir(w.at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := sock.Unheard(dir, "x"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-waits:
+		t.Fatalf("somebody got through: %v", err)
+	case <-time.After(20 * time.Millisecond): // long enough for some looks; if it is not, nothing fails that should not
+	}
+	w.Ended()
+	w.Settle()
+	select {
+	case err = <-waits: // refused
+	case <-w.woken: // it came late, and so to what wakes
+		w.Close()
+		err = <-waits
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("who waited: %v", err)
+	}
+	w.Close()
+	if _, err := w.ask(); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("after the end: %v", err)
+	}
+	if _, err := w.Dial(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+}
