@@ -10,8 +10,22 @@ import (
 // An edge says that to needs from: from must not stop before to.
 type edge struct {
 	from, to string
-	what     string // "offer of protocol \"log\""
+	why      reason
 	at       place
+}
+
+// A reason is what an edge comes of, put into words only if the edge is in a cycle.
+type reason struct {
+	form string // "offer of %s %q", for kind and name; if there is no name it is all
+	kind Kind
+	name string
+}
+
+func (r reason) String() string {
+	if r.name == "" {
+		return r.form
+	}
+	return fmt.Sprintf(r.form, r.kind, r.name)
 }
 
 // cycles reports strong dependencies that go round (V70): there would be no order to shut the component down in.
@@ -23,20 +37,24 @@ func (v *validator) cycles() {
 		if o.Dependency != Strong {
 			continue
 		}
+		from := v.node(o.Source, o.Kind, o.SourceName)
+		if from == "" {
+			continue // from outside
+		}
 		to := "#" + o.Target.Name
 		if o.Target.Kind == RefSelf {
 			dict, _, _ := strings.Cut(o.Target.Dictionary, "/")
 			to = "#" + dict
 		}
 		// A child that is offered its own capability, or the storage that it backs, is an error of its own.
-		if from := v.node(o.Source, o.Kind, o.SourceName); from != to && !v.backs(o) {
-			g.add(from, to, fmt.Sprintf("offer of %s %q", o.Kind, o.SourceName), here(o.Pos))
+		if from != to && !v.backs(o) {
+			g.add(from, to, reason{"offer of %s %q", o.Kind, o.SourceName}, here(o.Pos))
 		}
 	}
 	for i := range c.Uses {
 		u := &c.Uses[i]
 		if from := v.node(u.Source, u.Kind, u.SourceName); u.Dependency == Strong && from != "self" {
-			g.add(from, "self", fmt.Sprintf("use of %s %q", u.Kind, u.SourceName), here(u.Pos))
+			g.add(from, "self", reason{"use of %s %q", u.Kind, u.SourceName}, here(u.Pos))
 		}
 	}
 	for i := range c.Environments {
@@ -44,27 +62,27 @@ func (v *validator) cycles() {
 		for _, rs := range [][]Registration{e.Runners, e.Resolvers, e.Debug} {
 			for j := range rs {
 				r := &rs[j]
-				g.add(v.node(r.Source, r.Kind, r.Name), "#"+e.Name, fmt.Sprintf("%s %q of the environment", r.Kind, r.Name), here(r.Pos))
+				g.add(v.node(r.Source, r.Kind, r.Name), "#"+e.Name, reason{"%s %q of the environment", r.Kind, r.Name}, here(r.Pos))
 			}
 		}
 	}
 	for i := range c.Children {
 		if k := &c.Children[i]; k.Environment != "" {
-			g.add("#"+k.Environment, "#"+k.Name, "environment of the child", v.pos(SectionChildren, i, "environment", k.Pos))
+			g.add("#"+k.Environment, "#"+k.Name, reason{form: "environment of the child"}, v.pos(SectionChildren, i, "environment", k.Pos))
 		}
 	}
 	for i := range c.Collections {
 		if k := &c.Collections[i]; k.Environment != "" {
-			g.add("#"+k.Environment, "#"+k.Name, "environment of the collection",
+			g.add("#"+k.Environment, "#"+k.Name, reason{form: "environment of the collection"},
 				v.pos(SectionCollections, i, "environment", k.Pos))
 		}
 	}
 	for i := range c.Capabilities {
 		switch k := &c.Capabilities[i]; {
 		case k.Kind == KindDictionary && k.Path != "":
-			g.add("self", "#"+k.Name, fmt.Sprintf("dynamic dictionary %q", k.Name), here(k.Pos))
+			g.add("self", "#"+k.Name, reason{"dynamic %s %q", k.Kind, k.Name}, here(k.Pos))
 		case k.Kind == KindStorage && k.Storage != nil:
-			g.add(v.node(k.Storage.Source, KindDirectory, k.Storage.BackingDir), "#"+k.Name, fmt.Sprintf("backing of storage %q", k.Name),
+			g.add(v.node(k.Storage.Source, KindDirectory, k.Storage.BackingDir), "#"+k.Name, reason{"backing of %s %q", k.Kind, k.Name},
 				here(k.Pos))
 		}
 	}
@@ -85,7 +103,7 @@ func (v *validator) cycles() {
 				continue
 			}
 			b.WriteString(e.from + " -> ")
-			fmt.Fprintf(&hint, "\n    %s -> %s: %s", e.from, e.to, e.what)
+			fmt.Fprintf(&hint, "\n    %s -> %s: %s", e.from, e.to, e.why)
 			if at := v.find(e.at); at.IsValid() {
 				hint.WriteString(" at " + at.String())
 			}
@@ -120,9 +138,9 @@ func (v *validator) node(r Ref, k Kind, capName string) string {
 
 type graph struct{ next map[string][]edge }
 
-func (g *graph) add(from, to, what string, at place) {
+func (g *graph) add(from, to string, why reason, at place) {
 	if from != "" {
-		g.next[from] = append(g.next[from], edge{from, to, what, at})
+		g.next[from] = append(g.next[from], edge{from, to, why, at})
 	}
 }
 
