@@ -402,7 +402,10 @@ func FuzzParse(f *testing.F) {
 				}
 			}
 		}
-		// hujson takes invalid UTF-8 within strings, and nests as deep as it likes.
+		// hujson takes invalid UTF-8 within strings, and nests as deep as it likes; its comments end only with a line feed.
+		if bytes.ContainsAny(src, "\r\u2028\u2029") {
+			return
+		}
 		if want, herr := hujson.Parse(bytes.Clone(src)); herr == nil && utf8.Valid(src) {
 			if err != nil {
 				if strings.Contains(err.Error(), "nested more than") {
