@@ -38,7 +38,8 @@ which line to add. The answers are those of the running tree; only what will be
 created in collections is not known.
 
 What is required and missing is an error, what is optional a warning, what is
-transitional nothing. The exit code is 0 if there are no errors. FILE has the
+transitional nothing; a program that the runner elf will refuse is an error, too.
+The exit code is 0 if there are no errors. FILE has the
 failures that are known (JSON5); an entry that allows nothing is an error:
 
   [ { target: "/core/**", protocol: "log", reason: "in the next release" } ]
@@ -285,7 +286,7 @@ func (v *verifier) text(t *verify.Tree, s verify.Summary, found []verify.Result,
 			}
 		}
 		causes[place+cause] = true
-		if ds, ok := manifest.AsDiagnostics(r.Err.Err); ok && r.Decl == "child" {
+		if ds, ok := manifest.AsDiagnostics(r.Err.Err); ok && (r.Decl == "child" || r.Decl == "program") {
 			for _, d := range ds {
 				if text := d.Error(); !findings[text] {
 					findings[text] = true

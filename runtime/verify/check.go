@@ -9,6 +9,8 @@ import (
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf"
 	"github.com/cmgr/cmgr/runtime/resolver"
 )
 
@@ -190,6 +192,23 @@ func (t *Tree) ask(ctx context.Context, n *node, d *manifest.Component, q questi
 	return r
 }
 
+// judge is ask, and of a program that the runner elf runs also whether it will.
+func (t *Tree) judge(ctx context.Context, n *node, d *manifest.Component, q question) Result {
+	r := t.ask(ctx, n, d, q)
+	if q.ask != askProgram || r.Route == nil || r.Route.Source.Kind != capabilities.FromBuiltin || r.Route.Source.Name != "elf" {
+		return r
+	}
+	found := elf.Check(runners.Block{Pos: d.Program.Pos, Info: d.Program.Info})
+	if err := found.Err(); err != nil {
+		r.Route, r.Severity = nil, Error
+		r.Err = &capabilities.Error{
+			Target: n.moniker, Kind: r.Kind, Name: r.Name, At: n.moniker, Reason: fmt.Sprintf("the runner refuses the program of `%s`", n.moniker),
+			Pos: r.Pos, Why: capabilities.Invalid, Err: err,
+		}
+	}
+	return r
+}
+
 // unresolved is why n, whose resolver is there, has no declaration.
 func (n *node) unresolved(ctx context.Context, r *Result) error {
 	_, err := n.resolver(r.Route)
@@ -259,7 +278,7 @@ func (k *checker) visit(ctx context.Context, n *node) error {
 	if !c.checked || k.all {
 		known := c.broken
 		for q := range questions(d) {
-			r := k.tree.ask(ctx, n, d, q)
+			r := k.tree.judge(ctx, n, d, q)
 			k.Routes++
 			switch {
 			case r.Severity == OK:
@@ -273,7 +292,7 @@ func (k *checker) visit(ctx context.Context, n *node) error {
 		c.own = k.Routes - before.Routes
 	} else {
 		for _, b := range c.broken {
-			r := k.tree.ask(ctx, n, d, b.question)
+			r := k.tree.judge(ctx, n, d, b.question)
 			r.Like = b.number
 			k.tell(r)
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
 )
 
@@ -109,6 +110,7 @@ var sarifRules = map[string]string{
 	"route-invalid": "a route is a cycle, or too long", "route-denied": "rights or policy forbid a route",
 	"route-unavailable": "a route leads to a manifest that cannot be read", "route-precondition": "a route is not to be had now",
 	"partial-service": "a part of an aggregated service is missing", "unresolved": "a component's manifest cannot be resolved",
+	"program-refused": "the runner refuses a program",
 	"stale-allowance": "an entry of the allowlist allows nothing that fails",
 }
 
@@ -125,6 +127,8 @@ func (s *SARIF) Add(r *Result) {
 	switch {
 	case r.Decl == "child":
 		out.RuleID = "unresolved"
+	case r.Decl == "program" && e.Why == capabilities.Invalid && e.Err != nil:
+		out.RuleID = "program-refused"
 	case r.Route != nil:
 		out.RuleID = "partial-service"
 	}
@@ -148,7 +152,7 @@ func (s *SARIF) Add(r *Result) {
 		}
 	}
 	s.results = append(s.results, out)
-	if ds, ok := manifest.AsDiagnostics(e.Err); ok && r.Decl == "child" {
+	if ds, ok := manifest.AsDiagnostics(e.Err); ok && (r.Decl == "child" || r.Decl == "program") {
 		s.AddFindings(ds, r.Allowed)
 	}
 }

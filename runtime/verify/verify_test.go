@@ -1247,3 +1247,36 @@ func TestHintsKnowSiblings(t *testing.T) {
 		}
 	}
 }
+
+// A program that the runner elf will refuse is an error, at each instance, under whatever name the runner is known; one for another
+// runner is not looked at.
+func TestProgramsAreChecked(t *testing.T) {
+	tree, dir := open(t, map[string]string{
+		"root.cml": `{ children: [ { name: 'a', url: 'a.cml' }, { name: 'a2', url: 'a.cml' }, { name: 'b', url: 'b.cml' },
+			{ name: 'c', url: 'c.cml', environment: '#e' }, { name: 'log', url: 'log.cml' } ],
+			offer: [ { runner: 'elf', from: 'parent', as: 'native', to: '#b' } ],
+			environments: [ { name: 'e', extends: 'realm', runners: [ { runner: 'fast', from: '#log', as: 'elf' } ] } ] }`,
+		"a.cml": "{ program: { runner: 'elf', binary: [ 'x' ],\n stop_signa: 'TERM' } }",
+		"b.cml": `{ program: { args: [ 'x' ] }, use: [ { runner: 'native' } ] }`,
+		"c.cml": `{ program: { runner: 'elf', nothing: 'x' } }`,
+		"log.cml": `{ program: { runner: 'elf', binary: 'b' }, capabilities: [ { runner: 'fast', path: '/svc/r' } ],
+			expose: [ { runner: 'fast', from: 'self' } ] }`,
+	})
+	sum, found := check(t, tree, nil, false)
+	want := []string{
+		"error /a program runner elf: the runner refuses the program of `/a`",
+		"error /a2 program runner elf: the runner refuses the program of `/a2` (like 1)",
+		"error /b program runner native: the runner refuses the program of `/b`",
+	}
+	if d := cmp.Diff(want, briefs(found)); d != "" || sum.Errors != 3 {
+		t.Fatal(sum, d)
+	}
+	ds, ok := manifest.AsDiagnostics(found[0].Err.Err)
+	if !ok || ds[0].Pos.String() != dir+"/a.cml:1:29" || !strings.Contains(ds[0].Message, "must be a string") {
+		t.Error(ds)
+	}
+	// Whom the runner reaches is another question.
+	if reached, _, err := tree.WhoCanReach(t.Context(), verify.Wanted{Kind: manifest.KindRunner, Name: "elf"}); err != nil || len(reached) != 4 {
+		t.Error(reached, err)
+	}
+}
