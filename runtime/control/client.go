@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -60,6 +61,10 @@ func noManager(manager, socket, path string, err error) error {
 	}
 	if others := Running(); len(others) > 0 {
 		hint += ", or name another with --name (running: " + strings.Join(others, ", ") + ")"
+	}
+	const writable = 2
+	if root := filepath.Join(rootDir, manager+".sock"); path != root && syscall.Access(root, writable) == nil {
+		hint += "; root's manager of that name lets you in by --socket " + root
 	}
 	return absent{problem(capabilities.Unavailable, hint, "no manager named %s is running", manager)}
 }

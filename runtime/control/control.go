@@ -106,9 +106,11 @@ type Config struct {
 	Name    string // of the manager; "default" unless it was given one
 	Version string
 	RootURL string
-	Tree    Tree
-	Router  Router
-	Logs    Logs
+	// Group is whose members may manage beside the manager's user and root; NoGroup for nobody's.
+	Group  int
+	Tree   Tree
+	Router Router
+	Logs   Logs
 	// Connect connects to a protocol that a component declares, starting it; nil where that can't be.
 	Connect func(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
 	// Doctor says what the manager found on this machine; nil for nothing to say.
@@ -145,7 +147,7 @@ func New(cfg Config) *Server {
 	mux.HandleFunc("GET "+metricsPath, s.metrics)
 	s.http = &http.Server{
 		Handler:           ofOwner(uint32(os.Geteuid()), mux),
-		ConnContext:       withPeer,
+		ConnContext:       withPeer(cfg.Group),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}

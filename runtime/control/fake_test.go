@@ -504,7 +504,7 @@ func serve(t testing.TB, tr *tree, change ...func(*Config)) (*Client, *Server, s
 		f(&cfg)
 	}
 	socket := filepath.Join(t.TempDir(), "s")
-	l, err := Listen("test", socket)
+	l, err := Listen("test", socket, cfg.Group)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,50 +10,52 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/sys/sock"
 )
+
+// NoGroup is that nobody but the manager's user and root may manage its components: the group of root cannot be chosen.
+const NoGroup = 0
 
 type peerKey struct{}
 
-// withPeer puts who is at the other end of c (unix(7), SO_PEERCRED) into a connection's context.
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	if cred, err := peerOf(c); err == nil {
-		return context.WithValue(ctx, peerKey{}, cred)
-	}
-	return ctx
+// A peer is who is at the other end of a connection.
+type peer struct {
+	sock.Peer
+	member bool // of the group that may manage
 }
 
-func peerOf(c net.Conn) (*syscall.Ucred, error) {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return nil, fmt.Errorf("peer of %s: not a socket", c.RemoteAddr())
+// withPeer gives the function that puts who is at the other end of a connection, of which group's members may manage, into its context.
+func withPeer(group int) func(context.Context, net.Conn) context.Context {
+	return func(ctx context.Context, c net.Conn) context.Context {
+		sc, ok := c.(syscall.Conn)
+		if !ok {
+			return ctx
+		}
+		cred, err := sock.PeerOf(sc)
+		if err != nil {
+			return ctx
+		}
+		p := peer{Peer: cred}
+		if group != NoGroup {
+			p.member, _ = sock.PeerInGroup(sc, uint32(group)) // who is not known to be is none
+		}
+		return context.WithValue(ctx, peerKey{}, p)
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var cred *syscall.Ucred
-	ctlErr := raw.Control(func(fd uintptr) {
-		cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	})
-	if ctlErr != nil {
-		return nil, ctlErr
-	}
-	return cred, err
 }
 
-// ofOwner lets only the user uid and root through to h. The socket's mode says the same, but not where somebody changed it or
-// passed a connection on.
+// ofOwner lets only the user uid, root, and members of the group through to h. The socket's mode says the same, but not where somebody
+// changed it or passed a connection on.
 func ofOwner(uid uint32, h http.Handler) http.Handler {
 	errors := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		cred, ok := r.Context().Value(peerKey{}).(*syscall.Ucred)
-		if ok && (cred.Uid == uid || cred.Uid == 0) {
+		p, ok := r.Context().Value(peerKey{}).(peer)
+		if ok && (p.UID == uid || p.UID == 0 || p.member) {
 			h.ServeHTTP(w, r)
 			return
 		}
 		who := "an unknown user"
 		if ok {
-			who = fmt.Sprintf("user %d", cred.Uid)
+			who = fmt.Sprintf("user %d", p.UID)
 		}
 		err := problem(capabilities.Denied, "", "%s may not manage components of user %d", who, uid)
 		// What can fail is telling the peer, who will notice.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/sys/sock"
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
@@ -23,7 +25,7 @@ const DefaultName = "default"
 func Dir() string {
 	uid := os.Geteuid()
 	if uid == 0 && syscall.Access("/run", 2 /* W_OK */) == nil {
-		return "/run/cmgr"
+		return rootDir
 	}
 	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
 		return filepath.Join(d, "cmgr")
@@ -31,6 +33,9 @@ func Dir() string {
 	uidMap, _ := os.ReadFile("/proc/self/uid_map")
 	return filepath.Join("/tmp", "cmgr-"+strconv.Itoa(outerID(string(uidMap), uid)))
 }
+
+// rootDir is where the sockets of root's managers are.
+const rootDir = "/run/cmgr"
 
 // outerID is what id is called in the parent user namespace (user_namespaces(7): lines of inside, outside, count); id itself if
 // the map doesn't say.
@@ -52,8 +57,8 @@ const maxPath = 107
 
 // Listen makes the socket of the manager of that name: at socket, or if that is "" at Path(manager), whose directory is made if
 // need be. A socket that a dead manager left is replaced; one that is answered is refused with Precondition. Only this user can
-// connect. Closing the listener removes the socket.
-func Listen(manager, socket string) (*net.UnixListener, error) {
+// connect, and the members of group unless that is NoGroup. Closing the listener removes the socket.
+func Listen(manager, socket string, group int) (*net.UnixListener, error) {
 	if err := name.Check(manager); err != nil {
 		return nil, invalid("manager: %v", err)
 	}
@@ -62,6 +67,11 @@ func Listen(manager, socket string) (*net.UnixListener, error) {
 		socket, dir = Path(manager), Dir()
 		if err := privateDir(dir); err != nil {
 			return nil, err
+		}
+		if group != NoGroup { // what lies in it has a mode of its own
+			if err := os.Chmod(dir, 0o711); err != nil {
+				return nil, fmt.Errorf("listen %s: %w", socket, err)
+			}
 		}
 	}
 	if len(socket) > maxPath {
@@ -86,8 +96,10 @@ func Listen(manager, socket string) (*net.UnixListener, error) {
 	case err == nil:
 		defer c.Close()
 		pid := ""
-		if cred, err := peerOf(c); err == nil {
-			pid = fmt.Sprintf(" (pid %d)", cred.Pid)
+		if u, ok := c.(*net.UnixConn); ok {
+			if p, err := sock.PeerOf(u); err == nil {
+				pid = fmt.Sprintf(" (pid %d)", p.PID)
+			}
 		}
 		const hint = "give this one another name with --name, or end that one with `cmgr shutdown`"
 		return nil, problem(capabilities.Precondition, hint, "a manager named %s is already running%s", manager, pid)
@@ -106,14 +118,19 @@ func Listen(manager, socket string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", socket, errors.Unwrap(err))
 	}
-	if err := os.Chmod(socket, 0o600); err != nil {
+	err, mode := error(nil), os.FileMode(0o600)
+	if group != NoGroup {
+		err, mode = os.Chown(socket, -1, group), 0o660
+	}
+	if err = cmp.Or(err, os.Chmod(socket, mode)); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	return l, nil
 }
 
-// privateDir makes dir for this user only, and refuses one that somebody else made (in /tmp anybody can).
+// privateDir makes dir for this user only, and refuses one that somebody else made (in /tmp anybody can), or that shows others more than
+// what they know the name of (see Listen's group).
 func privateDir(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
@@ -126,7 +143,7 @@ func privateDir(dir string) error {
 		return err
 	}
 	st, ok := i.Sys().(*syscall.Stat_t)
-	if !ok || !i.IsDir() || int(st.Uid) != os.Geteuid() || i.Mode().Perm()&0o077 != 0 {
+	if !ok || !i.IsDir() || int(st.Uid) != os.Geteuid() || i.Mode().Perm()&0o066 != 0 {
 		return problem(capabilities.Denied, "remove it, or name another socket with --socket",
 			"%s must be a directory of user %d with mode 0700", dir, os.Geteuid())
 	}

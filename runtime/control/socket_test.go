@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/internal/needs"
@@ -22,7 +23,7 @@ import (
 
 func TestListenModeAndRemoval(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
-	l, err := Listen("a", socket)
+	l, err := Listen("a", socket, NoGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,11 +38,11 @@ func TestListenModeAndRemoval(t *testing.T) {
 
 func TestListenRefusesALiveManagerAndReplacesADeadOne(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
-	l, err := Listen("a", socket)
+	l, err := Listen("a", socket, NoGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Listen("a", socket)
+	_, err = Listen("a", socket, NoGroup)
 	want := fmt.Sprintf("a manager named a is already running (pid %d)", os.Getpid())
 	if p := ProblemOf(err); p.GetMessage() != want || p.GetKind() != "precondition" {
 		t.Errorf("second manager: %v, want %q", p, want)
@@ -49,7 +50,7 @@ func TestListenRefusesALiveManagerAndReplacesADeadOne(t *testing.T) {
 	// As a killed process does, leave the socket behind.
 	l.SetUnlinkOnClose(false)
 	l.Close()
-	l, err = Listen("a", socket)
+	l, err = Listen("a", socket, NoGroup)
 	if err != nil {
 		t.Fatalf("after a dead manager: %v", err)
 	}
@@ -61,7 +62,7 @@ func TestListenLeavesFilesAlone(t *testing.T) {
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen("a", file); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := Listen("a", file, NoGroup); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("got %v", err)
 	}
 	if b, err := os.ReadFile(file); string(b) != "x" {
@@ -75,7 +76,7 @@ func TestListenSaysWhatIsWrongWithAPath(t *testing.T) {
 		"length": {"a", filepath.Join(t.TempDir(), strings.Repeat("x", 120)), "longer than the 107 bytes"},
 		"dir":    {"a", filepath.Join(t.TempDir(), "none", "s"), "no such file"},
 	} {
-		if _, err := Listen(c.manager, c.socket); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Listen(c.manager, c.socket, NoGroup); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", what, err, c.want)
 		}
 	}
@@ -83,7 +84,7 @@ func TestListenSaysWhatIsWrongWithAPath(t *testing.T) {
 
 func TestOneOfManyThatStartAtOnceWins(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
-	dead, err := Listen("a", socket)
+	dead, err := Listen("a", socket, NoGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestOneOfManyThatStartAtOnceWins(t *testing.T) {
 	var won []net.Listener
 	for range 8 {
 		wg.Go(func() {
-			if l, err := Listen("a", socket); err == nil {
+			if l, err := Listen("a", socket, NoGroup); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				won = append(won, l)
@@ -133,7 +134,7 @@ func TestNamedManagers(t *testing.T) {
 		t.Skip("root's sockets are in /run/cmgr, which is not this test's")
 	}
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
-	l, err := Listen("a", "")
+	l, err := Listen("a", "", NoGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,12 +205,19 @@ func TestCurl(t *testing.T) {
 // The main thread stays with the main goroutine, so that none that becomes another user is the one that /proc/self shows.
 func init() { runtime.LockOSThread() }
 
-// asUser runs f on a thread that has become that user, and ends with it.
-func asUser(uid int, f func()) {
+// asUser runs f on a thread that has become that user, in those groups beside the one of this process, and ends with it.
+func asUser(uid int, f func(), groups ...uint32) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // for good: nobody else may get this thread
+		var first *uint32
+		if len(groups) > 0 {
+			first = &groups[0]
+		}
+		if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(first)), 0); e != 0 {
+			panic(e)
+		}
 		if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); e != 0 {
 			panic(e)
 		}
@@ -218,42 +226,86 @@ func asUser(uid int, f func()) {
 	<-done
 }
 
-func TestOtherUsersAreRefused(t *testing.T) {
-	needs.Root(t)
-	const nobody = 65534
-	_, _, socket := serve(t, shop(t))
-	// Not even by somebody who got around the mode of the socket.
+// reachable lets all users into the directories that lead to socket.
+func reachable(t *testing.T, socket string) {
+	t.Helper()
 	for dir := filepath.Dir(socket); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ask := func() (answer []byte, err error) {
-		c, err := net.Dial("unix", socket)
-		if err != nil {
-			return nil, err
-		}
-		defer c.Close()
-		const body = `{}`
-		fmt.Fprintf(c, "POST /cmgr.control.v1.Control/List HTTP/1.1\r\nHost: cmgr\r\nConnection: close\r\nContent-Type: "+
-			"application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-		return io.ReadAll(c)
+}
+
+// ask asks for the list of instances by one HTTP request.
+func ask(socket string) (answer []byte, err error) {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return nil, err
 	}
+	defer c.Close()
+	const body = `{}`
+	fmt.Fprintf(c, "POST /cmgr.control.v1.Control/List HTTP/1.1\r\nHost: cmgr\r\nConnection: close\r\nContent-Type: "+
+		"application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	return io.ReadAll(c)
+}
+
+func TestOtherUsersAreRefused(t *testing.T) {
+	needs.Root(t)
+	const nobody = 65534
+	_, _, socket := serve(t, shop(t))
+	reachable(t, socket) // not even by somebody who got around the mode of the socket
 	var answer []byte
 	var err error
-	asUser(nobody, func() { answer, err = ask() })
+	asUser(nobody, func() { answer, err = ask(socket) })
 	if err == nil {
 		t.Errorf("nobody could connect to a socket of mode 0600: %s", answer)
 	}
 	if err := os.Chmod(socket, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	asUser(nobody, func() { answer, err = ask() })
+	asUser(nobody, func() { answer, err = ask(socket) })
 	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 403")) || !bytes.Contains(answer,
 		[]byte("user 65534 may not manage components of user 0")) {
 		t.Errorf("nobody got %s, %v", answer, err)
 	}
-	if answer, err = ask(); err != nil || !bytes.Contains(answer, []byte("/core")) {
+	if answer, err = ask(socket); err != nil || !bytes.Contains(answer, []byte("/core")) {
 		t.Errorf("root got %s, %v", answer, err)
+	}
+}
+
+// Members of the group that the configuration names may manage, by their first group or another, and others still may not.
+func TestGroupMayManage(t *testing.T) {
+	needs.Root(t)
+	const nobody, group = 65534, 4321
+	_, _, socket := serve(t, shop(t), func(cfg *Config) { cfg.Group = group })
+	reachable(t, socket)
+	i, err := os.Stat(socket)
+	if err != nil || i.Mode().Perm() != 0o660 || i.Sys().(*syscall.Stat_t).Gid != group {
+		t.Errorf("%v, %v; want mode 0660", i, err)
+	}
+	var answer []byte
+	asUser(nobody, func() { answer, err = ask(socket) }, 7, group)
+	if err != nil || !bytes.Contains(answer, []byte("/core")) {
+		t.Errorf("a member got %s, %v", answer, err)
+	}
+	many := make([]uint32, 1000)
+	for n := range many {
+		many[n] = uint32(100_000 + n)
+	}
+	many[999] = group
+	asUser(nobody, func() { answer, err = ask(socket) }, many...)
+	if err != nil || !bytes.Contains(answer, []byte("/core")) {
+		t.Errorf("a member of many groups got %s, %v", answer, err)
+	}
+	asUser(nobody, func() { answer, err = ask(socket) }, 7)
+	if err == nil {
+		t.Errorf("nobody could connect to a socket of mode 0660: %s", answer)
+	}
+	if err := os.Chmod(socket, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	asUser(nobody, func() { answer, err = ask(socket) }, 7)
+	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 403")) {
+		t.Errorf("nobody got %s, %v", answer, err)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/tailscale/hujson"
@@ -41,6 +43,7 @@ import (
 //	  trust: "trusted",
 //	  component_id_index_path: "ids.json5",
 //	  log: { max_size: 1000000, max_files: 10 },
+//	  management: { group: "adm" },
 //	}
 type Settings struct {
 	RootURL             string
@@ -64,8 +67,10 @@ type Settings struct {
 	// log's own defaults.
 	LogMaxSize  int64
 	LogMaxFiles int
+	// ManagementGroup is the id of the group whose members may manage beside the manager's user and root; 0 for none.
+	ManagementGroup int
 
-	rootAt, sizeAt, filesAt, trustAt, idsAt manifest.Pos // where the scalars were set
+	rootAt, sizeAt, filesAt, trustAt, idsAt, groupAt manifest.Pos // where the scalars were set
 }
 
 // ReadSettings reads and merges configuration files.
@@ -142,6 +147,11 @@ func (s *Settings) merge(file string, src []byte) error {
 				return
 			}
 			r.found = append(r.found, s.readIDs(path, text)...)
+		},
+		"management": func(v hujson.Value) {
+			r.object(v, "management.", map[string]func(hujson.Value){
+				"group": func(v hujson.Value) { r.group(v, &s.ManagementGroup, &s.groupAt) },
+			})
 		},
 		"log": func(v hujson.Value) {
 			r.object(v, "log.", map[string]func(hujson.Value){
@@ -320,6 +330,28 @@ func (r *reader) number(v hujson.Value, least, most int64, into *int64, at *mani
 		r.complain(v.StartOffset, "wrong-type", "must be a whole number from %d to %d", least, most)
 	} else if r.once(v, at) {
 		*into = n
+	}
+}
+
+// group reads the name or number of a group.
+func (r *reader) group(v hujson.Value, into *int, at *manifest.Pos) {
+	var text string
+	before := len(r.found)
+	if r.str(v, &text, at); len(r.found) > before {
+		return
+	}
+	id := text
+	if g, err := user.LookupGroup(text); err == nil {
+		id = g.Gid
+	}
+	n, err := strconv.ParseInt(id, 10, 32)
+	switch {
+	case err != nil || n < 0:
+		r.complain(v.StartOffset, "group", "there is no group %q", text)
+	case n == 0:
+		r.complain(v.StartOffset, "group", "the group of root cannot manage: choose one that is made for it")
+	default:
+		*into = int(n)
 	}
 }
 

@@ -15,7 +15,7 @@ func TestSettings(t *testing.T) {
 	for file, text := range map[string]string{
 		"a": `{ root_component_url: 'root.cml', security_policy: { job_policy: { main_process_critical: ['/core/net'] } }, log: { max_size: 5000 } }`,
 		"b": `{ security_policy: { job_policy: { main_process_critical: ['/x/**'], create_raw_processes: ['/'] },
-			child_policy: { reboot_on_terminate: ['/core/*'] } }, log: { max_files: 3 } }`,
+			child_policy: { reboot_on_terminate: ['/core/*'] } }, log: { max_files: 3 }, management: { group: '4321' } }`,
 	} {
 		if err := s.merge(file, []byte(text)); err != nil {
 			t.Fatal(err)
@@ -41,7 +41,7 @@ func TestSettings(t *testing.T) {
 	if !s.RebootOnTerminate("/core/net") || s.RebootOnTerminate("/core") {
 		t.Error("reboot_on_terminate is not what the files say")
 	}
-	if s.RootURL != "root.cml" || s.LogMaxSize != 5000 || s.LogMaxFiles != 3 {
+	if s.RootURL != "root.cml" || s.LogMaxSize != 5000 || s.LogMaxFiles != 3 || s.ManagementGroup != 4321 {
 		t.Errorf("%+v", s)
 	}
 	var none Settings
@@ -62,6 +62,11 @@ func TestSettingsErrors(t *testing.T) {
 		`{ log: { max_size: 5000 max_files: 3 } }`:             `comma`,
 		`{ root_component_url: "a", root_component_url: "b" }`: `stands here a second time`,
 		`{ root_component_url: 7 }`:                            `f:1:23: must be a string`,
+		`{ management: { group: "no-such-group" } }`:           `f:1:24: there is no group "no-such-group"`,
+		`{ management: { group: "" } }`:                        `f:1:24: there is no group ""`,
+		`{ management: { group: "0" } }`:                       `f:1:24: the group of root cannot manage`,
+		`{ management: { group: 4321 } }`:                      `f:1:24: must be a string`,
+		`{ management: { grup: "adm" } }`:                      `did you mean "management.group"?`,
 		`[]`:                                                   `the configuration must be an object`,
 	} {
 		var s Settings

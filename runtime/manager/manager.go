@@ -171,7 +171,7 @@ func New(cfg Config) (_ *Manager, err error) {
 		}
 	}()
 	// The name first: a manager that has it already must be told of before anything of it is touched.
-	if m.socket, err = control.Listen(cfg.Name, cfg.Socket); err != nil {
+	if m.socket, err = control.Listen(cfg.Name, cfg.Socket, settings.ManagementGroup); err != nil {
 		return nil, err
 	}
 	if err := own(cfg.StateDir); err != nil {
@@ -238,7 +238,8 @@ func New(cfg Config) (_ *Manager, err error) {
 		Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
-		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,
+		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Group: settings.ManagementGroup,
+		Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,
 		Doctor: m.doctor, Progress: m.progress, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
 	loop, tree := m.loop, m.realm // a manager that is closed has none

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -130,6 +132,44 @@ func PeerOf(c syscall.Conn) (Peer, error) {
 		return Peer{}, fmt.Errorf("peer credentials: %w", err)
 	}
 	return Peer{PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid}, nil
+}
+
+// PeerInGroup says whether the peer of a unix connection was in a group when it connected, be it by its own group or by one of its
+// supplementary groups (SO_PEERGROUPS, Linux 4.13; before that only by its own).
+func PeerInGroup(c syscall.Conn, gid uint32) (bool, error) {
+	p, err := PeerOf(c)
+	if err != nil || p.GID == gid {
+		return err == nil, err
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false, fmt.Errorf("peer groups: %w", err)
+	}
+	groups := make([]uint32, 64)
+	var errno unix.Errno
+	err = raw.Control(func(fd uintptr) {
+		for {
+			size := uint32(4 * len(groups))
+			_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+				uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+			if n := int(size) / 4; errno == unix.ERANGE && n > len(groups) {
+				groups = make([]uint32, n)
+				continue
+			} else if errno == 0 {
+				groups = groups[:n]
+			}
+			return
+		}
+	})
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("peer groups: %w", err)
+	case errno == unix.ENOPROTOOPT:
+		return false, nil
+	case errno != 0:
+		return false, fmt.Errorf("peer groups: %w", errno)
+	}
+	return slices.Contains(groups, gid), nil
 }
 
 // PeerEnded says whether the process that PeerOf names has ended, so that its number may be another's by now: who looks something up
