@@ -61,6 +61,7 @@ var instances = []*controlpb.Instance{
 	},
 	{Moniker: "/core/jobs:import-7", Url: "https://example.org/import#meta/import.cm", State: "resolved", Starting: true},
 	{Moniker: "/core/net", Url: "net.cml", State: "resolved", LastExit: crashed, Restarts: 5, GaveUp: true},
+	{Moniker: "/idle", Url: "idle.cml", State: "unresolved", Disabled: true},
 	{Moniker: "/log", Url: "log.cml", State: "unresolved", LastError: "resolve /log: log.cml: no such file\nmore"},
 }
 
@@ -125,6 +126,14 @@ func (shop) Show(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.Sh
 
 func (shop) Stop(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return &controlpb.InstanceResponse{Instance: &controlpb.Instance{Moniker: r.GetQuery(), State: "resolved", LastExit: asked}}, nil
+}
+
+func (shop) Disable(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return &controlpb.InstanceResponse{Instance: &controlpb.Instance{Moniker: r.GetQuery(), State: "resolved", Disabled: true, LastExit: asked}}, nil
+}
+
+func (shop) Enable(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return &controlpb.InstanceResponse{Instance: &controlpb.Instance{Moniker: r.GetQuery(), State: "started"}}, nil
 }
 
 func (shop) Start(_ context.Context, r *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
@@ -359,6 +368,8 @@ stop /nothing/*
 stop /core/[
 start /core /core/net
 start
+disable /core
+enable /core
 kill /core
 kill -s hup /core
 signal SIGUSR1 /core

@@ -21,7 +21,7 @@ func newList(a *app) *cobra.Command {
 		Long: `List the component instances, one moniker a line.
 
 With -v a table: the state (Running, Resolved, or Stopped if its manifest has
-not been read), since when it runs, how often its restart policy started it,
+not been read, or Disabled), since when it runs, how often its restart policy started it,
 what its processes use (memory now, CPU since the start), how the last run
 ended, and the URL. Columns in which nothing stands are left out.
 
@@ -93,8 +93,12 @@ func row(s screen, i *controlpb.Instance, now time.Time) []cell {
 	if badly(i) {
 		end.color = s.red
 	}
+	state := stateWord(i.GetState(), i.GetStarting())
+	if i.GetDisabled() && !i.GetStarting() && (i.GetState() == "unresolved" || i.GetState() == "resolved") {
+		state = "Disabled"
+	}
 	return []cell{
-		{stateWord(i.GetState(), i.GetStarting()), s.stateColor(i.GetState(), i.GetStarting())},
+		{state, s.stateColor(i.GetState(), i.GetStarting())},
 		{text: i.GetMoniker()},
 		{text: since(i.GetStartedAt(), now)},
 		{text: restarts},

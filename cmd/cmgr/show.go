@@ -55,7 +55,9 @@ func shown(r *controlpb.ShowResponse, now time.Time) []pair {
 	add("Environment", or(r.GetEnvironment(), "N/A"))
 	add("Instance ID", or(r.GetInstanceId(), "None"))
 	if d := r.GetResolved(); d == nil {
-		add("Component State", "Unresolved")
+		if add("Component State", "Unresolved"); r.GetDisabled() {
+			add("Execution State", "Stopped (disabled)")
+		}
 	} else {
 		add("Component State", "Resolved")
 		add("Resolved URL", d.GetResolvedUrl())
@@ -73,6 +75,9 @@ func shown(r *controlpb.ShowResponse, now time.Time) []pair {
 		execution := stateWord(r.GetState(), r.GetStarting())
 		if r.GetState() == "resolved" && !r.GetStarting() {
 			execution = "Stopped"
+		}
+		if r.GetDisabled() {
+			execution += " (disabled)"
 		}
 		add("Execution State", execution)
 		rows = append(rows, running(d.GetStarted(), now)...)

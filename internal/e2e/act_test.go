@@ -73,3 +73,46 @@ func TestRestartOfTheLast(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, r.err())
 	}
 }
+
+// TestDisable: what is disabled does not start, in the next run neither.
+func TestDisable(t *testing.T) {
+	r := run(t, write(t, map[string]string{
+		"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" }, { name: "b", url: "a.cml", startup: "eager" } ],
+			offer: [ { runner: "elf", from: "parent", to: [ "#a", "#b" ] } ] }`,
+		"a.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "echo up; exec sleep 1000" ] } }`,
+	}), "--stay")
+	both := func() bool { return strings.Contains(r.out(), "/a | up") && strings.Contains(r.out(), "/b | up") }
+	r.until("both", both)
+	if out := r.must("disable", "/a"); !strings.Contains(out, "Stopped: killed by SIGTERM") {
+		t.Errorf("it says %s", out)
+	}
+	if _, stderr, code := r.cmgr("start", "/a"); code != 1 || !strings.Contains(stderr, "it is disabled") ||
+		!strings.Contains(stderr, "hint: `cmgr enable /a` lets it start") {
+		t.Errorf("a start: %d, %s", code, stderr)
+	}
+	if code := r.stop(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, r.err())
+	}
+
+	next := prepare(t, r.dir)
+	next.state = r.state
+	next.start("--stay")
+	next.until("the other one", func() bool { return strings.Contains(next.out(), "/b | up") })
+	next.until("being told", func() bool {
+		return strings.Contains(next.err(), "/a is disabled (eager); `cmgr enable /a` lets it start")
+	})
+	if out := next.must("list", "-v"); !strings.Contains(out, "Disabled  /a") {
+		t.Errorf("the list: %s", out)
+	}
+	if out := next.must("show", "/a"); !strings.Contains(out, "Stopped (disabled)") {
+		t.Errorf("the instance: %s", out)
+	}
+	if strings.Contains(next.out(), "/a | up") {
+		t.Error("it runs")
+	}
+	next.must("enable", "/a")
+	next.until("it", func() bool { return strings.Contains(next.out(), "/a | up") })
+	if code := next.stop(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, next.err())
+	}
+}

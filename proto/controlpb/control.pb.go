@@ -59,7 +59,9 @@ type Instance struct {
 	// The limit of the restart policy was reached.
 	GaveUp bool `protobuf:"varint,12,opt,name=gave_up,json=gaveUp,proto3" json:"gave_up,omitempty"`
 	// While started, if the request asked for it.
-	Usage         *Usage `protobuf:"bytes,13,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *Usage `protobuf:"bytes,13,opt,name=usage,proto3" json:"usage,omitempty"`
+	// It does not start, whoever asks for it.
+	Disabled      bool `protobuf:"varint,14,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +185,13 @@ func (x *Instance) GetUsage() *Usage {
 		return x.Usage
 	}
 	return nil
+}
+
+func (x *Instance) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
 }
 
 // Exit is how a run ended.
@@ -864,6 +873,7 @@ type ShowResponse struct {
 	LogDirectory string                 `protobuf:"bytes,13,opt,name=log_directory,json=logDirectory,proto3" json:"log_directory,omitempty"`
 	// How long a stop may last before the job is killed.
 	StopTimeoutMs uint32 `protobuf:"varint,14,opt,name=stop_timeout_ms,json=stopTimeoutMs,proto3" json:"stop_timeout_ms,omitempty"`
+	Disabled      bool   `protobuf:"varint,15,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -994,6 +1004,13 @@ func (x *ShowResponse) GetStopTimeoutMs() uint32 {
 		return x.StopTimeoutMs
 	}
 	return 0
+}
+
+func (x *ShowResponse) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
 }
 
 type Resolved struct {
@@ -2853,7 +2870,7 @@ type Event struct {
 	Seq  float64                `protobuf:"fixed64,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// discovered, resolved, unresolved, started, stopping, stopped, failed, restarting, gave_up, shutdown, destroyed, reboot,
-	// waiting, missing, unhealthy; or lost, for what was too much for the reader (text says how many).
+	// waiting, missing, unhealthy, disabled; or lost, for what was too much for the reader (text says how many).
 	Kind    string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	Moniker string `protobuf:"bytes,4,opt,name=moniker,proto3" json:"moniker,omitempty"`
 	Url     string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`
@@ -3714,7 +3731,7 @@ var File_proto_control_v1_control_proto protoreflect.FileDescriptor
 
 const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1eproto/control/v1/control.proto\x12\x0fcmgr.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x03\n" +
+	"\x1eproto/control/v1/control.proto\x12\x0fcmgr.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x03\n" +
 	"\bInstance\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x14\n" +
@@ -3732,7 +3749,8 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"next_start\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tnextStart\x12\x17\n" +
 	"\agave_up\x18\f \x01(\bR\x06gaveUp\x12,\n" +
-	"\x05usage\x18\r \x01(\v2\x16.cmgr.control.v1.UsageR\x05usage\"\xb3\x02\n" +
+	"\x05usage\x18\r \x01(\v2\x16.cmgr.control.v1.UsageR\x05usage\x12\x1a\n" +
+	"\bdisabled\x18\x0e \x01(\bR\bdisabled\"\xb3\x02\n" +
 	"\x04Exit\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x16\n" +
@@ -3782,7 +3800,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04only\x18\x01 \x01(\tR\x04only\x12\x14\n" +
 	"\x05usage\x18\x02 \x01(\bR\x05usage\"G\n" +
 	"\fListResponse\x127\n" +
-	"\tinstances\x18\x01 \x03(\v2\x19.cmgr.control.v1.InstanceR\tinstances\"\xf6\x03\n" +
+	"\tinstances\x18\x01 \x03(\v2\x19.cmgr.control.v1.InstanceR\tinstances\"\x92\x04\n" +
 	"\fShowResponse\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12 \n" +
@@ -3801,7 +3819,8 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"next_start\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tnextStart\x12\x17\n" +
 	"\agave_up\x18\f \x01(\bR\x06gaveUp\x12#\n" +
 	"\rlog_directory\x18\r \x01(\tR\flogDirectory\x12&\n" +
-	"\x0fstop_timeout_ms\x18\x0e \x01(\rR\rstopTimeoutMs\"\x9f\x03\n" +
+	"\x0fstop_timeout_ms\x18\x0e \x01(\rR\rstopTimeoutMs\x12\x1a\n" +
+	"\bdisabled\x18\x0f \x01(\bR\bdisabled\"\x9f\x03\n" +
 	"\bResolved\x12!\n" +
 	"\fresolved_url\x18\x01 \x01(\tR\vresolvedUrl\x12+\n" +
 	"\x11package_directory\x18\x02 \x01(\tR\x10packageDirectory\x12\x16\n" +
@@ -4007,7 +4026,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04step\x18\x03 \x01(\x05R\x04step\x12\x14\n" +
 	"\x05steps\x18\x04 \x01(\x05R\x05steps\x12 \n" +
 	"\vinstruction\x18\x05 \x01(\tR\vinstruction\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\x90\x11\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\xaf\x12\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -4016,7 +4035,9 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x05Start\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x04Stop\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12N\n" +
 	"\aRestart\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
-	"\x04Kill\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
+	"\x04Kill\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12N\n" +
+	"\aDisable\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12M\n" +
+	"\x06Enable\x12 .cmgr.control.v1.InstanceRequest\x1a!.cmgr.control.v1.InstanceResponse\x12K\n" +
 	"\x06Signal\x12\x1e.cmgr.control.v1.SignalRequest\x1a!.cmgr.control.v1.InstanceResponse\x12I\n" +
 	"\x06Reload\x12\x1e.cmgr.control.v1.ReloadRequest\x1a\x1f.cmgr.control.v1.ReloadResponse\x12K\n" +
 	"\x06Create\x12\x1e.cmgr.control.v1.CreateRequest\x1a!.cmgr.control.v1.InstanceResponse\x12]\n" +
@@ -4166,56 +4187,60 @@ var file_proto_control_v1_control_proto_depIdxs = []int32{
 	3,  // 50: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
 	3,  // 51: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
 	3,  // 52: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 53: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 54: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 55: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 56: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 57: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 58: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
-	20, // 59: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
-	21, // 60: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
-	22, // 61: cmgr.control.v1.Control.Storage:input_type -> cmgr.control.v1.StorageRequest
-	25, // 62: cmgr.control.v1.Control.DeleteStorage:input_type -> cmgr.control.v1.DeleteStorageRequest
-	27, // 63: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	30, // 64: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	35, // 65: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	38, // 66: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	40, // 67: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	42, // 68: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	53, // 69: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
-	44, // 70: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	47, // 71: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	49, // 72: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 73: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 74: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 75: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 76: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 77: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 78: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 79: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 80: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 81: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 82: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 83: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 84: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 85: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	18, // 86: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
-	8,  // 87: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 88: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	23, // 89: cmgr.control.v1.Control.Storage:output_type -> cmgr.control.v1.StorageResponse
-	26, // 90: cmgr.control.v1.Control.DeleteStorage:output_type -> cmgr.control.v1.DeleteStorageResponse
-	28, // 91: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	31, // 92: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	36, // 93: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	39, // 94: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	41, // 95: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	43, // 96: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	54, // 97: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
-	45, // 98: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	48, // 99: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	50, // 100: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	73, // [73:101] is the sub-list for method output_type
-	45, // [45:73] is the sub-list for method input_type
+	3,  // 53: cmgr.control.v1.Control.Disable:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 54: cmgr.control.v1.Control.Enable:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 55: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 56: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 57: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 58: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 59: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 60: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
+	20, // 61: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
+	21, // 62: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
+	22, // 63: cmgr.control.v1.Control.Storage:input_type -> cmgr.control.v1.StorageRequest
+	25, // 64: cmgr.control.v1.Control.DeleteStorage:input_type -> cmgr.control.v1.DeleteStorageRequest
+	27, // 65: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	30, // 66: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	35, // 67: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	38, // 68: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	40, // 69: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	42, // 70: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	53, // 71: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	44, // 72: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	47, // 73: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	49, // 74: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 75: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 76: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 77: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 78: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 79: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 80: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 81: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 82: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 83: cmgr.control.v1.Control.Disable:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 84: cmgr.control.v1.Control.Enable:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 85: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 86: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 87: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 88: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 89: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	18, // 90: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
+	8,  // 91: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 92: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	23, // 93: cmgr.control.v1.Control.Storage:output_type -> cmgr.control.v1.StorageResponse
+	26, // 94: cmgr.control.v1.Control.DeleteStorage:output_type -> cmgr.control.v1.DeleteStorageResponse
+	28, // 95: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	31, // 96: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	36, // 97: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	39, // 98: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	41, // 99: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	43, // 100: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	54, // 101: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	45, // 102: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	48, // 103: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	50, // 104: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	75, // [75:105] is the sub-list for method output_type
+	45, // [45:75] is the sub-list for method input_type
 	45, // [45:45] is the sub-list for extension type_name
 	45, // [45:45] is the sub-list for extension extendee
 	0,  // [0:45] is the sub-list for field type_name

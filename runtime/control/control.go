@@ -33,6 +33,8 @@ type Tree interface {
 	Stop(ctx context.Context, m name.Moniker) error
 	Restart(ctx context.Context, m name.Moniker, reason string) error
 	Kill(ctx context.Context, m name.Moniker) error
+	Disable(ctx context.Context, m name.Moniker) error
+	Enable(ctx context.Context, m name.Moniker) error
 	Reload(ctx context.Context, m name.Moniker, dry bool) ([]realm.Change, error)
 	Create(ctx context.Context, parent name.Moniker, collection string, c realm.ChildDecl) (name.Moniker, error)
 	Destroy(ctx context.Context, m name.Moniker) error

@@ -246,7 +246,7 @@ func TestShow(t *testing.T) {
 		`"last_exit":{"ok":true,"code":-1,"signal":"SIGKILL","core_dumped":false,"cause":"kill","critical":false,"detail":"",` +
 		`"started_at":"2026-03-01T10:02:11.420Z","ended_at":"2026-03-01T10:02:14.420Z",` +
 		`"text":"killed by SIGKILL after=3s (killed on demand)"},` +
-		`"last_error":"","restarts":0,"gave_up":false,"log_directory":"/state/logs/core+net","stop_timeout_ms":30000}`
+		`"last_error":"","restarts":0,"gave_up":false,"log_directory":"/state/logs/core+net","stop_timeout_ms":30000,"disabled":false}`
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}

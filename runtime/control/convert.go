@@ -24,7 +24,7 @@ func instance(i realm.Info) *controlpb.Instance {
 	out := &controlpb.Instance{
 		Moniker: string(i.Moniker), Url: i.URL, State: i.State.String(), Starting: i.Starting, Environment: i.Environment,
 		LastExit: exit(i.LastExit), LastError: errorText(i.LastError),
-		Restarts: uint32(i.Restarts), NextStart: timestamp(i.NextStart), GaveUp: i.RestartsUp,
+		Restarts: uint32(i.Restarts), NextStart: timestamp(i.NextStart), GaveUp: i.RestartsUp, Disabled: i.Disabled,
 	}
 	if isRunning(i) {
 		out.StartedAt, out.StartReason = timestamp(i.StartedAt), i.StartReason

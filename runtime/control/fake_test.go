@@ -162,6 +162,16 @@ func (t *tree) Kill(_ context.Context, m name.Moniker) error {
 	return t.ends(m, runners.Exit{Code: -1, Signal: 9, Cause: runners.ByKill, Started: epoch, Ended: epoch.Add(3 * time.Second)})
 }
 
+func (t *tree) Disable(ctx context.Context, m name.Moniker) error {
+	return errors.Join(t.Stop(ctx, m), t.set(m, true))
+}
+
+func (t *tree) Enable(_ context.Context, m name.Moniker) error { return t.set(m, false) }
+
+func (t *tree) set(m name.Moniker, disabled bool) error {
+	return t.change(m, realm.Event{Kind: realm.EventDisabled}, func(i *realm.Info) { i.Disabled = disabled })
+}
+
 func (t *tree) Unresolve(_ context.Context, m name.Moniker) error {
 	return t.change(m, realm.Event{Kind: realm.EventUnresolved}, func(i *realm.Info) { i.State, i.Decl = realm.Unresolved, nil })
 }

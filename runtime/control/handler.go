@@ -58,6 +58,7 @@ func (s *Server) Show(ctx context.Context, req *controlpb.InstanceRequest) (*con
 		Moniker: string(i.Moniker), Url: i.URL, Environment: i.Environment, State: i.State.String(), Starting: i.Starting,
 		InstanceId: i.InstanceID, Resolved: resolved(i), LastExit: exit(i.LastExit), LastError: errorText(i.LastError),
 		Restarts: uint32(i.Restarts), NextStart: timestamp(i.NextStart), GaveUp: i.RestartsUp, LogDirectory: s.cfg.Logs.Dir(i.Moniker),
+		Disabled: i.Disabled,
 	}
 	if out.Resolved != nil && isRunning(i) {
 		out.Resolved.Started = started(ctx, i)
@@ -153,6 +154,16 @@ func (s *Server) Restart(ctx context.Context, req *controlpb.InstanceRequest) (*
 // Kill answers cmgr.control.v1.Control/Kill.
 func (s *Server) Kill(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return s.act(ctx, "kill", req.GetQuery(), s.cfg.Tree.Kill)
+}
+
+// Disable answers cmgr.control.v1.Control/Disable.
+func (s *Server) Disable(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "disable", req.GetQuery(), s.cfg.Tree.Disable)
+}
+
+// Enable answers cmgr.control.v1.Control/Enable.
+func (s *Server) Enable(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return s.act(ctx, "enable", req.GetQuery(), s.cfg.Tree.Enable)
 }
 
 // Signal answers cmgr.control.v1.Control/Signal.

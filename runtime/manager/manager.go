@@ -231,11 +231,15 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err := os.MkdirAll(m.directories[dataDirectory], 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
+	off, err := readDisabled(filepath.Join(cfg.StateDir, "disabled"))
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
 	m.above = m.builtins(all, m.resolvers)
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,
 		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, InstanceIDs: settings.InstanceIDs,
-		Sinks: m.logs, Policy: settings, Log: cfg.Log, Rebooted: m.reboot,
+		Sinks: m.logs, Policy: settings, Disabled: off, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Group: settings.ManagementGroup,
@@ -478,7 +482,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // lazy is a child that nothing has started, "" if there is none.
 func (m *Manager) lazy() name.Moniker {
 	for _, i := range m.realm.Instances() {
-		if i.State == realm.Unresolved {
+		if i.State == realm.Unresolved && !i.Disabled {
 			return i.Moniker
 		}
 	}

@@ -179,6 +179,14 @@ func (i *instance) startThen(ctx context.Context, reason string, launched func()
 			i.mu.Unlock()
 			return i.precondition("start", "%w", err)
 		}
+		if i.disabled {
+			i.emitLocked(Event{Kind: EventDisabled, Text: reason})
+			i.mu.Unlock()
+			return &Error{
+				Op: "start", At: i.moniker, Why: capabilities.Precondition, Err: errors.New("it is disabled"),
+				Hint: fmt.Sprintf("`cmgr enable %s` lets it start", i.moniker),
+			}
+		}
 		switch s := i.state.(type) {
 		case started:
 			if i.acts[stoppingRun] == nil {

@@ -53,6 +53,7 @@ type Info struct {
 	Restarts   int           // by its restart policy, since the manager started
 	NextStart  time.Time     // when the restart policy starts it again; zero if it won't
 	RestartsUp bool          // its restart limit was reached: the policy has given up
+	Disabled   bool          // it does not start, whoever asks for it
 }
 
 // EventKind is what happened.
@@ -74,11 +75,12 @@ const (
 	EventWaiting   // a shutdown waits for it; Text says since when
 	EventMissing   // something required is not available to it; Text says what and why, and what to do
 	EventUnhealthy // its health checks failed, so it is stopped; Text says how
+	EventDisabled  // it was disabled, or is and was to start; Text says why it was
 )
 
 var eventKinds = [...]string{
 	"discovered", "resolved", "unresolved", "started", "stopping", "stopped", "failed", "restarting", "gave_up",
-	"shutdown", "destroyed", "reboot", "waiting", "missing", "unhealthy",
+	"shutdown", "destroyed", "reboot", "waiting", "missing", "unhealthy", "disabled",
 }
 
 func (k EventKind) String() string { return eventKinds[k] }
@@ -111,6 +113,12 @@ type Sinks interface {
 type Policy interface {
 	// RebootOnTerminate says whether the parent may give m `on_terminate: "reboot"`.
 	RebootOnTerminate(m name.Moniker) bool
+}
+
+// A DisabledSet is the instances that must not start. It outlives the tree.
+type DisabledSet interface {
+	Has(m name.Moniker) bool
+	Set(m name.Moniker, disabled bool) error
 }
 
 // ChildDecl is a dynamic child to be created.

@@ -28,6 +28,7 @@ type instance struct {
 	mu       sync.Mutex
 	state    state
 	acts     [verbs]*action
+	disabled bool // nothing may be started here until it is enabled
 	closing  bool // a shutdown has begun: nothing may be resolved, started or created here any more
 	children map[string]*instance
 	restart  *time.Timer                // a restart that is due; nil for none
@@ -207,6 +208,7 @@ func newInstance(r *Realm, parent *instance, segment string, d childDecl) *insta
 	i := &instance{realm: r, parent: parent, moniker: name.Root, decl: d, state: unresolved{}}
 	if parent != nil {
 		i.moniker = parent.moniker.Child(segment)
+		i.disabled = r.cfg.Disabled != nil && r.cfg.Disabled.Has(i.moniker)
 	}
 	return i
 }
@@ -318,7 +320,7 @@ func (i *instance) info() Info {
 	defer i.mu.Unlock()
 	n := Info{
 		Moniker: i.moniker, URL: i.decl.url, State: i.state.state(), Environment: i.decl.environment,
-		Starting: i.acts[starting] != nil, InstanceID: i.realm.cfg.InstanceIDs[i.moniker],
+		Starting: i.acts[starting] != nil, InstanceID: i.realm.cfg.InstanceIDs[i.moniker], Disabled: i.disabled,
 	}
 	if res := i.resolutionLocked(); res != nil {
 		n.ResolvedURL, n.Decl, n.PackageDir = res.URL, res.Decl.Decl(), res.Package.Dir

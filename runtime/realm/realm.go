@@ -46,7 +46,9 @@ type Config struct {
 	Hosts  Hosts
 	Sinks  Sinks
 	Policy Policy
-	Log    *slog.Logger
+	// Disabled is what must not start; nil: nothing can be disabled.
+	Disabled DisabledSet
+	Log      *slog.Logger
 	// Rebooted is called, on a goroutine of its own, when an end must take the whole tree down: a critical program's, or one with
 	// on_terminate "reboot". The callee is expected to call Shutdown.
 	Rebooted func(m name.Moniker, why string)
@@ -417,6 +419,61 @@ func (r *Realm) Restart(ctx context.Context, m name.Moniker, reason string) erro
 		return err
 	}
 	return r.Start(ctx, m, reason)
+}
+
+// Disable stops m's program, and has it start no more, whoever asks for it, until it is enabled: in later trees too. It is for what
+// stands in manifests.
+func (r *Realm) Disable(ctx context.Context, m name.Moniker) error {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return err
+	}
+	refuse := func(why, hint string) error {
+		return &Error{Op: "disable", At: m, Why: capabilities.Invalid, Err: errors.New(why), Hint: hint}
+	}
+	switch {
+	case m == name.Root:
+		return refuse("the root cannot be disabled", "`cmgr shutdown` ends the manager")
+	case strings.Contains(string(m), ":"):
+		return refuse("what a collection holds does not last", fmt.Sprintf("`cmgr stop %s` stops it", m))
+	case r.cfg.Disabled == nil:
+		return refuse("nothing can be disabled here", "")
+	}
+	if err := r.cfg.Disabled.Set(m, true); err != nil {
+		return &Error{Op: "disable", At: m, Why: capabilities.Unavailable, Err: err}
+	}
+	i.mu.Lock()
+	i.disabled = true
+	i.emitLocked(Event{Kind: EventDisabled, Text: "asked by an operator"})
+	i.mu.Unlock()
+	return i.stop(ctx, "disabled")
+}
+
+// Enable has m start again as before it was disabled, and starts it if it is eager and its parent runs.
+func (r *Realm) Enable(ctx context.Context, m name.Moniker) error {
+	i, err := r.reach(ctx, m)
+	if err != nil {
+		return err
+	}
+	i.mu.Lock()
+	was := i.disabled
+	i.mu.Unlock()
+	if !was {
+		return nil
+	}
+	if err := r.cfg.Disabled.Set(m, false); err != nil {
+		return &Error{Op: "enable", At: m, Why: capabilities.Unavailable, Err: err}
+	}
+	i.mu.Lock()
+	i.disabled = false
+	i.mu.Unlock()
+	i.parent.mu.Lock() // the root is never disabled
+	_, runs := i.parent.state.(started)
+	i.parent.mu.Unlock()
+	if runs && i.decl.startup == manifest.Eager {
+		return i.start(ctx, "eager")
+	}
+	return nil
 }
 
 // Kill ends m's program at once and returns when it has ended.

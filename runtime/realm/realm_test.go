@@ -86,13 +86,17 @@ type world struct {
 	rebooted chan string
 }
 
-func newWorld(t *testing.T, f files) *world {
+func newWorld(t *testing.T, f files, change ...func(*Config)) *world {
 	w := &world{t: t, fake: runnertest.NewFake(), rebooted: make(chan string, 10)}
-	w.Realm = New(Config{
+	cfg := Config{
 		RootURL: "mem:///root", Builtins: above{}, Runners: map[string]runners.Runner{"fake": w.fake},
 		Resolvers: map[string]resolver.Resolver{"mem": f}, Sinks: sinks{make(chan string, 100)}, Policy: allow("/may"),
 		Log: slog.New(slog.DiscardHandler), Rebooted: func(m name.Moniker, why string) { w.rebooted <- string(m) + " " + why },
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	w.Realm = New(cfg)
 	t.Cleanup(func() {
 		w.Close()
 		w.fake.Wait()
@@ -662,6 +666,71 @@ func TestAnOperatorsStartForgetsTheLimit(t *testing.T) {
 		w.fake.Exit("/a", runners.Exit{Code: 1})
 		w.settle()
 		w.states(map[name.Moniker]State{"/a": Started})
+	})
+}
+
+// set is a DisabledSet in memory.
+type set map[name.Moniker]bool
+
+func (s set) Has(m name.Moniker) bool { return s[m] }
+
+func (s set) Set(m name.Moniker, is bool) error {
+	s[m] = is
+	return nil
+}
+
+func TestDisable(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		off := set{"/b": true}
+		w := newWorld(t, files{
+			"root": `{ children: [
+				{ name: "a", url: "mem:///p", startup: "eager", on_terminate: "restart", restart: { delay_ms: 1000 } },
+				{ name: "b", url: "mem:///p", startup: "eager" }, { name: "c", url: "mem:///p" } ],
+				collections: [ { name: "jobs", durability: "transient" } ] }`,
+			"p": `{ ` + prog + ` }`,
+		}, func(c *Config) { c.Disabled = off })
+		w.must(w.Start(t.Context(), "/", "root"))
+		w.settle()
+		w.states(map[name.Moniker]State{"/a": Started, "/b": Unresolved})
+		if i, _ := w.Instance("/b"); !i.Disabled || len(w.Failures()) > 0 || !slices.Contains(w.events(), "disabled /b") {
+			t.Errorf("%+v, failures %v, events %q", i, w.Failures(), w.events())
+		}
+		if err := w.Start(t.Context(), "/b", "test"); capabilities.CodeOf(err) != capabilities.Precondition {
+			t.Errorf("a start of what is disabled: %v", err)
+		}
+		if c, err := w.Reload(t.Context(), "/", false); err != nil || len(c) > 0 {
+			t.Errorf("a reload: %v, %v", c, err)
+		}
+
+		// A restart that is due does not come, and it lasts.
+		w.fake.Exit("/a", runners.Exit{Code: 1})
+		w.settle()
+		w.must(w.Disable(t.Context(), "/a"))
+		time.Sleep(time.Minute)
+		w.states(map[name.Moniker]State{"/a": Resolved})
+		if !off["/a"] {
+			t.Error("nobody else knows")
+		}
+		w.must(w.Enable(t.Context(), "/a"))
+		w.must(w.Enable(t.Context(), "/b"))
+		w.must(w.Enable(t.Context(), "/c")) // it was not disabled
+		w.states(map[name.Moniker]State{"/a": Started, "/b": Started, "/c": Unresolved})
+		w.must(w.Disable(t.Context(), "/c"))
+		w.must(w.Disable(t.Context(), "/a")) // which runs
+		w.must(w.Enable(t.Context(), "/c"))  // which is lazy
+		w.states(map[name.Moniker]State{"/a": Resolved, "/c": Unresolved})
+		w.must(w.Start(t.Context(), "/c", "test"))
+		if off["/b"] || off["/c"] {
+			t.Errorf("still disabled: %v", off)
+		}
+
+		_, err := w.Create(t.Context(), "/", "jobs", ChildDecl{Name: "x", URL: "mem:///p"})
+		w.must(err)
+		for _, m := range []name.Moniker{"/", "/jobs:x"} {
+			if err := w.Disable(t.Context(), m); capabilities.CodeOf(err) != capabilities.Invalid {
+				t.Errorf("%s: %v", m, err)
+			}
+		}
 	})
 }
 

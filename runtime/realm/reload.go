@@ -255,6 +255,8 @@ func (s *step) look(ctx context.Context) error {
 // eager says whether s is started without being asked for.
 func (s *step) eager() bool {
 	switch {
+	case s.i != nil && s.i.isDisabled():
+		return false
 	case s.parent != nil:
 		return s.decl.startup == manifest.Eager && s.parent.runs
 	case s.i.parent == nil:
@@ -535,6 +537,12 @@ func (s *step) Environment() string { return s.decl.environment }
 
 // DynamicOffers are the offers made when it was created.
 func (s *step) DynamicOffers() []manifest.Offer { return s.decl.offers }
+
+func (i *instance) isDisabled() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.disabled
+}
 
 // isResolved says whether i's manifest has been read.
 func (i *instance) isResolved() bool {

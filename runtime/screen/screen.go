@@ -259,6 +259,8 @@ func (s *Screen) Event(e realm.Event) {
 		s.say(yellow, m+": "+strings.ReplaceAll(e.Text, "\n", "\n      "))
 	case realm.EventUnhealthy:
 		s.say(red, m+" is unhealthy, and stopped: "+e.Text)
+	case realm.EventDisabled:
+		s.say(yellow, fmt.Sprintf("%s is disabled%s; `cmgr enable %s` lets it start", m, paren(e.Text), m))
 	case realm.EventDestroyed:
 		s.say(dim, m+" destroyed")
 	case realm.EventDiscovered, realm.EventResolved, realm.EventUnresolved, realm.EventStopping, realm.EventShutdown:

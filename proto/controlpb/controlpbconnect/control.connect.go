@@ -60,6 +60,10 @@ const (
 	ControlRestartProcedure = "/cmgr.control.v1.Control/Restart"
 	// ControlKillProcedure is the fully-qualified name of the Control's Kill RPC.
 	ControlKillProcedure = "/cmgr.control.v1.Control/Kill"
+	// ControlDisableProcedure is the fully-qualified name of the Control's Disable RPC.
+	ControlDisableProcedure = "/cmgr.control.v1.Control/Disable"
+	// ControlEnableProcedure is the fully-qualified name of the Control's Enable RPC.
+	ControlEnableProcedure = "/cmgr.control.v1.Control/Enable"
 	// ControlSignalProcedure is the fully-qualified name of the Control's Signal RPC.
 	ControlSignalProcedure = "/cmgr.control.v1.Control/Signal"
 	// ControlReloadProcedure is the fully-qualified name of the Control's Reload RPC.
@@ -121,6 +125,11 @@ type ControlClient interface {
 	Restart(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Disable stops the program, and has it start no more, whoever asks for it, until it is enabled: in later runs of the manager too. It
+	// is for what stands in manifests.
+	Disable(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Enable has the instance start again as before it was disabled, and starts it if it is eager and its parent runs.
+	Enable(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
 	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
 	// Reload reads the manifests of the instance and of those below it again, and changes what has changed: it restarts what has another
@@ -224,6 +233,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlKillProcedure,
 			connect.WithSchema(controlMethods.ByName("Kill")),
+			connect.WithClientOptions(opts...),
+		),
+		disable: connect.NewClient[controlpb.InstanceRequest, controlpb.InstanceResponse](
+			httpClient,
+			baseURL+ControlDisableProcedure,
+			connect.WithSchema(controlMethods.ByName("Disable")),
+			connect.WithClientOptions(opts...),
+		),
+		enable: connect.NewClient[controlpb.InstanceRequest, controlpb.InstanceResponse](
+			httpClient,
+			baseURL+ControlEnableProcedure,
+			connect.WithSchema(controlMethods.ByName("Enable")),
 			connect.WithClientOptions(opts...),
 		),
 		signal: connect.NewClient[controlpb.SignalRequest, controlpb.InstanceResponse](
@@ -359,6 +380,8 @@ type controlClient struct {
 	stop            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	restart         *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	kill            *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
+	disable         *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
+	enable          *connect.Client[controlpb.InstanceRequest, controlpb.InstanceResponse]
 	signal          *connect.Client[controlpb.SignalRequest, controlpb.InstanceResponse]
 	reload          *connect.Client[controlpb.ReloadRequest, controlpb.ReloadResponse]
 	create          *connect.Client[controlpb.CreateRequest, controlpb.InstanceResponse]
@@ -447,6 +470,24 @@ func (c *controlClient) Restart(ctx context.Context, req *controlpb.InstanceRequ
 // Kill calls cmgr.control.v1.Control.Kill.
 func (c *controlClient) Kill(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	response, err := c.kill.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Disable calls cmgr.control.v1.Control.Disable.
+func (c *controlClient) Disable(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	response, err := c.disable.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Enable calls cmgr.control.v1.Control.Enable.
+func (c *controlClient) Enable(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	response, err := c.enable.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -644,6 +685,11 @@ type ControlHandler interface {
 	Restart(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Kill ends the program and everything that it started at once.
 	Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Disable stops the program, and has it start no more, whoever asks for it, until it is enabled: in later runs of the manager too. It
+	// is for what stands in manifests.
+	Disable(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
+	// Enable has the instance start again as before it was disabled, and starts it if it is eager and its parent runs.
+	Enable(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error)
 	// Signal passes a signal to the program's main process. What the program does then is its own affair: an end of it is one by itself.
 	Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error)
 	// Reload reads the manifests of the instance and of those below it again, and changes what has changed: it restarts what has another
@@ -743,6 +789,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlKillProcedure,
 		svc.Kill,
 		connect.WithSchema(controlMethods.ByName("Kill")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlDisableHandler := connect.NewUnaryHandlerSimple(
+		ControlDisableProcedure,
+		svc.Disable,
+		connect.WithSchema(controlMethods.ByName("Disable")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlEnableHandler := connect.NewUnaryHandlerSimple(
+		ControlEnableProcedure,
+		svc.Enable,
+		connect.WithSchema(controlMethods.ByName("Enable")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlSignalHandler := connect.NewUnaryHandlerSimple(
@@ -883,6 +941,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlRestartHandler.ServeHTTP(w, r)
 		case ControlKillProcedure:
 			controlKillHandler.ServeHTTP(w, r)
+		case ControlDisableProcedure:
+			controlDisableHandler.ServeHTTP(w, r)
+		case ControlEnableProcedure:
+			controlEnableHandler.ServeHTTP(w, r)
 		case ControlSignalProcedure:
 			controlSignalHandler.ServeHTTP(w, r)
 		case ControlReloadProcedure:
@@ -962,6 +1024,14 @@ func (UnimplementedControlHandler) Restart(context.Context, *controlpb.InstanceR
 
 func (UnimplementedControlHandler) Kill(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Kill is not implemented"))
+}
+
+func (UnimplementedControlHandler) Disable(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Disable is not implemented"))
+}
+
+func (UnimplementedControlHandler) Enable(context.Context, *controlpb.InstanceRequest) (*controlpb.InstanceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Enable is not implemented"))
 }
 
 func (UnimplementedControlHandler) Signal(context.Context, *controlpb.SignalRequest) (*controlpb.InstanceResponse, error) {
