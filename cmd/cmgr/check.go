@@ -99,11 +99,19 @@ func count(n int, what string) string {
 func (a *app) check(file string, o cml.Options) manifest.Diagnostics {
 	file, src, err := a.readSource(file)
 	if err != nil {
-		p := control.ProblemOf(err)
-		_, why, _ := strings.Cut(p.GetMessage(), ": ")
-		return manifest.Diagnostics{{Pos: manifest.Pos{File: file}, Rule: "file", Message: why, Hint: p.GetHint()}}
+		return manifest.Diagnostics{unreadable(file, err)}
 	}
 	return verify.CheckManifest(file, src, o)
+}
+
+// unreadable is why a file, one of several, cannot be read.
+func unreadable(file string, err error) manifest.Diagnostic {
+	p := control.ProblemOf(err)
+	why := p.GetMessage()
+	if _, rest, ok := strings.Cut(why, ": "); ok {
+		why = rest // without the name of the file, which is said
+	}
+	return manifest.Diagnostic{Pos: manifest.Pos{File: file}, Rule: "file", Message: why, Hint: p.GetHint()}
 }
 
 // show writes findings on w, on a terminal with the line that each is about; prefix begins each.

@@ -53,7 +53,7 @@ comma, quote or bracket or one bracket too many, and says what it did.`,
 			for _, file := range args {
 				f, ds, err := a.format(file, fix)
 				if err != nil {
-					return err
+					ds = append(ds, unreadable(file, err)) // the others are formatted all the same
 				}
 				wrong = append(wrong, ds...)
 				if len(ds) > 0 {
@@ -79,15 +79,15 @@ comma, quote or bracket or one bracket too many, and says what it did.`,
 				}
 				files = append(files, f)
 			}
-			if len(wrong) > 0 {
-				return a.refuse(wrong)
-			}
-			if a.json {
+			if a.json && len(files) > 0 {
 				if err := a.writeJSON(struct {
 					Files []formatted `json:"files"`
 				}{files}); err != nil {
 					return err
 				}
+			}
+			if len(wrong) > 0 {
+				return a.refuse(wrong)
 			}
 			if check && unformatted {
 				return errFailed

@@ -79,6 +79,9 @@ validate-references -c out.cm -p package.txt --json
 validate-references -c good.cml
 fmt good.cml
 fmt good.cml slips.cml worse.cml
+fmt --check nothing.cml out.cm pkg slips.cml own.cml
+fmt --check good.cml slips.cml --json
+fmt nothing.cml --json
 fmt --check good.cml own.cml
 fmt --check good.cml own.cml --json
 fmt --fix slips.cml
