@@ -66,7 +66,7 @@ func syntax(s *Source, err error) manifest.Diagnostics {
 	if es, ok := errors.AsType[json5.Errors](err); ok {
 		for _, e := range es {
 			hint := e.Hint()
-			if len(bytes.TrimSpace(s.Tree.Src())) == 0 {
+			if len(bytes.TrimSpace(s.Tree.Src())) == 0 && strings.HasSuffix(e.Message, "end of file") { // and not too long to be read
 				hint = "a manifest that says nothing is {}"
 			}
 			d.report(d.at(e.Offset), "syntax", hint, "%s", e.Message)

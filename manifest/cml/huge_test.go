@@ -66,6 +66,18 @@ func TestHugeManifests(t *testing.T) {
 	}
 }
 
+// TestLimits: what is too long or too deep is refused at its place, in words that say how much may be.
+func TestLimits(t *testing.T) {
+	for src, want := range map[string]string{
+		`{ facets: { a: "` + strings.Repeat("x", 5_000_000) + `" } }`: "m.cml:1:1: source of 5000021 bytes: no more than 4194304 allowed",
+		`{ facets: ` + strings.Repeat("{ a: ", 300):                   "m.cml:1:1006: nested more than 200 deep",
+	} {
+		if v, ds := Load("m.cml", []byte(src), Options{}); !v.IsZero() || ds.Error() != want {
+			t.Errorf("%v, want %s", ds, want)
+		}
+	}
+}
+
 // TestManyIncludes: as many files as may be included take no more time than their text in one.
 func TestManyIncludes(t *testing.T) {
 	shard := func(i int) string {
