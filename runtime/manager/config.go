@@ -20,6 +20,7 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runtime/loader/port"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
+	"github.com/cmgr/cmgr/runtime/realm"
 )
 
 // Settings is what the manager's configuration files say (`--config`, JSON5). Several files are merged: lists are joined, a
@@ -41,6 +42,9 @@ import (
 //	    vault: { loader: "/usr/lib/vault-loader --fast", framing: "packet4" },
 //	  },
 //	  trust: "trusted",
+//	  namespace_capabilities: [
+//	    { directory: "certs", path: "/etc/ssl/certs", rights: ["r*"] }, { protocol: "dbus", path: "/run/dbus/system_bus_socket" },
+//	  ],
 //	  component_id_index_path: "ids.json5",
 //	  log: { max_size: 1000000, max_files: 10 },
 //	  management: { group: "adm" },
@@ -60,6 +64,9 @@ type Settings struct {
 	Trust   string
 	// CapabilityPolicy says who may have a capability. A restricted protocol of the framework is nobody's unless it is here.
 	CapabilityPolicy []CapabilityRule
+	// HostDirectories and HostSockets are what the root is offered of the host (namespace_capabilities), by name.
+	HostDirectories map[string]realm.HostDirectory
+	HostSockets     map[string]string
 	// InstanceIDs is the component id index: the ids under which components keep what they store, of the file
 	// component_id_index_path.
 	InstanceIDs map[name.Moniker]string
@@ -133,6 +140,7 @@ func (s *Settings) merge(file string, src []byte) error {
 				s.Trust = filepath.Join(filepath.Dir(file), s.Trust)
 			}
 		},
+		"namespace_capabilities": func(v hujson.Value) { s.offered(&r, v) },
 		"component_id_index_path": func(v hujson.Value) {
 			var path string
 			if r.str(v, &path, &s.idsAt); path == "" {
@@ -165,6 +173,67 @@ func (s *Settings) merge(file string, src []byte) error {
 		},
 	})
 	return r.found.Err()
+}
+
+// offered reads namespace_capabilities: capabilities as a manifest declares them, of which the paths are the host's.
+func (s *Settings) offered(r *reader, v hujson.Value) {
+	a, ok := v.Value.(*hujson.Array)
+	if !ok {
+		r.complain(v.StartOffset, "wrong-type", "must be an array of objects")
+		return
+	}
+	for _, e := range a.Elements {
+		var protocol, directory, path string
+		var tokens []string
+		var at [3]manifest.Pos
+		before := len(r.found)
+		r.object(e, "namespace_capabilities.", map[string]func(hujson.Value){
+			"protocol":  func(v hujson.Value) { r.str(v, &protocol, &at[0]) },
+			"directory": func(v hujson.Value) { r.str(v, &directory, &at[1]) },
+			"path":      func(v hujson.Value) { r.str(v, &path, &at[2]) },
+			"rights":    func(v hujson.Value) { r.strs(v, &tokens) },
+		})
+		if len(r.found) > before {
+			continue
+		}
+		bad := func(format string, args ...any) { r.complain(e.StartOffset, "namespace-capability", format, args...) }
+		var rights manifest.Rights
+		for _, t := range tokens {
+			some, ok := manifest.ParseRights(t)
+			if !ok {
+				bad("%q is no right", t)
+			}
+			rights |= some
+		}
+		capability := cmp.Or(protocol, directory)
+		_, twice := s.HostDirectories[capability]
+		_, again := s.HostSockets[capability]
+		switch {
+		case len(r.found) > before:
+		case (protocol == "") == (directory == ""):
+			bad("name a protocol or a directory; nothing else can be offered from here")
+		case name.Check(capability) != nil:
+			bad("%q is no name", capability)
+		case twice || again || directory == dataDirectory:
+			bad("%q is offered already", capability)
+		case !filepath.IsAbs(path):
+			bad("path must be one of this machine, and absolute; is %q", path)
+		case protocol != "" && rights != 0:
+			bad("a protocol has no rights")
+		case directory != "" && rights == 0:
+			bad("directory %q needs rights, such as [\"r*\"]", directory)
+		case protocol != "":
+			if s.HostSockets == nil {
+				s.HostSockets = map[string]string{}
+			}
+			s.HostSockets[protocol] = filepath.Clean(path)
+		default:
+			if s.HostDirectories == nil {
+				s.HostDirectories = map[string]realm.HostDirectory{}
+			}
+			s.HostDirectories[directory] = realm.HostDirectory{Path: filepath.Clean(path), Rights: rights}
+		}
+	}
 }
 
 // readIDs reads a component id index: { instances: [{ instance_id: "…", moniker: "/core/net" }] }.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners/elf"
 )
@@ -156,6 +157,33 @@ func FuzzSettings(f *testing.F) {
 			t.Errorf("an error without a place: %v", err)
 		}
 	})
+}
+
+func TestNamespaceCapabilities(t *testing.T) {
+	var s Settings
+	if err := s.merge("f", []byte(`{ namespace_capabilities: [
+		{ directory: "certs", path: "/etc/ssl/", rights: [ "r*" ] }, { protocol: "bus", path: "/run/bus" } ] }`)); err != nil {
+		t.Fatal(err)
+	}
+	if d := s.HostDirectories["certs"]; d.Path != "/etc/ssl" || d.Rights != manifest.RightsR || s.HostSockets["bus"] != "/run/bus" {
+		t.Errorf("%+v", s)
+	}
+	for entry, want := range map[string]string{
+		`{ directory: "bus", path: "/a", rights: ["r*"] }`:  `f:1:29: "bus" is offered already`,
+		`{ directory: "data", path: "/a", rights: ["r*"] }`: `"data" is offered already`,
+		`{ directory: "d", path: "/a" }`:                    `directory "d" needs rights`,
+		`{ directory: "d", path: "a", rights: ["r*"] }`:     "absolute",
+		`{ directory: "d", path: "/a", rights: ["q*"] }`:    `"q*" is no right`,
+		`{ protocol: "p", path: "/a", rights: ["r*"] }`:     "a protocol has no rights",
+		`{ protocol: "p", directory: "d", path: "/a" }`:     "name a protocol or a directory",
+		`{ protocol: "p/q", path: "/a" }`:                   `"p/q" is no name`,
+		`{ storage: "p", path: "/a" }`:                      "unknown field `namespace_capabilities.storage`",
+		`1`:                                                 "must be an object",
+	} {
+		if err := s.merge("f", []byte(`{ namespace_capabilities: [ `+entry+` ] }`)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n\tgives %v\n\twant %s", entry, err, want)
+		}
+	}
 }
 
 func TestComponentIDIndex(t *testing.T) {

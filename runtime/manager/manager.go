@@ -32,6 +32,7 @@ import (
 	"github.com/cmgr/cmgr/capabilities/protocol"
 	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
@@ -66,8 +67,8 @@ type Config struct {
 	Runners map[string]runners.Runner
 	// Functions are Go functions for the runner "builtin".
 	Functions map[string]builtin.Func
-	// Loaders are resolvers beside "file", "efile" and "runit" whose packages a loader gets, by the name under which the root environment has
-	// them, which is also a scheme: "inet:///srv/net.cml". They are added to those of Files.
+	// Loaders are resolvers beside "file", "efile" and "runit" whose packages a loader gets, by the name under which the root
+	// environment has them, which is also a scheme: "inet:///srv/net.cml". They are added to those of Files.
 	Loaders map[string]prim.Config
 	// Trust is the file that says which packages they may get (cache.Trust); "" takes that of Files, or else accepts all.
 	Trust string
@@ -79,8 +80,8 @@ type Config struct {
 	Stay bool
 	// Version is what the management interface tells.
 	Version string
-	// Boot is a boot script to run, in the place of Root; BootDebug shows each of its instructions. What it loads comes by the one of
-	// Loaders that is called BootLoader; "" is the disk.
+	// Boot is a boot script to run, in the place of Root; BootDebug shows each of its instructions. What it loads comes by the one
+	// of Loaders that is called BootLoader; "" is the disk.
 	Boot       *boot.Plan
 	BootDebug  bool
 	BootLoader string
@@ -104,8 +105,9 @@ type Manager struct {
 	socket      net.Listener
 	loaded      []*resolver.Loaded
 	prims       map[string]*prim.Loader
-	directories map[string]string // those of the host that the root is offered, by name
-	confiner    *confine.Confiner // nil: nobody is confined
+	directories map[string]realm.HostDirectory // those of the host that the root is offered, by name
+	hostSockets map[string]string              // likewise
+	confiner    *confine.Confiner              // nil: nobody is confined
 
 	alive     func()
 	down      chan struct{} // closed when the tree must go down
@@ -227,8 +229,10 @@ func New(cfg Config) (_ *Manager, err error) {
 		}
 	}
 	m.serveFramework(settings)
-	m.directories = map[string]string{dataDirectory: filepath.Join(cfg.StateDir, "data")}
-	if err := os.MkdirAll(m.directories[dataDirectory], 0o700); err != nil {
+	m.hostSockets = settings.HostSockets
+	m.directories = map[string]realm.HostDirectory{dataDirectory: {Path: filepath.Join(cfg.StateDir, "data"), Rights: manifest.RightsRW}}
+	maps.Copy(m.directories, settings.HostDirectories)
+	if err := os.MkdirAll(m.directories[dataDirectory].Path, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	off, err := readDisabled(filepath.Join(cfg.StateDir, "disabled"))
@@ -238,7 +242,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	m.above = m.builtins(all, m.resolvers)
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,
-		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, InstanceIDs: settings.InstanceIDs,
+		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, HostSockets: m.hostSockets, InstanceIDs: settings.InstanceIDs,
 		Sinks: m.logs, Policy: settings, Disabled: off, Log: cfg.Log, Rebooted: m.reboot,
 	})
 	m.control = control.New(control.Config{

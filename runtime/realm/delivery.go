@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/protocol"
+	"github.com/cmgr/cmgr/internal/sys/mnt"
 	"github.com/cmgr/cmgr/internal/sys/sock"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -411,6 +413,18 @@ func (i *instance) putProtocol(
 		}
 		return i.enter(v, at, i.linkSocket(ctx, v, at, src, so), info)
 	}
+	if host := i.realm.hostSocket(src); host != "" {
+		f, err := mnt.Open(host)
+		if err != nil {
+			i.missing(u, err)
+			return i.enter(v, at, v.Refuse(at), info)
+		}
+		if covered(at, info) {
+			err = v.Hold(at, false)
+		}
+		info.Namespace = append(info.Namespace, runners.NamespaceEntry{Path: at, File: f, Rights: manifest.RightsR})
+		return err
+	}
 	h, ok := i.realm.host(routed[0].Route.Kind, src)
 	if !ok {
 		i.missing(u, errNobody)
@@ -491,6 +505,14 @@ func (i *instance) linkSocket(ctx context.Context, v *protocol.View, at string, 
 	return nil
 }
 
+// hostSocket is the path of the host's socket that s is; "" if it is none.
+func (r *Realm) hostSocket(s capabilities.Source) string {
+	if s.Kind != capabilities.FromBuiltin {
+		return ""
+	}
+	return r.cfg.HostSockets[s.Name]
+}
+
 func (r *Realm) host(k manifest.Kind, s capabilities.Source) (Host, bool) {
 	if r.cfg.Hosts == nil {
 		return Host{}, false
@@ -510,6 +532,14 @@ func (r *Realm) open(ctx context.Context, user name.Moniker, by []Delivery) (*os
 		return so.Dial(ctx)
 	case capabilities.FromVoid:
 		return nil, &Error{Op: "connect", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("%s is absent on purpose", route.Kind)}
+	}
+	if at := r.hostSocket(route.Source); at != "" {
+		c, err := (&net.Dialer{}).DialContext(ctx, "unix", at)
+		if err != nil {
+			return nil, &Error{Op: "connect", At: user, Why: capabilities.Unavailable, Err: err}
+		}
+		defer c.Close()
+		return c.(*net.UnixConn).File()
 	}
 	h, ok := r.host(route.Kind, route.Source)
 	if !ok {

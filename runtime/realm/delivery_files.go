@@ -128,7 +128,14 @@ func (r *Realm) directoryAsIs(ctx context.Context, user name.Moniker, route *cap
 			return nil, &Error{Op: "open", At: s.At, Why: capabilities.NotFound, Err: errors.New("it has no package on this machine")}
 		}
 	case capabilities.FromBuiltin:
-		if base = r.cfg.Directories[s.Name]; base == "" {
+		have := r.cfg.Directories[s.Name]
+		if base = have.Path; base != "" && !have.Rights.Has(route.Rights) {
+			return nil, &Error{
+				Op: "open", At: user, Why: capabilities.Denied, Err: fmt.Errorf("requested rights (%s) greater than provided rights (%s) at %s",
+					strings.Join(route.Rights.Names(), ", "), strings.Join(have.Rights.Names(), ", "), s),
+			}
+		}
+		if base == "" {
 			return nil, &Error{Op: "open", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("directory %s: not in this manager", s.Name)}
 		}
 	case capabilities.FromComponent:

@@ -38,8 +38,9 @@ type Config struct {
 	Dial func(ctx context.Context, at name.Moniker, c *manifest.Capability) (*os.File, error)
 	// Sockets makes the sockets of protocols; it stays the caller's. nil: nothing is delivered to programs.
 	Sockets *protocol.Sockets
-	// Directories are those that the manager offers to the root, by name: the host's paths.
-	Directories map[string]string
+	// Directories and HostSockets are those of the host that the manager offers to the root, by name; sockets by their paths.
+	Directories map[string]HostDirectory
+	HostSockets map[string]string
 	// InstanceIDs is the component id index: under which id the storage of an instance lies, whatever becomes of its moniker.
 	InstanceIDs map[name.Moniker]string
 	// Hosts are the protocols that the manager itself speaks; nil for none.
@@ -62,6 +63,12 @@ const (
 	// maxDepth bounds the levels of a tree: a manifest that is its own child has no end, and monikers grow with the levels.
 	maxDepth = 1000
 )
+
+// A HostDirectory is a directory of the host, and the most that may be done in it.
+type HostDirectory struct {
+	Path   string
+	Rights manifest.Rights
+}
 
 // A Realm is a running tree.
 type Realm struct {
@@ -390,8 +397,8 @@ func (r *Realm) Start(ctx context.Context, m name.Moniker, reason string) error 
 	return i.start(ctx, reason)
 }
 
-// StartInTurn starts m as an eager child is started: at most so many at once, and what fails is told by m's events and in its log. It
-// returns when m's turn has come.
+// StartInTurn starts m as an eager child is started: at most so many at once, and what fails is told by m's events and in its
+// log. It returns when m's turn has come.
 func (r *Realm) StartInTurn(ctx context.Context, m name.Moniker, reason string) error {
 	i, err := r.reach(ctx, m)
 	if err == nil {

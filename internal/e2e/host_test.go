@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cmgr/cmgr/internal/needs"
+)
+
+// namespace_capabilities: a directory and a socket of the host, offered to the root, reach who they are routed to; a right that
+// is not given is not to be had.
+func TestHostCapabilities(t *testing.T) { testHostCapabilities(t, "") }
+
+func TestHostCapabilitiesConfined(t *testing.T) {
+	needs.Root(t)
+	testHostCapabilities(t, `security_policy: { sandbox: { confined: ["/**"] } },`)
+}
+
+func testHostCapabilities(t *testing.T, more string) {
+	needs.Tool(t, "python3")
+	short, err := os.MkdirTemp("", "cmgr") // a socket's path has at most 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(short) })
+	put(t, filepath.Join(short, "files/word"), "from the host")
+	l, err := net.Listen("unix", filepath.Join(short, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("host's socket"))
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+	dir := write(t, map[string]string{
+		"root.cml": `{
+			children: [ { name: "app", url: "app.cml" }, { name: "greedy", url: "greedy.cml" } ],
+			offer: [
+				{ protocol: "bus", from: "parent", to: "#app" },
+				{ directory: "files", from: "parent", to: [ "#app", "#greedy" ] },
+			],
+		}`,
+		"app.cml": `{ program: { runner: "elf", binary: "bin/app" }, use: [
+			{ protocol: "bus" }, { protocol: "bus", path: "/else/where" }, { directory: "files", path: "/files", rights: [ "r*" ] },
+		] }`,
+		"greedy.cml": `{ program: { runner: "elf", binary: "bin/app" }, use: [ { directory: "files", path: "/files", rights: [ "rw*" ] } ] }`,
+		"bin/app": `#!/usr/bin/env python3
+import os, socket
+ns = os.environ.get("CMGR_NAMESPACE", "")
+for at in "/svc/bus", "/else/where":
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(ns + at)
+    print(at, "is the", s.recv(100).decode(), flush=True)
+print("word", open(ns + "/files/word").read(), flush=True)
+`,
+		"config": `{ ` + more + ` namespace_capabilities: [
+			{ protocol: "bus", path: "` + short + `/s" }, { directory: "files", path: "` + short + `/files", rights: [ "r*" ] } ] }`,
+	})
+	r := run(t, dir, "--stay", "--config", filepath.Join(dir, "config"))
+	r.up()
+	r.must("start", "/app")
+	for _, want := range []string{"/svc/bus is the host's socket", "/else/where is the host's socket", "word from the host"} {
+		r.until(want, func() bool { return strings.Contains(r.out(), "/app | "+want+"\n") })
+	}
+	r.must("start", "/greedy")
+	want := "requested rights (connect, enumerate, get_attributes, modify_directory, read_bytes, traverse, update_attributes, write_bytes)"
+	r.until("the refusal", func() bool { return strings.Contains(r.err(), want) })
+	r.stop()
+}
