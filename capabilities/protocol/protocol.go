@@ -12,9 +12,12 @@ package protocol
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,7 +29,8 @@ import (
 
 // Sockets are all sockets of one manager, in a directory of its own.
 type Sockets struct {
-	dir  string
+	dir  string // as programs are told it: an alias of what Open was given, perhaps
+	real string
 	loop *poll.Loop
 	sock *os.File // the directory of the sockets' files, which have numbers for names
 
@@ -59,7 +63,29 @@ func Open(dir string, loop *poll.Loop) (*Sockets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sockets: %w", err)
 	}
-	return &Sockets{dir: dir, loop: loop, sock: f}, nil
+	return &Sockets{dir: dir, real: dir, loop: loop, sock: f}, nil
+}
+
+// longest is how long the name of the directory may be: a program finds sockets below it at v/SECRET/svc/NAME, and a path to a
+// socket has at most 107 bytes (unix(7)).
+const longest = 40
+
+// Alias makes a symbolic link to the directory in the directory short, if the directory's own name is long, and has programs told
+// that.
+func (s *Sockets) Alias(short string) error {
+	if len(s.real) <= longest {
+		return nil
+	}
+	sum := sha256.Sum256([]byte(s.real)) // the next one of this directory takes its place
+	alias := filepath.Join(short, hex.EncodeToString(sum[:6]))
+	if err := os.Remove(alias); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sockets: %w", err)
+	}
+	if err := os.Symlink(s.real, alias); err != nil {
+		return fmt.Errorf("sockets: %w", err)
+	}
+	s.dir = alias
+	return nil
 }
 
 // Close removes the directory. All that was made here must have been closed.
@@ -68,7 +94,11 @@ func (s *Sockets) Close() error {
 		s.loop.Remove(s.watches.fd)
 		syscall.Close(s.watches.fd)
 	}
-	return errors.Join(s.sock.Close(), os.RemoveAll(s.dir))
+	errs := []error{s.sock.Close(), os.RemoveAll(s.real)}
+	if s.dir != s.real {
+		errs = append(errs, os.Remove(s.dir))
+	}
+	return errors.Join(errs...)
 }
 
 // name is one that no socket has had.

@@ -79,3 +79,35 @@ print("word", open(ns + "/files/word").read(), flush=True)
 	r.until("the refusal", func() bool { return strings.Contains(r.err(), want) })
 	r.stop()
 }
+
+// A program that shares the host's files and runs as another user reaches its namespace, however long the name of the state
+// directory is.
+func TestOtherUser(t *testing.T) {
+	needs.Root(t)
+	needs.Tool(t, "python3")
+	r := prepare(t, write(t, map[string]string{
+		"root.cml": `{
+			children: [ { name: "namer", url: "namer.cml" }, { name: "other", url: "other.cml", startup: "eager" } ],
+			offer: [ { protocol: "a.protocol.with.a.name.that.is.long.enough", from: "#namer", to: "#other" } ],
+		}`,
+		"namer.cml": `{ program: { runner: "elf", binary: "bin/namer" },
+			capabilities: [ { protocol: "a.protocol.with.a.name.that.is.long.enough" } ],
+			expose: [ { protocol: "a.protocol.with.a.name.that.is.long.enough", from: "self" } ] }`,
+		"other.cml": `{ program: { runner: "elf", binary: "bin/lister", args: [ "/svc" ], user: "nobody" },
+			use: [ { protocol: "a.protocol.with.a.name.that.is.long.enough" } ] }`,
+		"bin/namer": namer, "bin/lister": lister,
+	}))
+	r.state = filepath.Join(r.state, strings.Repeat("deep/", 20), "state")
+	if err := os.MkdirAll(filepath.Dir(r.state), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(r.dir), 0o755); err != nil { // of all that are t.TempDir's
+		t.Fatal(err)
+	}
+	r.start("--stay")
+	const name = "a.protocol.with.a.name.that.is.long.enough"
+	r.until("the answer", func() bool { return strings.Contains(r.out(), "/other | sees: "+name+"=/namer "+name+"\n") })
+	if code := r.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}

@@ -200,6 +200,11 @@ func New(cfg Config) (_ *Manager, err error) {
 	if m.sockets, err = protocol.Open(filepath.Join(cfg.StateDir, "run"), m.loop); err != nil {
 		return nil, err
 	}
+	if short, err := aliases(); err != nil {
+		return nil, err
+	} else if err := m.sockets.Alias(short); err != nil {
+		return nil, err
+	}
 	if len(settings.Confined) > 0 {
 		if m.confiner, err = confine.Open(confine.Options{}); err != nil {
 			return nil, err
@@ -307,6 +312,22 @@ func own(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	if os.Geteuid() == 0 {
+		// Programs that run as other users must get to what is theirs in it; what is nobody's but the manager's is closed itself.
+		dirs := []string{dir}
+		if above := filepath.Dir(dir); above == StateDir("") {
+			dirs = append(dirs, above)
+		}
+		for _, d := range dirs {
+			st, err := os.Stat(d)
+			if err != nil {
+				return err
+			}
+			if err := os.Chmod(d, st.Mode().Perm()|0o011); err != nil {
+				return err
+			}
+		}
+	}
 	for tmp := filepath.Clean(os.TempDir()); strings.HasPrefix(dir, tmp+"/"); dir = filepath.Dir(dir) {
 		st, err := os.Lstat(dir)
 		if err != nil {
@@ -319,6 +340,20 @@ func own(dir string) error {
 		return fmt.Errorf("%s belongs to uid %d, who may not be trusted with it", dir, sys.Uid)
 	}
 	return nil
+}
+
+// aliases is where long names of directories with sockets have short ones. All may pass through root's: its programs may run as
+// other users.
+func aliases() (string, error) {
+	if os.Geteuid() == 0 {
+		const dir = "/run/cmgr-ns"
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return "", err
+		}
+		return dir, os.Chmod(dir, 0o711)
+	}
+	dir := filepath.Join(cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), os.TempDir()), fmt.Sprintf("cmgr-ns-%d", os.Geteuid()))
+	return dir, own(dir)
 }
 
 // rootURL is the one URL that the command line or the configuration gives.
