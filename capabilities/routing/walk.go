@@ -595,6 +595,6 @@ func (w *walk) runnerCycle(chain []Node) *capabilities.Error {
 	h := w.r.Hops[0]
 	f := w.fail(step{n: chain[0], pos: h.Pos}, capabilities.Invalid, "give one of them a runner that none of the others provides",
 		"the runner is a cycle: %s", strings.Join(names, " is run by "))
-	f.At = name.Moniker(h.At)
+	f.At = h.At
 	return f
 }

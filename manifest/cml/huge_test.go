@@ -139,7 +139,7 @@ func TestManyIncludes(t *testing.T) {
 		list += fmt.Sprintf("%q, ", fmt.Sprintf("s%d", i))
 	}
 	opened := 0
-	v, ds = Load("s0", []byte("{ include: ["+list+"] }"), Options{Includes: &Includes{Open: func(file string) ([]byte, error) {
+	_, ds = Load("s0", []byte("{ include: ["+list+"] }"), Options{Includes: &Includes{Open: func(file string) ([]byte, error) {
 		opened++
 		return fmt.Appendf(nil, "{ include: [%s] }", list), nil
 	}}})

@@ -1,6 +1,7 @@
 package cml
 
 import (
+	"errors"
 	"path"
 	"strings"
 	"sync"
@@ -211,7 +212,7 @@ func (in *Includes) Find(x, from string) (string, []byte, error) {
 // Fixes are the slips in src that have one obvious repair, in the order of their places.
 func Fixes(src []byte) json5.Errors {
 	_, err := json5.Parse(src, json5.Options{})
-	es, _ := err.(json5.Errors)
+	es, _ := errors.AsType[json5.Errors](err)
 	var out json5.Errors
 	for _, e := range es {
 		if e.Fix != nil {

@@ -143,7 +143,7 @@ func (p *parser) bareValue(v *hujson.Value) bool {
 			return p.fail(start, "nested more than %d deep", p.maxDepth)
 		}
 		p.opens = append(p.opens, start)
-		ok := false
+		var ok bool
 		if c == '{' {
 			obj := &hujson.Object{}
 			v.Value, ok = obj, p.object(obj)

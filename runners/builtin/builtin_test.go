@@ -108,7 +108,11 @@ func TestEnds(t *testing.T) {
 		},
 		{"panic", func(context.Context, *builtin.Env) error { panic("boom") }, nil, 2, runners.BySelf, "panic: boom"},
 		{
-			"panic of the runtime", func(context.Context, *builtin.Env) error { var p *int; *p = 1; return nil }, nil, 2, runners.BySelf,
+			"panic of the runtime", func(context.Context, *builtin.Env) error {
+				var p *int
+				*p = 1 //nolint:govet // it is to panic
+				return nil
+			}, nil, 2, runners.BySelf,
 			"panic: runtime error: invalid memory address or nil pointer dereference",
 		},
 		{

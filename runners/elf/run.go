@@ -267,7 +267,7 @@ func (p *program) heard(events uint32) {
 	muted := p.channel.muted
 	closed := p.channel.heard(events, p.runner.buf[:], p.warn)
 	if p.channel.muted && !muted {
-		p.runner.Loop.Modify(p.channel.fd, poll.RdHup)
+		_ = p.runner.Loop.Modify(p.channel.fd, poll.RdHup) // it only spares turns of the loop
 	}
 	if p.channel.ready {
 		p.tellReady()

@@ -118,7 +118,7 @@ func (r *Runner) startService(ctx context.Context, c commands, info runners.Star
 		x, _ := s.Ended()
 		err = &endedEarly{fmt.Errorf("it ended before its check succeeded: %v", x), x}
 	}
-	if _, ok := err.(*runners.Error); !ok {
+	if _, ok := errors.AsType[*runners.Error](err); !ok {
 		err = failure(&info, err)
 	}
 	return nil, err

@@ -245,7 +245,7 @@ func reply(a proto.Message, f *os.File, err error) (rpc.Message, error) {
 }
 
 // problem is err for the wire: its text on one line, and its hints apart.
-func problem(err error) error {
+func problem(err error) *rpc.Error {
 	if e := (*rpc.Error)(nil); errors.As(err, &e) {
 		return e
 	}

@@ -206,7 +206,7 @@ func (s *session) report(
 	out := &componentpb.RouteReport{Type: declType, Kind: k.String(), Capability: capability, Outcome: "success", Availability: a.String()}
 	switch {
 	case err != nil:
-		e := problem(err).(*rpc.Error)
+		e := problem(err)
 		out.Outcome, out.Error, out.Hint = "failed", e.Text, e.Hint
 	case r.Source.Kind == capabilities.FromVoid:
 		out.Outcome = "void"

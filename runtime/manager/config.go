@@ -3,6 +3,7 @@ package manager
 import (
 	"cmp"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -99,7 +100,7 @@ func ReadSettings(files ...string) (*Settings, error) {
 func (s *Settings) merge(file string, src []byte) error {
 	tree, err := json5.Parse(src, json5.Options{})
 	r := reader{file: file, tree: &tree}
-	if errs, ok := err.(json5.Errors); ok {
+	if errs, ok := errors.AsType[json5.Errors](err); ok {
 		for _, e := range errs {
 			r.complain(e.Offset, "syntax", "%s", e.Message)
 		}
@@ -240,7 +241,7 @@ func (s *Settings) offered(r *reader, v hujson.Value) {
 func (s *Settings) readIDs(file string, text []byte) manifest.Diagnostics {
 	tree, err := json5.Parse(text, json5.Options{})
 	r := reader{file: file, tree: &tree}
-	if errs, ok := err.(json5.Errors); ok {
+	if errs, ok := errors.AsType[json5.Errors](err); ok {
 		for _, e := range errs {
 			r.complain(e.Offset, "syntax", "%s", e.Message)
 		}

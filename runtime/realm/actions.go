@@ -512,6 +512,7 @@ func (i *instance) verdictLocked(n *run, exit runners.Exit) (reboot string) {
 	policy := supervision.Policy{OnTerminate: i.decl.onTerminate, Restart: i.decl.policy}
 	v, h := supervision.Decide(policy, p.history, exit, n.asked || i.closing, time.Now())
 	p.history = h
+	//exhaustive:enforce
 	switch v.Kind {
 	case supervision.Nothing:
 	case supervision.Reboot:

@@ -233,6 +233,7 @@ func (s *Screen) Event(e realm.Event) {
 	}
 	const dim, red, green, yellow = "2", "31", "32", "33"
 	m := string(e.Moniker)
+	//exhaustive:enforce
 	switch e.Kind {
 	case realm.EventStarted:
 		s.say(green, m+" started"+paren(e.Text))

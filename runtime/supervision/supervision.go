@@ -70,6 +70,7 @@ func Decide(p Policy, h History, exit runners.Exit, asked bool, now time.Time) (
 	case asked:
 		return Verdict{}, History{}
 	}
+	//exhaustive:enforce
 	switch p.OnTerminate {
 	case manifest.OnTerminateReboot:
 		return Verdict{Kind: Reboot, Reason: "on_terminate is reboot"}, History{}

@@ -61,7 +61,7 @@ func (o *stopper) stop(n *node, step int) int {
 	end := step
 	begin := func(vs []routing.Vertex, step int) {
 		for _, v := range vs {
-			at := 0
+			var at int
 			if v == routing.Self {
 				at = self(step)
 			} else {

@@ -391,7 +391,7 @@ func (r request) run(rx, null int) (*Process, error) {
 	if err != nil {
 		return nil, &Error{Kind: kindOf(err), Op: "chdir", Path: s.Dir, Err: err}
 	}
-	defer unix.Chdir("/") // not to hold a file system busy
+	defer func() { _ = unix.Chdir("/") }() // not to hold a file system busy
 	if s.Umask != nil && *s.Umask != DefaultUmask {
 		unix.Umask(int(*s.Umask & 0o777))
 		defer unix.Umask(DefaultUmask)

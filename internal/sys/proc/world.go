@@ -469,7 +469,7 @@ func (s *Spec) enter(files []int, dirFD int, world []int, cgroup int) (pid int, 
 		}
 	}
 	pid, err = l.fork(w.Flags, cgroup)
-	if e, ok := err.(*Error); ok && e.Path == "" {
+	if e, ok := errors.AsType[*Error](err); ok && e.Path == "" {
 		e.Path = s.Path
 	}
 	return pid, err

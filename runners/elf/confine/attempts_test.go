@@ -87,14 +87,6 @@ func raw(trap uintptr, args ...uintptr) error {
 	return nil
 }
 
-func ptr(s string) uintptr {
-	b, _ := unix.BytePtrFromString(s)
-	keep = append(keep, b)
-	return uintptr(unsafe.Pointer(b))
-}
-
-var keep []*byte
-
 // joins is an attempt to make a socket. With the network granted some may be had.
 func sockets(family, kind, protocol int) func(*facts) error {
 	return func(f *facts) error {

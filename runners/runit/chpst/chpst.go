@@ -7,6 +7,7 @@
 package chpst
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -55,7 +56,7 @@ func Main(args []string, _ io.Reader, _, stderr io.Writer) int {
 	if text := err.Error(); text != "" {
 		io.WriteString(c.stderr, text+"\n")
 	}
-	if _, ok := err.(usageError); ok {
+	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
 	}
 	return exitFatal

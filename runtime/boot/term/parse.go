@@ -383,7 +383,7 @@ func (p *parser) number(first rune) error {
 
 // unexpected says what stands where something else was wanted.
 func (p *parser) unexpected(want string) error {
-	found := ""
+	var found string
 	switch p.tok.kind {
 	case variable:
 		return errors.New("a variable; only terms are read")
@@ -687,7 +687,8 @@ func (p *parser) segment() (s segment, err error) {
 		if err := p.next(); err != nil {
 			return s, err
 		}
-		name, twice := p.tok.text, false
+		name := p.tok.text
+		var twice bool
 		if p.tok.kind != atomT {
 			return s, p.unexpected("a type of a segment")
 		}

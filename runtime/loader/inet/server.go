@@ -157,8 +157,10 @@ func prefixes(allow []string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// UDPAddr is where it is asked, TCPAddr where it serves.
+// UDPAddr is where it is asked.
 func (s *Server) UDPAddr() netip.AddrPort { return s.udp.LocalAddr().(*net.UDPAddr).AddrPort() }
+
+// TCPAddr is where it serves.
 func (s *Server) TCPAddr() netip.AddrPort { return s.tcp.Addr().(*net.TCPAddr).AddrPort() }
 
 // Serve serves until Close, and returns when nothing of it is left. An error is one of the ports, which ends it.
