@@ -179,10 +179,17 @@ func populated(dir string) (bool, error) {
 	return strings.Contains(string(b), "populated 1"), err
 }
 
+// full is populated, in turn: while a cgroup is made, killed or removed, the kernel keeps those who look waiting too.
+func (c *cgroups) full(dir string) (bool, error) {
+	c.enter()
+	defer c.leave()
+	return populated(dir)
+}
+
 // wait waits until j is empty.
 func (c *cgroups) wait(ctx context.Context, j *Job) error {
 	dir := c.dir(j)
-	if full, err := populated(dir); !full || err != nil {
+	if full, err := c.full(dir); !full || err != nil {
 		return err
 	}
 	changed, err := c.watch(j)
@@ -192,13 +199,15 @@ func (c *cgroups) wait(ctx context.Context, j *Job) error {
 	defer c.unwatch(j, changed)
 	for {
 		// Between the look before and the watch it may have become empty without an event.
-		if full, err := populated(dir); !full || err != nil {
+		if full, err := c.full(dir); !full || err != nil {
 			return err
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			c.enter()
 			pids, _ := processesIn(dir)
+			c.leave()
 			return &RemainError{Job: j.name, PIDs: pids, Err: context.Cause(ctx)}
 		}
 	}
