@@ -110,7 +110,8 @@ const dataDirectory = "data"
 func (m *Manager) builtins(rs map[string]runners.Runner, resolvers map[string]resolver.Resolver) builtins {
 	return builtins{
 		runners: slices.Collect(maps.Keys(rs)), resolvers: slices.Collect(maps.Keys(resolvers)),
-		protocols: append(slices.Collect(maps.Keys(m.hosts.builtin)), slices.Collect(maps.Keys(m.hostSockets))...), framework: slices.Collect(maps.Keys(m.hosts.framework)),
+		protocols:   append(slices.Collect(maps.Keys(m.hosts.builtin)), slices.Collect(maps.Keys(m.hostSockets))...),
+		framework:   slices.Collect(maps.Keys(m.hosts.framework)),
 		directories: slices.Collect(maps.Keys(m.directories)),
 	}
 }

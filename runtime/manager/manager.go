@@ -235,7 +235,9 @@ func New(cfg Config) (_ *Manager, err error) {
 	}
 	m.serveFramework(settings)
 	m.hostSockets = settings.HostSockets
-	m.directories = map[string]realm.HostDirectory{dataDirectory: {Path: filepath.Join(cfg.StateDir, "data"), Rights: manifest.RightsRW}}
+	m.directories = map[string]realm.HostDirectory{
+		dataDirectory: {Path: filepath.Join(cfg.StateDir, "data"), Rights: manifest.RightsRW},
+	}
 	maps.Copy(m.directories, settings.HostDirectories)
 	if err := os.MkdirAll(m.directories[dataDirectory].Path, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
