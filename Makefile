@@ -47,6 +47,7 @@ fmt: ## is everything formatted? (gofumpt; `make fmt FIX=-w` formats)
 
 bench: ## cmgr beside other supervisors (root, gcc, python3, ../shared), then Go's benchmarks to bench.out
 	tools/bench/peers.sh
+	tools/bench/inet.sh
 	go test -run '^$$' -bench . -benchmem -count=$${COUNT:-10} ./... | tee bench.out
 	$(TOOL) benchstat bench.out # "load/json" is how many times encoding/json's time a manifest takes
 

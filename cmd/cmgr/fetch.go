@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -106,7 +108,11 @@ did not answer, or not as it should.`,
 			if outdir == "" {
 				err = fetch(args[0], func(f loader.File) error { _, err := io.Copy(a.out, f); return err })
 			} else {
-				err = a.fetchAll(args, outdir, fetch)
+				atOnce := 1
+				if cfg.Kind() == prim.Inet {
+					atOnce = inetAtOnce
+				}
+				err = a.fetchAll(args, outdir, atOnce, fetch)
 			}
 			return errors.Join(fetchError(err), l.Stop())
 		},
@@ -122,11 +128,32 @@ did not answer, or not as it should.`,
 	return cmd
 }
 
-// fetchAll fetches files one after the other and says how each went; that some didn't is no failure of its own.
-func (a *app) fetchAll(names []string, outdir string, fetch func(string, func(loader.File) error) error) error {
-	for i, name := range names {
-		to := filepath.Join(outdir, strconv.Itoa(i+1))
-		err := fetch(name, func(f loader.File) error { return saveFile(to, f) })
+// inetAtOnce is how many files are fetched at one time from boot servers, each over a connection of its own: one request after the other
+// spends most of its time waiting.
+const inetAtOnce = 8
+
+// fetchAll fetches files, atOnce at one time, and says in their order how each went; that some didn't is no failure of its own.
+func (a *app) fetchAll(names []string, outdir string, atOnce int, fetch func(string, func(loader.File) error) error) error {
+	results := make([]chan error, len(names))
+	for i := range results {
+		results[i] = make(chan error, 1)
+	}
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(atOnce, len(names)) {
+		workers.Go(func() {
+			for {
+				i := int(next.Add(1) - 1)
+				if i >= len(names) {
+					return
+				}
+				results[i] <- fetch(names[i], func(f loader.File) error { return saveFile(filepath.Join(outdir, strconv.Itoa(i+1)), f) })
+			}
+		})
+	}
+	defer workers.Wait()
+	for i := range names {
+		err := <-results[i]
 		word := "ok"
 		switch {
 		case errors.Is(err, loader.ErrNotExist):
@@ -138,6 +165,7 @@ func (a *app) fetchAll(names []string, outdir string, fetch func(string, func(lo
 			fmt.Fprintf(a.err, "cmgr: %v\n", err)
 		}
 		if _, err := fmt.Fprintf(a.out, "%d %s\n", i+1, word); err != nil {
+			next.Store(int64(len(names))) // nobody listens any more
 			return err
 		}
 	}
@@ -191,13 +219,17 @@ type meter struct {
 	screen screen
 	out    io.Writer
 	now    func() time.Time
-	begun  time.Time
-	last   time.Time
-	shown  bool
+
+	mu    sync.Mutex // guards what follows
+	begun time.Time
+	last  time.Time
+	shown bool
 }
 
 // progress is called often, and shows something ten times a second.
 func (m *meter) progress(name string, done, total int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	now := m.now()
 	if m.screen.width == 0 || now.Sub(m.last) < 100*time.Millisecond {
 		return
@@ -220,6 +252,8 @@ func (m *meter) progress(name string, done, total int64) {
 
 // clear takes what is shown away.
 func (m *meter) clear() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.shown {
 		fmt.Fprint(m.out, "\r\x1b[K")
 	}

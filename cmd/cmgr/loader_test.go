@@ -49,7 +49,7 @@ func TestLoaders(t *testing.T) {
 // from the second then.
 func TestThousandFiles(t *testing.T) {
 	server := filepath.Join(needs.Shared(t), "conformance/erlang/oracle/erl_boot_server.sh")
-	for _, tool := range []string{"bash", "erl", "unshare", "ip"} {
+	for _, tool := range []string{"bash", "erl", "unshare", "ip", "tc"} {
 		needs.Tool(t, tool)
 	}
 	needs.Root(t)
@@ -71,11 +71,13 @@ for host in 127.0.0.1 127.0.0.2; do
 	./cmgr fetch --loader inet --hosts $host --erts-version $v --timeout 60 $PWD/files/1 >got 2>/dev/null || { cat *.log; exit 1; }
 	cmp got files/1
 done
+# So slowly that the end of the first server comes before the end of the files.
+tc qdisc add dev lo root tbf rate 40mbit burst 256kb latency 400ms
 n=0
 while read -r line; do
 	n=$((n + 1))
 	[ "$line" = "$n ok" ] || { echo "$line"; exit 1; }
-	[ $n != 300 ] || kill -9 -- -$one
+	[ $n != 300 ] || { kill -9 -- -$one; tc qdisc del dev lo root; }
 done < <(./cmgr fetch --loader inet --hosts 127.0.0.1,127.0.0.2 --erts-version $v --outdir out $(seq -f "$PWD/files/%g" 1000) 2>err)
 [ $n = 1000 ] || { cat err; exit 1; }
 grep -q 'boot server failed' err
