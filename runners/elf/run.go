@@ -182,11 +182,11 @@ func (p *program) end() {
 	if len(p.resources) > 0 {
 		exhausted = p.job.Exhausted()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), r.KillBound)
-	defer cancel()
 	// When thousands end at once, each in system calls, Go would make a thread for each. So they take turns, but for those that
 	// take long.
 	r.ending <- struct{}{}
+	ctx, cancel := context.WithTimeout(context.Background(), r.KillBound)
+	defer cancel()
 	qctx, qcancel := context.WithTimeout(ctx, quick)
 	err := p.job.Kill(qctx)
 	qcancel()

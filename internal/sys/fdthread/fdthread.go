@@ -44,6 +44,7 @@ type Thread struct {
 	handler Handler
 	ctl     int // the outer end of the socket that posts travel on; blocking
 	done    chan struct{}
+	sending sync.Mutex // held where ctl may block: the kernel keeps a thread of who waits there, and Go dies of 10,000 threads
 
 	// Of the thread alone.
 	epfd  int
@@ -104,7 +105,10 @@ func (t *Thread) Post(f func(fds []int), fds ...int) error {
 func (t *Thread) send(key uint64, fds ...int) error {
 	var msg [8]byte
 	binary.NativeEndian.PutUint64(msg[:], key)
-	if err := sock.Send(t.ctl, msg[:], fds...); err != nil {
+	t.sending.Lock()
+	err := sock.Send(t.ctl, msg[:], fds...)
+	t.sending.Unlock()
+	if err != nil {
 		t.mu.Lock()
 		delete(t.posts, key)
 		t.mu.Unlock()

@@ -252,6 +252,41 @@ func TestManyPostersAndIdle(t *testing.T) {
 	}
 }
 
+// While the thread is busy and its socket full, those who post wait without a thread of the operating system each.
+func TestPostersHoldNoThreads(t *testing.T) {
+	r := start(t)
+	threads := func() int {
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(tasks)
+	}
+	before := threads()
+	busy := make(chan struct{})
+	if err := r.t.Post(func([]int) { <-busy }); err != nil {
+		t.Fatal(err)
+	}
+	const posters = 1000
+	var wg sync.WaitGroup
+	for range posters {
+		wg.Go(func() {
+			if err := r.t.Post(func([]int) {}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	under := func() int { r.t.mu.Lock(); defer r.t.mu.Unlock(); return len(r.t.posts) }
+	for deadline := time.Now().Add(time.Minute); under() < posters && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	if n := threads() - before; n > 100 {
+		t.Errorf("%d more threads for %d posters", n, posters)
+	}
+	close(busy)
+	wg.Wait()
+}
+
 // Where the goroutine is given the main thread, the loop runs on another one.
 func TestNeverOnTheMainThread(t *testing.T) {
 	for range 50 {
