@@ -63,6 +63,7 @@ func TestImported(t *testing.T) {
 		return pid != "" && pid != before
 	})
 	r.until("its finish", said("finish -1 15"))
+	r.until("both again", func() bool { return r.must("list", "--only", "running") == "/\n/db\n/web\n" })
 	r.must("stop", "/web")
 	if got := content(t, dir+"/web/supervise/stat"); got != "down\n" {
 		t.Errorf("after the stop it is %q", got)
