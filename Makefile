@@ -45,9 +45,10 @@ vet: ## go vet and staticcheck
 fmt: ## is everything formatted? (gofumpt; `make fmt FIX=-w` formats)
 	@out=$$($(TOOL) gofumpt -l $(FIX) $(SOURCES)); [ -z "$$out" ] || { echo "fmt: $$out"; [ -n "$(FIX)" ]; }
 
-bench: ## cmgr beside other supervisors (root, gcc, python3, ../shared), then Go's benchmarks to bench.out
+bench: ## cmgr beside other supervisors and runit's programs (root, gcc, python3, ../shared), then Go's benchmarks to bench.out
 	tools/bench/peers.sh
 	tools/bench/inet.sh
+	python3 tools/bench/runit.py
 	go test -run '^$$' -bench . -benchmem -count=$${COUNT:-10} ./... | tee bench.out
 	$(TOOL) benchstat bench.out # "load/json" is how many times encoding/json's time a manifest takes
 
