@@ -95,6 +95,7 @@ func (j *job) fork() (pid int, what string, err error) {
 func (j *job) poll() {
 	select {
 	case status := <-j.done:
+		j.d.s.info("sigchild received.")
 		j.ended(status)
 	default:
 		if j.done == nil && !time.Now().Before(j.retry) {
@@ -117,11 +118,13 @@ func (j *job) await() {
 
 func (j *job) again() {
 	// A config that was changed in the meantime, for this reason maybe, is the way out: tell us by SIGHUP.
-	if s := j.d.s; s.hangup.Load() {
+	if j.d.s.hangup.Load() { // and nobody has acted on it yet
 		text, err := readAt(j.fd, "config")
 		if c, _ := parseConfig(text); err == nil {
 			j.command = c.processor
 		}
+	} else if j.d.fd >= 0 {
+		j.command = j.d.processor
 	}
 	if j.command == "" {
 		j.finish()
@@ -139,7 +142,6 @@ func (j *job) failed() {
 // ended makes LABEL.s of a processor's success. Unlike runit it takes the end by a signal for a failure.
 func (j *job) ended(status unix.WaitStatus) {
 	s := j.d.s
-	s.info("sigchild received.")
 	if !status.Exited() || status.ExitStatus() != 0 {
 		j.failed()
 		return

@@ -30,7 +30,7 @@ import (
 	"github.com/cmgr/cmgr/runners/runit/djb"
 )
 
-const usage = " [-tttv] [-r c] [-R abc] [-l len] [-b buflen] dir ..."
+const usage = " [-ttv] [-r c] [-R abc] [-l len] [-b buflen] dir ..."
 
 const exitFatal = 111
 

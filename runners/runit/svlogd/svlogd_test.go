@@ -205,6 +205,89 @@ func TestAProcessorOutlivesHUP(t *testing.T) {
 	}
 }
 
+// A processor that cannot succeed is replaced by SIGHUP, whether that comes while it is waited for or not.
+func TestAFailingProcessorIsReplacedByHUP(t *testing.T) {
+	dir := logDir(t, "!echo >> ../runs; exit 1\n")
+	c := exec.Command(runittest.Link(t, "svlogd"), dir)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Process.Kill()
+	fmt.Fprintln(in, "one")
+	has := func(name string) bool {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		return err == nil && len(b) > 0
+	}
+	until(t, "one in current", func() bool { return has("current") })
+	_ = c.Process.Signal(unix.SIGALRM)
+	until(t, "the processor", func() bool { return has("../runs") })
+	if err := os.WriteFile(filepath.Join(dir, "config"), []byte("!tr a-z A-Z\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Process.Signal(unix.SIGHUP)
+	until(t, "the other processor", func() bool { m, _ := filepath.Glob(filepath.Join(dir, "@*.s")); return len(m) == 1 })
+	in.Close()
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := files(t, dir)[0]; got != "ONE\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestAsDebian runs both programs where a reader of the manual would not be sure.
+func TestAsDebian(t *testing.T) {
+	const prepare = `mkdir d; lines() { for i in $(seq $1); do echo line$i; done; }
+		tell() { ls d | sed 's/@[0-9a-f]*/@T/'; cat d/@* d/current 2>/dev/null; stat -c %a d/@* d/current; } 2>/dev/null`
+	runittest.Same(t, runittest.Link(t, "svlogd"), needs.Tool(t, "svlogd"), []string{"svlogd"}, prepare,
+		// The command line, and directories.
+		`svlogd`, `svlogd -x d`, `echo hi | svlogd -l 2000 d; echo $?; echo hi | svlogd -l 2000 -b 2001 d; tell`, `echo a | svlogd -r`,
+		`echo hi | svlogd -r xy d; echo $?; echo hi | svlogd -l x d; echo $?; echo hi | svlogd -b 5x d; echo $?; tell`,
+		`echo hi | svlogd d ./d none; echo $?; tell`, `(flock 9; svlogd d </dev/null) 9>d/lock`, `echo f >f; echo x | svlogd f`,
+		`mkdir d/current; echo x | timeout -s KILL 1 svlogd d 2>&1 | head -1`, `mkdir d/config; echo x | svlogd d; echo $?`,
+		`echo x | svlogd ./d/; cd d; echo y | svlogd -- .; cat current`,
+		// Lines.
+		`printf 'a\tb\001c\377d\n' | svlogd -r . d; printf 'xaybz\n' | svlogd -r - -R ab d; cat -v d/current`,
+		`printf '\n\nx\0y\r\n\n' | svlogd -tttt d; sed 's/[0-9-]*T[0-9:.]*/DATE/' d/current | od -c`,
+		`printf 'pA\npB: \n' >d/config; lines 2 | svlogd -t d; sed 's/@[0-9a-f]\{24\}/T/' d/current`,
+		`printf 'e*\n' >d/config; for n in 999 1000 1500; do printf %0${n}d 7; echo; done >in; svlogd d <in 2>e; md5sum e d/current
+			svlogd -l 10 d <in 2>e; md5sum e`,
+		// Patterns.
+		`printf -- '-*\n+a*\n-a*b\n' >d/config; printf 'abc\nbcd\na\n\nab\naxb\naxbb\naxby\n' | svlogd d; cat d/current`,
+		`printf -- '-+ab\n' >d/config; printf 'ab\naab\nb\n' | svlogd d; cat d/current`,
+		`printf -- '-*: *: x\n' >d/config; printf 'a: b: x\na: x\na:: b: x\n: : x\n' | svlogd d; cat d/current`,
+		`printf -- 'e*err*\nEerr\n-line2' >d/config; (echo an err; echo err; lines 3) | svlogd d; cat d/current`,
+		// Rotation.
+		`printf '#c\n\ns100\nn3\nZfoo\n' >d/config; lines 60 | svlogd d; tell`, `printf 's5k\nn2\nN1\n' >d/config; lines 3000 | svlogd d; tell`,
+		`printf 's5000\nn0\n' >d/config; lines 3000 | svlogd -v d 2>&1 | sed 's/@[0-9a-f]*/@T/g' | sort | uniq -c`,
+		`printf 's5000\n' >d/config; (printf %020000d 7; echo; lines 1) | svlogd d; wc -c d/@* d/current | sed 's/@.*/T/'`,
+		`printf 's12\nn2\n' >d/config; touch d/@400000000000000000000000.x d/@40.s d/other d/@400000004000000000000000.t; lines 20 | svlogd d; tell`,
+		`printf 's\nn\nN\nt\n!\nu\np\n+\n-\ne\nE\n' >d/config; lines 3 | svlogd d; tell`, `printf 's0\n' >d/config; lines 3000 | svlogd d; ls d`,
+		`printf 's99999999999999999999\nn-3\nt2x\n' >d/config; lines 3 | svlogd -v d 2>&1; tell`,
+		// What was there.
+		`echo old >d/current; lines 1 | svlogd -v d 2>&1 | sed 's/@[0-9a-f]*/@T/'; tell`, `: >d/current; lines 1 | svlogd -v d 2>&1; tell`,
+		`echo old >d/current; chmod 744 d/current; lines 1 | svlogd -v d 2>&1; tell`,
+		// Processors.
+		`printf '!tr a-z A-Z\ns20\n' >d/config; lines 9 | svlogd -l 5 d; tell`,
+		`printf '!read x <&4; echo "state:$x"; cat; echo new$x >&5\ns20\nn9\n' >d/config; lines 9 | svlogd -l 5 d; tell; cat d/state`,
+	)
+}
+
+// A file system that is full: the oldest files make room if there are more than N, or nothing is read until there is room.
+func TestDiskFullAsDebian(t *testing.T) {
+	needs.Root(t)
+	const prepare = `mkdir d; full() { unshare -m sh -c "mount -t tmpfs -o size=$1 none d; $2"; }; kinds() { sed 's/@[0-9a-f]*/@T/' $1 | sort -u; }`
+	runittest.Same(t, runittest.Link(t, "svlogd"), needs.Tool(t, "svlogd"), []string{"svlogd"}, prepare,
+		`full 64k 'printf "s8000\nn20\nN2\n" >d/config; for i in $(seq 20000); do echo "this is line $i"; done | svlogd d 2>e; tail -1 d/current'; kinds e`,
+		`full 32k 'printf "s8000\nn20\n" >d/config; for i in $(seq 2500); do echo "this is line $i"; done | svlogd d 2>e & mkdir big
+			until grep -q pausing e; do sleep 0.1; done; mv d/@* big; wait; cat big/@* d/@* d/current | md5sum'; kinds e`,
+	)
+}
+
 func TestUsage(t *testing.T) {
 	for _, args := range []string{"", "-b 1000 x", "-r ab x", "-V x", "-Z x"} {
 		c := exec.Command(runittest.Link(t, "svlogd"), strings.Fields(args)...)
