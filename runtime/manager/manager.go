@@ -330,7 +330,8 @@ func own(dir string) error {
 			}
 		}
 	}
-	for tmp := filepath.Clean(os.TempDir()); strings.HasPrefix(dir, tmp+"/"); dir = filepath.Dir(dir) {
+	tmp := filepath.Clean(os.TempDir()) + "/"
+	for ; strings.HasPrefix(dir, tmp) || strings.HasPrefix(dir, "/tmp/"); dir = filepath.Dir(dir) {
 		st, err := os.Lstat(dir)
 		if err != nil {
 			return err
@@ -354,7 +355,11 @@ func aliases() (string, error) {
 		}
 		return dir, os.Chmod(dir, 0o711)
 	}
-	dir := filepath.Join(cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), os.TempDir()), fmt.Sprintf("cmgr-ns-%d", os.Geteuid()))
+	base := cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), os.TempDir())
+	if len(base) > len("/run/user/4294967295") {
+		base = "/tmp" // a long one would be of no use
+	}
+	dir := filepath.Join(base, fmt.Sprintf("cmgr-ns-%d", os.Geteuid()))
 	return dir, own(dir)
 }
 
