@@ -142,14 +142,16 @@ func kill(p *os.Process, say func(string, ...any)) {
 	}
 }
 
-// zombie says whether the process has ended, and only its parent doesn't know yet.
+// zombie says whether the process has ended, and only its parent doesn't know yet. Its main thread can be a zombie before others
+// have ended, and until then its sockets still answer.
 func zombie(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return true
 	}
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	after := bytes.LastIndexByte(b, ')')
-	return len(b) > after+2 && (b[after+2] == 'Z' || b[after+2] == 'X')
+	return len(threads) <= 1 && len(b) > after+2 && (b[after+2] == 'Z' || b[after+2] == 'X')
 }
 
 // run is the command from here on. It has no standard input, and standard error for its output: the watched process is gone.
