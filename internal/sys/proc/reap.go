@@ -1,10 +1,7 @@
 package proc
 
 import (
-	"cmp"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -46,44 +43,25 @@ func (p *Process) PID() int { return p.pid }
 // Signal sends sig to p; os.ErrProcessDone says that it has ended. It never reaches another process that got p's number.
 //
 // As process no. 1 of a PID namespace a program would not end by a signal that it does nothing about (pid_namespaces(7)), as
-// everywhere else it would. So it is killed then, and its Status tells of sig.
+// everywhere else it would. So it is killed then, and its Status tells of sig. One that blocks sig gets it; if it lets go of it
+// without having taken it, where the kernel drops what ends others, it is killed too.
 func (p *Process) Signal(sig syscall.Signal) error {
 	reap.mu.Lock()
 	defer reap.mu.Unlock()
 	if p.exited == nil {
 		return os.ErrProcessDone
 	}
-	if p.first != 0 && ends(sig) && !handles(p.first, sig) {
-		p.instead = cmp.Or(p.instead, sig)
-		return unix.Kill(p.pid, unix.SIGKILL)
+	if p.first == 0 || !ends(sig) {
+		return unix.Kill(p.pid, sig)
+	}
+	switch f := fateOf(p.first, sig); {
+	case f.handled:
+	case !f.blocked:
+		return p.killFor(sig)
+	case !takes(p.first, sig):
+		p.follow(sig, time.Millisecond)
 	}
 	return unix.Kill(p.pid, sig)
-}
-
-// ends says whether sig by default ends a process (signal(7)).
-func ends(sig syscall.Signal) bool {
-	switch sig {
-	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGKILL:
-		return false
-	}
-	return true
-}
-
-// handles says whether process pid catches, ignores or blocks sig (proc(5), status).
-func handles(pid int, sig syscall.Signal) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return true
-	}
-	for line := range strings.Lines(string(b)) {
-		switch key, set, _ := strings.Cut(line, ":"); key {
-		case "SigBlk", "SigIgn", "SigCgt":
-			if n, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64); err != nil || n>>(sig-1)&1 == 1 {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func (r *reaper) acquire() {

@@ -200,6 +200,16 @@ func TestWorldNumberAndDirectory(t *testing.T) {
 	}
 }
 
+// blocks is a program that blocks SIGTERM, says so, and goes on with more.
+func blocks(before, more string) string {
+	return `exec python3 -c 'import ctypes, os, time
+from signal import *
+pthread_sigmask(SIG_BLOCK, [SIGTERM])
+` + before + `
+print(flush=True)
+` + more + `' # echo`
+}
+
 // Process no. 1 of a PID namespace ends by the signals that end others.
 func TestWorldSignals(t *testing.T) {
 	needs.Root(t)
@@ -214,6 +224,17 @@ func TestWorldSignals(t *testing.T) {
 		{"exec sleep 1000", unix.SIGKILL, Status{Code: -1, Signal: unix.SIGKILL}},
 		{"trap 'exit 7' TERM; echo; while :; do sleep 0.01; done", unix.SIGTERM, Status{Code: 7}},
 		{"trap '' TERM; trap 'exit 8' USR1; echo; while :; do kill -USR1 $$; sleep 1; done", unix.SIGTERM, Status{Code: 8}},
+		{
+			blocks("", "while SIGTERM not in sigpending(): time.sleep(0.01)\npthread_sigmask(SIG_UNBLOCK, [SIGTERM])\ntime.sleep(1000)"),
+			unix.SIGTERM,
+			Status{Code: -1, Signal: unix.SIGTERM},
+		},
+		{
+			blocks("fd = ctypes.CDLL(None).signalfd(-1, (1 << 14).to_bytes(128, \"little\"), 0)",
+				"os.read(fd, 128)\npthread_sigmask(SIG_UNBLOCK, [SIGTERM])\ntime.sleep(1)\nos._exit(9)"),
+			unix.SIGTERM,
+			Status{Code: 9},
+		},
 	} {
 		r, w, err := os.Pipe()
 		if err != nil {
