@@ -313,7 +313,10 @@ func keep(control int) error {
 	if err != nil {
 		return err
 	}
-	s := &Spec{Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits, TellPID: o.tellPID}
+	s := &Spec{
+		Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits, TellPID: o.tellPID,
+		Terminal: o.terminal,
+	}
 	if o.world != nil {
 		s.World = o.world
 		number := control + 3

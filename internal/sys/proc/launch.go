@@ -31,6 +31,8 @@ type Spec struct {
 	DirFD int
 	// Inside has it stay in the session and process group of this process.
 	Inside bool
+	// Terminal makes Files[0], a terminal that is nobody's yet, the controlling one of its session; not with Inside.
+	Terminal bool
 	// Umask is the file mode creation mask; nil: DefaultUmask.
 	Umask *uint32
 	// Files are the descriptors that the program finds, by number: Files[i], one of this process, as i. -1 is none, but for 0, 1
@@ -369,7 +371,7 @@ func (r request) run(rx, null int) (*Process, error) {
 	if s.World != nil {
 		return r.enter(files, dir, fds[next:])
 	}
-	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Credential: s.Credential, Cloneflags: s.cloneflags}
+	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Setctty: s.Terminal, Credential: s.Credential, Cloneflags: s.cloneflags}
 	if s.cloneflags&unix.CLONE_NEWUSER != 0 {
 		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}

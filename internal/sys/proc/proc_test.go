@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/internal/sys/pty"
 )
 
 const bound = 30 * time.Second
@@ -585,6 +588,62 @@ func BenchmarkStart(b *testing.B) {
 					b.Fatal(err)
 				}
 				<-ends
+			}
+		})
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	l := open(t)
+	loop, err := poll.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loop.Close()
+	for _, c := range []struct {
+		name string
+		spec Spec
+		kept bool
+	}{
+		{name: "as it is"},
+		{name: "by the shim", spec: Spec{TellPID: "PID"}},
+		{name: "by a keeper", kept: true},
+		{name: "into a world", spec: Spec{World: &World{}}},
+		{name: "into a world, by a keeper", spec: Spec{World: &World{}}, kept: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.spec.World != nil && !Worlds {
+				t.Skip("no worlds on " + runtime.GOARCH)
+			}
+			master, terminal, err := pty.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer master.Close()
+			fd := int(terminal.Fd())
+			s := &c.spec
+			s.Path, s.Args = "/bin/sh", []string{"sh", "-c", "echo mine >/dev/tty; read -r line; echo $line"}
+			s.Files, s.Terminal = []int{fd, fd, fd}, true
+			ends := make(chan Status, 1)
+			exited := func(st Status) { ends <- st }
+			if c.kept {
+				_, err = l.Keep(s, KeepOptions{Loop: loop, Hold: -1}, exited)
+			} else {
+				_, err = l.Start(s, exited)
+			}
+			terminal.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := master.WriteString("typed\n"); err != nil {
+				t.Fatal(err)
+			}
+			if st := await(t, ends); st != (Status{}) {
+				t.Errorf("ended with %+v", st)
+			}
+			out, _ := io.ReadAll(master)
+			if got := strings.ReplaceAll(string(out), "\r", ""); strings.Count(got, "typed\n") != 2 || !strings.Contains(got, "mine\n") {
+				t.Errorf("on the terminal is %q", got)
 			}
 		})
 	}

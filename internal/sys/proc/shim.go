@@ -101,7 +101,9 @@ type orders struct {
 	umask *uint32
 	given []int // the program's descriptors
 	hold  bool  // there is a descriptor to hold after the orders
-	world *World
+	// terminal is Spec.Terminal.
+	terminal bool
+	world    *World
 }
 
 // write puts o into a memory file, as strings each ended by NUL, which occurs in none; lists are preceded by their length.
@@ -136,7 +138,7 @@ func (o *orders) write() (fd int, err error) {
 	if o.umask != nil {
 		umask = strconv.FormatUint(uint64(*o.umask), 10)
 	}
-	own := []string{o.dir, umask, strconv.FormatBool(o.hold), o.tellPID}
+	own := []string{o.dir, umask, strconv.FormatBool(o.hold), o.tellPID, strconv.FormatBool(o.terminal)}
 	if o.world != nil {
 		own = append(own, hex.EncodeToString(o.world.encode()), strconv.Itoa(len(o.world.Files)))
 	}
@@ -194,20 +196,20 @@ func readOrders(fd int) (*orders, error) {
 	for _, n := range given {
 		o.given = append(o.given, int(number(n)))
 	}
-	if len(own) != 4 && len(own) != 6 {
+	if len(own) != 5 && len(own) != 7 {
 		return nil, unix.EBADMSG
 	}
-	if len(own) == 6 {
-		b, err := hex.DecodeString(own[4])
+	if len(own) == 7 {
+		b, err := hex.DecodeString(own[5])
 		if err != nil {
 			return nil, unix.EBADMSG
 		}
 		if o.world, err = decodeWorld(b); err != nil {
 			return nil, err
 		}
-		o.world.Files = make([]int, number(own[5]))
+		o.world.Files = make([]int, number(own[6]))
 	}
-	o.dir, o.hold, o.tellPID = own[0], own[2] == "true", own[3]
+	o.dir, o.hold, o.tellPID, o.terminal = own[0], own[2] == "true", own[3], own[4] == "true"
 	if own[1] != "" {
 		u := uint32(number(own[1]))
 		o.umask = &u
@@ -269,8 +271,8 @@ func (l *launcher) startShim(s *Spec, mode string, report, hold int, exited func
 	shim := *s
 	shim.Path, shim.Env, shim.Credential, shim.TellPID = "/proc/self/exe", nil, nil, ""
 	if mode == "keep" {
-		o.dir, o.umask, o.hold, o.world = s.Dir, s.Umask, hold >= 0, s.World
-		shim.Dir, shim.Umask, shim.World = "", nil, nil
+		o.dir, o.umask, o.hold, o.world, o.terminal = s.Dir, s.Umask, hold >= 0, s.World, s.Terminal
+		shim.Dir, shim.Umask, shim.World, shim.Terminal = "", nil, nil, false
 		for i := range max(3, len(s.Files)) {
 			if i < 3 || s.Files[i] >= 0 {
 				o.given = append(o.given, i)

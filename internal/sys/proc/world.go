@@ -450,8 +450,11 @@ func (s *Spec) enter(files []int, dirFD int, world []int, cgroup int) (pid int, 
 			step(opBecome, name, unix.SYS_SETRESUID, Int(c.Uid), Int(c.Uid), Int(c.Uid)))
 	}()
 	mask := Pointer(make([]byte, 8)) // no signal
-	last := append(descriptors(files),
-		step("unblock signals", "", unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), mask, Int(0), Int(8)))
+	last := descriptors(files)
+	if s.Terminal {
+		last = append(last, step("take terminal", "", unix.SYS_IOCTL, Int(0), Int(unix.TIOCSCTTY), Int(0)))
+	}
+	last = append(last, step("unblock signals", "", unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), mask, Int(0), Int(8)))
 	path := w.Path
 	if path == "" {
 		path = s.Path
