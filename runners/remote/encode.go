@@ -94,8 +94,9 @@ func entries(d manifest.Dictionary) []*runnerpb.Entry {
 	return out
 }
 
-// decode reads the request that encode makes. What it returns has all of m's files; on an error they are closed.
-func decode(m rpc.Message) (id uint64, info runners.StartInfo, err error) {
+// decode reads the request that encode makes. What it returns has all of m's files; on an error they are closed. pkg is the directory
+// of the package where this process sees it by that descriptor only: it must stay open as long as the program runs.
+func decode(m rpc.Message) (id uint64, info runners.StartInfo, pkg *os.File, err error) {
 	w := new(runnerpb.StartInfo)
 	taken := make([]bool, len(m.Files))
 	take := func(what string, place uint32, must bool) *os.File {
@@ -124,10 +125,10 @@ func decode(m rpc.Message) (id uint64, info runners.StartInfo, err error) {
 		}
 	}()
 	if err = proto.Unmarshal(m.Body, w); err != nil {
-		return 0, info, errors.New("the body is no StartInfo")
+		return 0, info, nil, errors.New("the body is no StartInfo")
 	}
 	if w.Program == 0 {
-		return 0, info, errors.New("program 0 is none")
+		return 0, info, nil, errors.New("program 0 is none")
 	}
 	info = runners.StartInfo{
 		Moniker: name.Moniker(w.Moniker), URL: w.Url, Config: w.Config, Outgoing: take("outgoing", w.Outgoing, false),
@@ -136,7 +137,7 @@ func decode(m rpc.Message) (id uint64, info runners.StartInfo, err error) {
 	}
 	block, bad := dictionary(w.Block)
 	if err = cmp.Or(err, bad); err != nil {
-		return 0, info, err
+		return 0, info, nil, err
 	}
 	info.Program.Info = block
 	for _, e := range w.Namespace {
@@ -147,7 +148,7 @@ func decode(m rpc.Message) (id uint64, info runners.StartInfo, err error) {
 	}
 	for _, h := range w.Handles {
 		if h.Number > 255 {
-			return 0, info, fmt.Errorf("handle %d; 255 is the highest", h.Number)
+			return 0, info, nil, fmt.Errorf("handle %d; 255 is the highest", h.Number)
 		}
 		info.Handles = append(info.Handles, runners.Handle{
 			Number: uint8(h.Number), File: take(fmt.Sprintf("handle %d", h.Number), h.File, true),
@@ -156,29 +157,27 @@ func decode(m rpc.Message) (id uint64, info runners.StartInfo, err error) {
 	if w.Package != nil {
 		dir := take("package", w.Package.Dir, true)
 		if err != nil {
-			return 0, info, err
+			return 0, info, nil, err
 		}
-		defer dir.Close()
-		if err = sameDir(dir, w.Package.Path); err != nil {
-			return 0, info, err
+		if sameDir(dir, w.Package.Path) {
+			info.Package.Dir = w.Package.Path
+			dir.Close()
+		} else {
+			info.Package.Dir = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), dir.Fd())
+			pkg = dir
 		}
-		info.Package.Dir = w.Package.Path
 	}
-	return w.Program, info, err
+	return w.Program, info, pkg, err
 }
 
-// sameDir says whether the directory at path, as this process sees it, is dir. A runners.Package is a path; a runner that sees
-// another file system than the manager must work with the descriptor.
-func sameDir(dir *os.File, path string) error {
+// sameDir says whether the directory at path, as this process sees it, is dir: a runner in a namespace of its own sees others.
+func sameDir(dir *os.File, path string) bool {
 	a, err := dir.Stat()
 	if err != nil {
-		return err
+		return false
 	}
 	b, err := os.Stat(path)
-	if err != nil || !os.SameFile(a, b) {
-		return fmt.Errorf("package %s is not to be seen by the runner", path)
-	}
-	return nil
+	return err == nil && os.SameFile(a, b)
 }
 
 func unpos(p *runnerpb.Pos) manifest.Pos {

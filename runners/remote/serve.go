@@ -81,10 +81,11 @@ func (s *server) handle(ctx context.Context, method string, m rpc.Message) (rpc.
 }
 
 func (s *server) start(ctx context.Context, m rpc.Message) error {
-	id, info, err := decode(m)
+	id, info, pkg, err := decode(m)
 	if err != nil {
 		return &rpc.Error{Why: capabilities.Invalid, Text: err.Error()}
 	}
+	ends := pkg.Close // of nil it is an error, and nothing else
 	s.mu.Lock()
 	_, taken := s.programs[id]
 	if !taken {
@@ -93,6 +94,7 @@ func (s *server) start(ctx context.Context, m rpc.Message) error {
 	s.mu.Unlock()
 	if taken {
 		info.Close()
+		_ = ends()
 		return &rpc.Error{Why: capabilities.Invalid, Text: "another program has its number"}
 	}
 	p, err := s.runner.Start(ctx, info)
@@ -100,10 +102,14 @@ func (s *server) start(ctx context.Context, m rpc.Message) error {
 	defer s.mu.Unlock()
 	if err != nil {
 		delete(s.programs, id)
+		_ = ends()
 		return told(err)
 	}
 	s.programs[id] = p
-	s.running.Go(func() { s.watch(id, p) })
+	s.running.Go(func() {
+		defer ends()
+		s.watch(id, p)
+	})
 	return nil
 }
 
