@@ -75,8 +75,13 @@ type Engine struct{ b Builtins }
 // New makes an engine for trees below b.
 func New(b Builtins) *Engine { return &Engine{b: b} }
 
-// Use answers where u, which n's declaration says, leads.
+// Use answers where u, which n's declaration says, leads. That of the runner of n's program is answered by Runner.
 func (e *Engine) Use(ctx context.Context, n Node, u *manifest.Use) (*capabilities.Route, error) {
+	if u.Kind == manifest.KindRunner {
+		if r, err := e.Runner(ctx, n); r != nil || err != nil {
+			return r, err
+		}
+	}
 	w := e.walk(ctx, n, u.Kind, u.SourceName)
 	w.r.Availability = u.Availability
 	w.r.Subdir = u.Subdir
