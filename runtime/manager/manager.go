@@ -87,6 +87,8 @@ type Config struct {
 	BootLoader string
 	// Log is for what concerns the manager itself; nil is silence.
 	Log *slog.Logger
+
+	builtins routing.Builtins // in the place of its own, for tests; nil
 }
 
 // A Manager runs one tree.
@@ -246,7 +248,9 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	m.above = m.builtins(all, m.resolvers)
+	if m.above = cfg.builtins; m.above == nil {
+		m.above = m.builtins(all, m.resolvers)
+	}
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,
 		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, HostSockets: m.hostSockets, InstanceIDs: settings.InstanceIDs,

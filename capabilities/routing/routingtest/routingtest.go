@@ -74,6 +74,25 @@ type Tree interface {
 	Create(ctx context.Context, parent routing.Node, collection, child, url string, offers []manifest.Offer) (routing.Node, error)
 }
 
+// A Live tree runs. Its own engine answers, and after each answer it is looked at whether what runs agrees.
+type Live interface {
+	Tree
+	Engine() *routing.Engine
+	// Look says what is otherwise in the running tree than q's answer says.
+	Look(ctx context.Context, q Question) error
+}
+
+// A Question is one about a capability, with its answer.
+type Question struct {
+	Asked string // "use", "offer", "expose", "exposed", "runner", "resolver"
+	Node  routing.Node
+	Kind  manifest.Kind
+	Name  string
+	Use   *manifest.Use // what was asked, of "use"
+	Route *capabilities.Route
+	Err   *capabilities.Error // nil where Route is not
+}
+
 // A Placed tree read its manifests from files below Dir; answers leave that out.
 type Placed interface{ Dir() string }
 
@@ -161,6 +180,9 @@ func answers(t *testing.T, questions string, files map[string]string, open func(
 		}
 	}
 	a := asker{tree: open(t, c), ctx: t.Context(), engine: routing.New(c.Builtins)}
+	if l, ok := a.tree.(Live); ok {
+		a.engine, a.look = l.Engine(), l.Look
+	}
 	var b strings.Builder
 	for line := range strings.Lines(questions) {
 		text := strings.TrimSuffix(line, "\n")
@@ -197,6 +219,7 @@ type asker struct {
 	tree   Tree
 	ctx    context.Context
 	engine *routing.Engine
+	look   func(context.Context, Question) error // nil where nothing runs
 }
 
 func (a asker) node(moniker string) (routing.Node, error) {
@@ -313,17 +336,25 @@ func (a asker) ask(w []string) (string, error) {
 	case w[0] == "stops" && len(w) == 2:
 		return a.stops(n)
 	}
-	r, err := a.route(n, w)
+	q := Question{Asked: w[0], Node: n}
+	q.Route, err = a.route(n, w, &q)
 	if f, ok := errors.AsType[*capabilities.Error](err); ok {
-		return failure(f, why), nil
-	}
-	if err != nil {
+		q.Err = f
+	} else if err != nil {
 		return "", err
 	}
-	return success(r, why), nil
+	if a.look != nil {
+		if err := a.look(a.ctx, q); err != nil {
+			return "", err
+		}
+	}
+	if q.Err != nil {
+		return failure(q.Err, why), nil
+	}
+	return success(q.Route, why), nil
 }
 
-func (a asker) route(n routing.Node, w []string) (*capabilities.Route, error) {
+func (a asker) route(n routing.Node, w []string, q *Question) (*capabilities.Route, error) {
 	if len(w) < 4 {
 		switch {
 		case w[0] == "runner" && len(w) == 2:
@@ -341,12 +372,14 @@ func (a asker) route(n routing.Node, w []string) (*capabilities.Route, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.Kind, q.Name = k, w[3]
 	switch w[0] {
 	case "exposed":
 		return a.engine.Exposed(a.ctx, n, k, w[3])
 	case "use":
 		for i := range d.Uses {
 			if u := &d.Uses[i]; u.Kind == k && u.SourceName == w[3] {
+				q.Use = u
 				return a.engine.Use(a.ctx, n, u)
 			}
 		}
