@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/capabilities"
-	"github.com/cmgr/cmgr/internal/sys/mnt"
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runners/elf/confine"
@@ -68,7 +68,7 @@ func (r *Runner) confine(s *settings, info *runners.StartInfo, spec *job.Spec) (
 		in.Items = append(in.Items, confine.Item{Path: e.Path, FD: int(e.File.Fd()), Rights: e.Rights})
 	}
 	for i, fd := range spec.Files[min(3, len(spec.Files)):] {
-		root, err := alone(fd)
+		root, err := confine.Alone(fd, manifest.RightsRW|manifest.RightExecute)
 		if err != nil {
 			return nil, &unavailable{fmt.Errorf("descriptor %d: %w", i+3, err)}
 		}
@@ -127,21 +127,6 @@ func beside(info *runners.StartInfo, spec *job.Spec) error {
 
 // namespaceEnv is the variable that tells a program that shares the manager's file system where its namespace is.
 const namespaceEnv = "CMGR_NAMESPACE"
-
-// alone returns for the descriptor of a directory another one, of the same directory without anything above it: ".." of the one
-// given leads through all of the manager's files. For any other descriptor it returns -1.
-func alone(fd int) (int, error) {
-	var st unix.Stat_t
-	if fd < 0 || unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return -1, nil
-	}
-	tree, err := mnt.Tree(fd, "", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(tree) // the mount stays as long as somebody has it open
-	return unix.Openat(tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-}
 
 // worldError says why there is no world for a program.
 type worldError struct{ error }

@@ -13,6 +13,7 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/proto/runnerpb"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 )
 
 // encode is info as the request that starts program id. dir, which the message has, is the caller's to close when it is sent.
@@ -43,7 +44,10 @@ func encode(id uint64, info runners.StartInfo) (m rpc.Message, dir *os.File, err
 	}
 	w.Stdout, w.Stderr = place(info.Stdout), place(info.Stderr)
 	if info.Package.Dir != "" {
-		if dir, err = os.Open(info.Package.Dir); err != nil {
+		if dir, err = os.Open(info.Package.Dir); err == nil {
+			dir, err = confine.Give(dir, manifest.RightsRX)
+		}
+		if err != nil {
 			return m, nil, fmt.Errorf("package: %w", err)
 		}
 		w.Package = &runnerpb.Package{Path: info.Package.Dir, Dir: place(dir)}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,9 +24,11 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/internal/rpc"
+	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/proto/runnerpb"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 )
 
 // Protocol is the protocol's name; its socket is /svc/cmgr.component.Runner unless the capability says otherwise.
@@ -139,6 +142,9 @@ func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Pro
 			r.remove(p)
 		}
 	}()
+	if err := alone(&info); err != nil {
+		return nil, p.fail("start", err, capabilities.Unavailable)
+	}
 	m, dir, err := encode(p.id, info)
 	if err != nil {
 		return nil, p.fail("start", err, capabilities.Invalid)
@@ -158,6 +164,23 @@ func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Pro
 	}
 	started = true
 	return p, nil
+}
+
+// alone has none of info's directories lead to what is above it. The runner may be confined.
+func alone(info *runners.StartInfo) (err error) {
+	give := func(f **os.File, r manifest.Rights) {
+		if *f != nil && err == nil {
+			*f, err = confine.Give(*f, r)
+		}
+	}
+	for i := range info.Namespace {
+		give(&info.Namespace[i].File, info.Namespace[i].Rights)
+	}
+	for i := range info.Handles {
+		give(&info.Handles[i].File, manifest.RightsRW|manifest.RightExecute)
+	}
+	give(&info.Outgoing, manifest.RightsRW|manifest.RightExecute)
+	return err
 }
 
 // add gives p its number.

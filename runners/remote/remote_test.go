@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,7 +21,9 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/internal/needs"
 	"github.com/cmgr/cmgr/internal/rpc"
+	"github.com/cmgr/cmgr/internal/sys/mnt"
 	"github.com/cmgr/cmgr/internal/sys/poll"
 	"github.com/cmgr/cmgr/internal/sys/sock"
 	"github.com/cmgr/cmgr/manifest"
@@ -363,6 +366,47 @@ func TestEverythingArrives(t *testing.T) {
 	same := cmp.Comparer(func(a, b manifest.Strings) bool { return slices.Equal(a, b) })
 	if d := cmp.Diff(want, <-seen, same); d != "" {
 		t.Error(d)
+	}
+}
+
+// A runner that is confined gets directories of which ".." is themselves, and with no more rights than those said.
+func TestDirectoriesLeadNowhere(t *testing.T) {
+	needs.Root(t)
+	dir := func() *os.File {
+		f, err := mnt.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	r := over(t, catcher{func(info runners.StartInfo) {
+		files := []*os.File{info.Outgoing, info.Handles[0].File}
+		for _, e := range info.Namespace {
+			files = append(files, e.File)
+		}
+		for i, f := range files {
+			here, err := f.Stat()
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			at := fmt.Sprintf("/proc/self/fd/%d/", f.Fd())
+			if up, err := os.Stat(at + "../.."); err != nil || !os.SameFile(here, up) {
+				t.Errorf("%d: .. leads to %v, %v", i, up, err)
+			}
+			if err := os.Mkdir(at+"new", 0o755); errors.Is(err, syscall.EROFS) != (i == 3) {
+				t.Errorf("%d: mkdir: %v", i, err)
+			}
+		}
+	}, errors.New("seen")})
+	_, err := r.Start(t.Context(), runners.StartInfo{
+		Moniker: "/", Outgoing: dir(), Handles: []runners.Handle{{Number: 3, File: dir()}},
+		Namespace: []runners.NamespaceEntry{
+			{Path: "/rw", File: dir(), Rights: manifest.RightsRW}, {Path: "/r", File: dir(), Rights: manifest.RightsR},
+		},
+	})
+	if err == nil || err.Error() != "start /: seen" {
+		t.Error(err)
 	}
 }
 

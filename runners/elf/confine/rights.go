@@ -1,8 +1,12 @@
 package confine
 
 import (
+	"errors"
+	"os"
+
 	"golang.org/x/sys/unix"
 
+	"github.com/cmgr/cmgr/internal/sys/mnt"
 	"github.com/cmgr/cmgr/manifest"
 )
 
@@ -19,6 +23,41 @@ func attributes(r manifest.Rights) uint64 {
 		a |= unix.MOUNT_ATTR_NOEXEC
 	}
 	return a
+}
+
+// Alone returns for the descriptor of a directory another one, of the same directory with rights r and without anything above it: ".."
+// of the one given leads through all of the manager's files. For any other descriptor it returns -1.
+func Alone(fd int, r manifest.Rights) (int, error) {
+	var st unix.Stat_t
+	if fd < 0 || unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return -1, nil
+	}
+	tree, err := mnt.Tree(fd, "", attributes(r))
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(tree) // the mount stays as long as somebody has it open
+	return unix.Openat(tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// Give is Alone for what is given to another process, which may be confined: f itself where Alone has nothing to do, or where this
+// process may not mount and so nobody is confined. f is closed unless it is returned.
+func Give(f *os.File, r manifest.Rights) (*os.File, error) {
+	fd := -1
+	conn, err := f.SyscallConn() // f.Fd would have it block
+	if err == nil {
+		if e := conn.Control(func(n uintptr) { fd, err = Alone(int(n), r) }); e != nil {
+			err = e
+		}
+	}
+	if errors.Is(err, unix.EPERM) || fd < 0 && err == nil {
+		return f, nil
+	}
+	f.Close()
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // What Landlock is to withhold where only one of the rights of writing is there.
