@@ -98,7 +98,7 @@ func (c *cgroups) make(j *Job) error {
 	if err != nil {
 		return err
 	}
-	j.name = filepath.Base(dir)
+	j.name = strings.TrimPrefix(dir, c.root+"/")
 	return nil
 }
 

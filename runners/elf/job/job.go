@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -85,6 +86,7 @@ type Manager struct {
 	about    Backend
 	backend  backend
 	record   *record // nil without a state directory
+	within   atomic.Int64
 }
 
 // backend is what differs between the kinds of job. Its methods get jobs of its own.
@@ -204,6 +206,20 @@ func (m *Manager) New(name string) (*Job, error) {
 		return nil, fmt.Errorf("make job %s: %w", name, err)
 	}
 	return j, nil
+}
+
+// Within makes an empty job within another: one that ends with that at the latest, and whose processes are of that too, as far as its
+// limits and its account go. Without cgroups it is one like any other. name is for people.
+func (m *Manager) Within(j *Job, name string) (*Job, error) {
+	if m.about.Name != Cgroup2 {
+		return m.New(name)
+	}
+	// A name that comes again would be that of another job, should j have ended and its name be another's.
+	n := &Job{m: m, name: fmt.Sprintf("%s/%s-%d", j.name, fileName(name), m.within.Add(1))}
+	if err := m.backend.make(n); err != nil {
+		return nil, fmt.Errorf("make job %s: %w", n.name, err)
+	}
+	return n, nil
 }
 
 // fileName makes name fit for a directory: "/core/net" is "core+net", since a moniker has no "+".
