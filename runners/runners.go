@@ -243,6 +243,34 @@ type Signaler interface {
 	Signal(ctx context.Context, sig syscall.Signal) error
 }
 
+// An Explorer is a Runner that can run an operator's program in the place of a component's own: with the same user, environment,
+// directory and limits, and in a world like its own. info is what the component's program would get, without what it provides.
+// The Exploration's files are the runner's from the call on, as info's are.
+type Explorer interface {
+	Explore(ctx context.Context, info StartInfo, x Exploration) (Program, error)
+}
+
+// An Exploration is an operator's program.
+type Exploration struct {
+	Command []string // the path of the program, and its arguments
+	Env     []string // "NAME=value": what it has in its environment beside the component's own
+	// Files are its standard input, output and error. Terminal says that they are a terminal, which is to be its own.
+	Files    [3]*os.File
+	Terminal bool
+	// Tools is a directory with more programs, which are found first; nil for none.
+	Tools *os.File
+	// Beside is the run that it belongs to: it is accounted to that, and ends with it. nil: the component does not run.
+	Beside Program
+}
+
+// Close closes the files of x.
+func (x *Exploration) Close() {
+	for _, f := range append(x.Files[:], x.Tools) {
+		closeFile(f)
+	}
+	x.Files, x.Tools = [3]*os.File{}, nil
+}
+
 // A Describer tells what tools show of a running program: ("Job ID", "/sys/fs/cgroup/…"), ("Process ID", "1234").
 type Describer interface{ Describe() []Detail }
 

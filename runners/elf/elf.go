@@ -113,6 +113,18 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (_ *program
 	for _, d := range warnings(info.Program) {
 		r.Log.Warn(d.Message, "instance", info.Moniker, "at", d.Pos, "hint", d.Hint)
 	}
+	return r.begin(ctx, s, info, place{})
+}
+
+// A place is where a program runs: in a job of its own, as the zero value says.
+type place struct {
+	explores bool
+	beside   *program // the one in whose job it runs; nil for none
+	terminal bool
+}
+
+// begin starts what s says.
+func (r *Runner) begin(ctx context.Context, s settings, info *runners.StartInfo, in place) (*program, error) {
 	spec, err := s.spec(info)
 	if err != nil {
 		return nil, err
@@ -133,9 +145,10 @@ func (r *Runner) start(ctx context.Context, info *runners.StartInfo) (_ *program
 	if err != nil {
 		return nil, err
 	}
+	spec.Terminal = in.terminal
 	p := &program{
 		runner: r, moniker: info.Moniker, stop: s.stop, stopSignal: s.stopSignal, critical: s.critical, channel: channel{fd: -1},
-		resources: s.resources,
+		resources: s.resources, place: in,
 	}
 	var ready chan struct{}
 	if s.ready {

@@ -39,6 +39,7 @@ type program struct {
 	stopSignal syscall.Signal
 	critical   bool
 	started    time.Time
+	place      place
 	job        *job.Job
 	resources  []resource
 	pid        int
@@ -82,7 +83,7 @@ func (p *program) launch(spec *job.Spec, channel bool, info *runners.StartInfo) 
 			p.hangUp()
 		}
 	}()
-	if p.job, err = p.runner.Jobs.New(string(p.moniker)); err != nil {
+	if p.job, err = p.newJob(); err != nil {
 		return &unavailable{err}
 	}
 	defer func() {
@@ -117,6 +118,17 @@ func (p *program) launch(spec *job.Spec, channel bool, info *runners.StartInfo) 
 		p.watch.begin()
 	}
 	return nil
+}
+
+// newJob makes p's job.
+func (p *program) newJob() (*job.Job, error) {
+	switch in := p.place; {
+	case in.beside != nil:
+		return p.runner.Jobs.Within(in.beside.job, exploring)
+	case in.explores:
+		return p.runner.Jobs.New(string(p.moniker) + "#" + exploring)
+	}
+	return p.runner.Jobs.New(string(p.moniker))
 }
 
 // unavailable is an error that has nothing to do with what the manifest says.
@@ -218,12 +230,22 @@ func (p *program) end() {
 	if p.cause == runners.ByHealth {
 		x.Detail = strings.Trim(p.failed+"; "+x.Detail, "; ")
 	}
+	if b := p.place.beside; b != nil && b.isEnding() {
+		x.Cause, x.Detail = runners.ByRunner, "the component has ended"
+	}
 	x.Critical = p.critical && !x.OK()
 	p.hearReady()
 	p.hangUp()
 	p.tellReady()
 	p.mu.Unlock()
 	p.End(x)
+}
+
+// isEnding says whether the end of p has begun.
+func (p *program) isEnding() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reaped != nil
 }
 
 // hearReady looks whether Ready has come and the loop has not got to it yet, if Start waits for it; with mu held.
