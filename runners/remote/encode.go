@@ -16,8 +16,8 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/confine"
 )
 
-// encode is info as the request that starts program id. dir, which the message has, is the caller's to close when it is sent.
-func encode(id uint64, info runners.StartInfo) (m rpc.Message, dir *os.File, err error) {
+// encode is info as the request that starts program id; alone as in Config, for the package. dir, which the message has, is the caller's to close when it is sent.
+func encode(id uint64, info runners.StartInfo, alone bool) (m rpc.Message, dir *os.File, err error) {
 	// place names f by its place among the message's descriptors.
 	place := func(f *os.File) uint32 {
 		if f == nil {
@@ -44,7 +44,7 @@ func encode(id uint64, info runners.StartInfo) (m rpc.Message, dir *os.File, err
 	}
 	w.Stdout, w.Stderr = place(info.Stdout), place(info.Stderr)
 	if info.Package.Dir != "" {
-		if dir, err = os.Open(info.Package.Dir); err == nil {
+		if dir, err = os.Open(info.Package.Dir); err == nil && alone {
 			dir, err = confine.Give(dir, manifest.RightsRX)
 		}
 		if err != nil {

@@ -410,7 +410,7 @@ func FuzzStartInfo(f *testing.F) {
 		{Moniker: "/a", URL: "u", Config: []byte{}, Program: block("k", manifest.String("v"), "l", manifest.Strings{"x"})},
 		{Moniker: "/", Program: block("o", manifest.Objects{{{Key: "k", Value: manifest.Null{}}}})},
 	} {
-		m, _, err := encode(1, info)
+		m, _, err := encode(1, info, false)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -444,7 +444,7 @@ func FuzzStartInfo(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out, dir, err := encode(id, info)
+		out, dir, err := encode(id, info, false)
 		if err != nil {
 			t.Fatalf("%x was taken, and not given: %v", b, err)
 		}

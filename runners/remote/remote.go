@@ -51,11 +51,14 @@ type Config struct {
 	// Patience is how long the runner may take for what it must do at once: answer Stop and Kill, end a program after Kill, give
 	// up a start that was cancelled. After that it is dropped. 0 means 10 s.
 	Patience time.Duration
+	// Alone has no directory that the runner is given lead to what is above it, for a runner that is confined. They have no paths there.
+	Alone bool
 }
 
 // A Runner is the manager's end of a connection to a runner.
 type Runner struct {
 	patience time.Duration
+	alone    bool
 	conn     *rpc.Conn
 
 	mu       sync.Mutex // guards what follows; held for no call to anything outside
@@ -80,7 +83,7 @@ func New(ctx context.Context, conn *net.UnixConn, cfg Config) (*Runner, error) {
 	if cfg.Patience == 0 {
 		cfg.Patience = rpc.DefaultPatience
 	}
-	r := &Runner{patience: cfg.Patience, programs: map[uint64]*program{}}
+	r := &Runner{patience: cfg.Patience, alone: cfg.Alone, programs: map[uint64]*program{}}
 	c, err := rpc.Connect(ctx, conn, rpc.Config{
 		Protocol: Protocol, Versions: versions, Patience: cfg.Patience, Event: r.event, Gone: r.over,
 	})
@@ -142,10 +145,12 @@ func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Pro
 			r.remove(p)
 		}
 	}()
-	if err := alone(&info); err != nil {
-		return nil, p.fail("start", err, capabilities.Unavailable)
+	if r.alone {
+		if err := alone(&info); err != nil {
+			return nil, p.fail("start", err, capabilities.Unavailable)
+		}
 	}
-	m, dir, err := encode(p.id, info)
+	m, dir, err := encode(p.id, info, r.alone)
 	if err != nil {
 		return nil, p.fail("start", err, capabilities.Invalid)
 	}
@@ -166,7 +171,7 @@ func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Pro
 	return p, nil
 }
 
-// alone has none of info's directories lead to what is above it. The runner may be confined.
+// alone has none of info's directories lead to what is above it.
 func alone(info *runners.StartInfo) (err error) {
 	give := func(f **os.File, r manifest.Rights) {
 		if *f != nil && err == nil {

@@ -106,7 +106,7 @@ func over(t testing.TB, r runners.Runner) *Runner {
 	a, b := sockets(t)
 	served := make(chan error, 1)
 	go func() { served <- Serve(context.Background(), b, r) }()
-	m, err := New(t.Context(), a, Config{Patience: bound})
+	m, err := New(t.Context(), a, Config{Patience: bound, Alone: os.Geteuid() == 0})
 	if err != nil {
 		t.Fatal(err)
 	}

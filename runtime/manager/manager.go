@@ -255,6 +255,7 @@ func New(cfg Config) (_ *Manager, err error) {
 		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,
 		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, HostSockets: m.hostSockets, InstanceIDs: settings.InstanceIDs,
 		Sinks: m.logs, Policy: settings, Disabled: off, Log: cfg.Log, Rebooted: m.reboot,
+		Confined: func(n name.Moniker) bool { return m.confiner != nil && !settings.grants(n).Unconfined },
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Group: settings.ManagementGroup,

@@ -177,7 +177,7 @@ func (r *Realm) runner(ctx context.Context, i *instance, route *capabilities.Rou
 		}
 	case capabilities.FromComponent:
 		return linkTo(ctx, r, i.moniker, route, &r.remoteRunners, func(ctx context.Context, c *net.UnixConn) (*remote.Runner, error) {
-			return remote.New(ctx, c, remote.Config{})
+			return remote.New(ctx, c, remote.Config{Alone: r.cfg.Confined != nil && r.cfg.Confined(route.Source.At)})
 		})
 	}
 	return nil, fmt.Errorf("runner %s: not in this manager", route.Source.Name)

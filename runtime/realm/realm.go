@@ -47,6 +47,8 @@ type Config struct {
 	Hosts  Hosts
 	Sinks  Sinks
 	Policy Policy
+	// Confined says whether the program of m is confined; nil: none is.
+	Confined func(m name.Moniker) bool
 	// Disabled is what must not start; nil: nothing can be disabled.
 	Disabled DisabledSet
 	Log      *slog.Logger
