@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cmgr/cmgr/internal/needs"
 )
@@ -311,4 +312,50 @@ if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
 	if code := r.stop(); code != 1 {
 		t.Errorf("exit code %d\n%s", code, r.err())
 	}
+}
+
+// TestCacheBound: of the packages that loaders got those go that nobody has used for long, as soon as another needs room, and none that
+// an instance has.
+func TestCacheBound(t *testing.T) {
+	filled := func(name string) map[string]string {
+		return map[string]string{name + "/meta/x.cml": sh("echo " + name + " runs; sleep 1000"), name + "/fill": strings.Repeat(name, 400<<10)}
+	}
+	dir := write(t, files(filled("aa"), filled("bb"), filled("cc"), map[string]string{
+		"root.cml":     `{ children: [ { name: "a", url: "inet:///aa#meta/x.cm" }, { name: "b", url: "inet:///bb#meta/x.cm" }, { name: "c", url: "inet:///cc#meta/x.cm" } ] }`,
+		"config.json5": `{ cache: { max_size: 1048576 } }`,
+	}))
+	r := prepare(t, dir)
+	r.begin(exec.Command(binary, "run", "--socket", r.sock, "--state", r.state, "--stay", "--loader", "inet", "--hosts", bootServer(t, dir),
+		"--config", filepath.Join(dir, "config.json5"), "file://"+dir+"/root.cml"), nil)
+	r.until("the manager", func() bool { _, _, code := r.cmgr("list"); return code == 0 })
+	// start has all packages be of long ago, then starts name, and says how many there are.
+	start := func(name string) int {
+		t.Helper()
+		packages, _ := filepath.Glob(filepath.Join(r.state, "cache/pkg/*"))
+		long := time.Now().Add(-24 * time.Hour)
+		for _, p := range packages {
+			if err := os.Chtimes(p, long, long); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.must("start", "/"+name)
+		r.until(name, func() bool { return strings.Contains(r.out(), "/"+name+" | "+name+name+" runs\n") })
+		packages, _ = filepath.Glob(filepath.Join(r.state, "cache/pkg/*"))
+		return len(packages)
+	}
+	if n := start("a"); n != 1 {
+		t.Errorf("%d packages, want a's", n)
+	}
+	if n := start("b"); n != 2 {
+		t.Errorf("%d packages, want 2: a is in use", n)
+	}
+	if out, err, _ := r.cmgr("doctor"); !strings.Contains(out, "2 packages, 1600 KiB of at most 1024 KiB") {
+		t.Errorf("the doctor says\n%s%s", out, err)
+	}
+	r.must("stop", "/a")
+	r.must("unresolve", "/a")
+	if n := start("c"); n != 2 {
+		t.Errorf("%d packages, want 2: a is not used any more", n)
+	}
+	r.stop()
 }

@@ -75,10 +75,12 @@ type Settings struct {
 	// log's own defaults.
 	LogMaxSize  int64
 	LogMaxFiles int
+	// CacheMaxSize bounds in bytes what is kept of what loaders got; 0: the cache's own default.
+	CacheMaxSize int64
 	// ManagementGroup is the id of the group whose members may manage beside the manager's user and root; 0 for none.
 	ManagementGroup int
 
-	rootAt, sizeAt, filesAt, trustAt, idsAt, groupAt manifest.Pos // where the scalars were set
+	rootAt, sizeAt, filesAt, cacheAt, trustAt, idsAt, groupAt manifest.Pos // where the scalars were set
 }
 
 // ReadSettings reads and merges configuration files.
@@ -160,6 +162,11 @@ func (s *Settings) merge(file string, src []byte) error {
 		"management": func(v hujson.Value) {
 			r.object(v, "management.", map[string]func(hujson.Value){
 				"group": func(v hujson.Value) { r.group(v, &s.ManagementGroup, &s.groupAt) },
+			})
+		},
+		"cache": func(v hujson.Value) {
+			r.object(v, "cache.", map[string]func(hujson.Value){
+				"max_size": func(v hujson.Value) { r.number(v, 1<<20, 1<<50, &s.CacheMaxSize, &s.cacheAt) },
 			})
 		},
 		"log": func(v hujson.Value) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmgr/cmgr/internal/sys/probe"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/loader/cache"
 )
 
 // Machine says what this machine has of all that a manager would use, found out by trying, and what the lack of it costs.
@@ -54,8 +55,25 @@ func (m *Manager) doctor(context.Context) []control.Check {
 			checks = append(checks, c)
 		}
 	}
-	return append(append(checks, Machine()...),
-		control.Check{Key: "state directory", Value: m.cfg.StateDir},
+	checks = append(append(checks, Machine()...), control.Check{Key: "state directory", Value: m.cfg.StateDir})
+	if m.cache != nil {
+		checks = append(checks, packageCache(m.cache))
+	}
+	return append(checks,
 		control.Check{Key: "management socket", Value: m.socket.Addr().String()},
 	)
+}
+
+func packageCache(c *cache.Cache) control.Check {
+	check := control.Check{Status: control.OK, Key: "package cache"}
+	bytes, packages, err := c.Size()
+	if err != nil {
+		check.Status, check.Value = control.Warn, err.Error()
+		return check
+	}
+	check.Value = fmt.Sprintf("%d packages, %d KiB of at most %d KiB", packages, bytes>>10, c.MaxSize()>>10)
+	if bytes > c.MaxSize() {
+		check.Status, check.Hint = control.Warn, "all of it is in use; allow more by cache.max_size of the manager's --config"
+	}
+	return check
 }

@@ -106,6 +106,7 @@ type Manager struct {
 	hosts       hosts // of the protocols that it speaks itself
 	socket      net.Listener
 	loaded      []*resolver.Loaded
+	cache       *cache.Cache // of what they got; nil without loaders
 	prims       map[string]*prim.Loader
 	directories map[string]realm.HostDirectory // those of the host that the root is offered, by name
 	hostSockets map[string]string              // likewise
@@ -293,7 +294,9 @@ func (m *Manager) load(resolvers map[string]resolver.Resolver, settings *Setting
 			return err
 		}
 	}
-	kept, err := cache.Open(filepath.Join(m.cfg.StateDir, "cache"))
+	m.cache, err = cache.Open(cache.Config{
+		Dir: filepath.Join(m.cfg.StateDir, "cache"), MaxSize: settings.CacheMaxSize, InUse: m.packages, Log: m.cfg.Log,
+	})
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
@@ -306,11 +309,23 @@ func (m *Manager) load(resolvers map[string]resolver.Resolver, settings *Setting
 		if err != nil {
 			return err
 		}
-		r := resolver.NewLoaded(resolver.LoadedConfig{Loader: p, Cache: kept, Trust: trust, Once: n == m.cfg.BootLoader})
+		r := resolver.NewLoaded(resolver.LoadedConfig{Loader: p, Cache: m.cache, Trust: trust, Once: n == m.cfg.BootLoader})
 		m.prims[n], m.loaded = p, append(m.loaded, r)
 		resolvers[n] = r
 	}
 	return nil
+}
+
+// packages are the directories of the packages that instances have.
+func (m *Manager) packages() []string {
+	var out []string
+	for _, i := range m.realm.Instances() {
+		out = append(out, i.PackageDir)
+	}
+	for _, l := range m.loaded {
+		out = append(out, l.Dirs()...)
+	}
+	return out
 }
 
 // own makes dir if it isn't there. One in the system's temporary directory could have been made by anybody who knew its name: it,

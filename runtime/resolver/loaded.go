@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
@@ -48,7 +49,7 @@ type Loaded struct {
 // A kept is a package that is fetched once: nobody has it while slot is full.
 type kept struct {
 	slot chan struct{}
-	tree *fetched // nil until it is there
+	tree atomic.Pointer[fetched] // nil until it is there
 }
 
 // LoadedConfig says where packages come from and go to.
@@ -211,11 +212,14 @@ func (l *Loaded) tree(ctx context.Context, scheme, pkg string) (*fetched, error)
 		return nil, context.Cause(ctx)
 	}
 	defer func() { <-k.slot }()
-	var err error
-	if k.tree == nil {
-		k.tree, err = l.fetchTree(ctx, scheme, pkg)
+	if t := k.tree.Load(); t != nil {
+		return t, nil
 	}
-	return k.tree, err
+	t, err := l.fetchTree(ctx, scheme, pkg)
+	if err == nil {
+		k.tree.Store(t)
+	}
+	return t, err
 }
 
 // place fetches the package of r, which is a directory of the loader's, and has r be in it here.
@@ -239,6 +243,7 @@ func (l *Loaded) place(ctx context.Context, ref string, r *Resolved) error {
 
 // fetchTree fetches the package at pkg, or prepares for what will be needed of it.
 func (l *Loaded) fetchTree(ctx context.Context, scheme, pkg string) (*fetched, error) {
+	defer l.cfg.Cache.Hold()()
 	t := &fetched{remote: pkg, scheme: scheme, disk: l.disk}
 	contents, err := l.read(ctx, path.Join(pkg, cache.Contents), maxContents)
 	lister, lists := l.cfg.Loader.Medium().(loader.Lister)
@@ -401,6 +406,7 @@ func (t *fetched) need(ctx context.Context, rel string) error {
 	if !filepath.IsLocal(rel) {
 		return loader.ErrOutside
 	}
+	defer t.l.cfg.Cache.Hold()()
 	h, err := t.l.put(ctx, path.Join(t.remote, rel))
 	if err != nil {
 		return err
@@ -508,6 +514,19 @@ func (t *fetched) told(ref string, err error) error {
 		c.Err = errors.New(words(s))
 	}
 	return c
+}
+
+// Dirs are the directories of the packages that it goes on using, beside those of what it has resolved.
+func (l *Loaded) Dirs() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for _, k := range l.kept {
+		if t := k.tree.Load(); t != nil {
+			out = append(out, t.dir)
+		}
+	}
+	return out
 }
 
 // Close removes what was fetched as needed. Nothing may run from there any more.

@@ -75,7 +75,7 @@ func loaded(t *testing.T, kind, dir string, trust *cache.Trust) *resolver.Loaded
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Stop() })
-	c, err := cache.Open(t.TempDir())
+	c, err := cache.Open(cache.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

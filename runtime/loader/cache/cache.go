@@ -1,5 +1,8 @@
 // Package cache keeps what loaders fetched: each content once, under its hash, and packages made of it by hard links. Nothing in it is ever
-// half-written: a file is written under another name, synced and renamed, and so is the directory of a package.
+// half-written: a file is written under another name and renamed, and so is the directory of a package. Nothing is synced: a content is
+// compared with its hash whenever it is used, so that one which the machine's end has cut off is fetched again, as any that was damaged.
+//
+// It is bounded in size: what was used least recently goes first.
 //
 //	sha256/ab/abcd…    a content, 0444, or 0555 if it is a program: an ELF file, or a text that begins with #!
 //	pkg/HASH/…         a package, by the hash of its contents file
@@ -12,18 +15,23 @@ package cache
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // Contents is the contents file's path in a package.
@@ -92,16 +100,38 @@ func FormatContents(files []File) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// A Cache is a directory. Several processes may use it at one time, as long as none opens it while another makes something in it.
-type Cache struct{ dir string }
+// Config says where a cache is, and how large it may be.
+type Config struct {
+	Dir string
+	// MaxSize bounds the contents in bytes, each counted once; 0 is DefaultMaxSize. What is in use may be more.
+	MaxSize int64
+	// InUse gives the directories that somebody uses, of whatever cache: packages, and what is below them. nil is none. It is called
+	// when something must be removed.
+	InUse func() []string
+	// Log is told what cannot be removed; nil is silence.
+	Log *slog.Logger
+}
 
-// Open opens the cache in dir, and makes it if need be.
-func Open(dir string) (*Cache, error) {
-	dir, err := filepath.Abs(dir)
+// A Cache is a directory, which one process has at one time. Its methods may be called at the same time; who relies on what they have
+// said holds it (Hold).
+type Cache struct {
+	cfg     Config
+	dir     string
+	holders sync.RWMutex
+	size    atomic.Int64 // of the contents; what was put twice counts twice until it is looked
+}
+
+// Open opens the cache, and makes it if need be.
+func Open(cfg Config) (*Cache, error) {
+	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{dir}
+	cfg.MaxSize = cmp.Or(cfg.MaxSize, DefaultMaxSize)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Cache{cfg: cfg, dir: dir}
 	if err := os.RemoveAll(c.at("tmp")); err != nil {
 		return nil, err
 	}
@@ -110,46 +140,73 @@ func Open(dir string) (*Cache, error) {
 			return nil, err
 		}
 	}
-	return c, nil
+	if c.dir, err = filepath.EvalSymlinks(c.dir); err != nil { // as those call it who resolve what is in it
+		return nil, err
+	}
+	size, _, err := c.Size()
+	c.size.Store(size)
+	return c, err
 }
 
 func (c *Cache) at(elem ...string) string { return filepath.Join(append([]string{c.dir}, elem...)...) }
 
 func (c *Cache) blob(h Hash) string { return c.at("sha256", h.String()[:2], h.String()) }
 
-// Put keeps what r has, to its end.
+// Put keeps what r has, to its end. With an io.Seeker nothing is written of what is there already.
 func (c *Cache) Put(r io.Reader) (h Hash, err error) {
+	sum := sha256.New()
+	if again, ok := r.(io.Seeker); ok {
+		if _, err := io.Copy(sum, r); err != nil {
+			return h, err
+		}
+		if h = Hash(sum.Sum(nil)); c.Has(h) {
+			return h, nil
+		}
+		if _, err := again.Seek(0, io.SeekStart); err != nil {
+			return h, err
+		}
+		sum.Reset()
+	}
 	f, err := os.CreateTemp(c.at("tmp"), "*")
 	if err != nil {
 		return h, err
 	}
-	defer os.Remove(f.Name()) // in vain once it is renamed
-	sum := sha256.New()
 	in := bufio.NewReaderSize(r, 64<<10)
 	head, err := in.Peek(4)
-	if err != nil && err != io.EOF {
-		return h, errors.Join(err, f.Close())
+	if err == io.EOF {
+		err = nil
 	}
 	mode := fs.FileMode(0o444)
 	if bytes.HasPrefix(head, []byte("#!")) || bytes.Equal(head, []byte("\x7fELF")) {
 		mode = 0o555
 	}
-	if _, err = io.Copy(io.MultiWriter(f, sum), in); err == nil {
-		err = errors.Join(f.Chmod(mode), f.Sync())
+	var n int64
+	if err == nil {
+		n, err = io.Copy(io.MultiWriter(f, sum), in)
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return h, err
+	if err == nil {
+		err = f.Chmod(mode)
 	}
-	h = Hash(sum.Sum(nil))
-	if err := os.MkdirAll(filepath.Dir(c.blob(h)), 0o755); err != nil {
-		return h, err
+	if err = errors.Join(err, f.Close()); err == nil {
+		h = Hash(sum.Sum(nil))
+		err = os.MkdirAll(filepath.Dir(c.blob(h)), 0o755)
 	}
-	return h, os.Rename(f.Name(), c.blob(h))
+	if err == nil {
+		err = os.Rename(f.Name(), c.blob(h))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	c.size.Add(n)
+	return h, err
 }
 
 // Has says whether the content with that hash is there, and is what it was.
-func (c *Cache) Has(h Hash) bool {
-	f, err := os.Open(c.blob(h))
+func (c *Cache) Has(h Hash) bool { return isFile(c.blob(h), h) }
+
+// isFile says whether the file has the content with that hash.
+func isFile(file string, h Hash) bool {
+	f, err := os.Open(file)
 	if err != nil {
 		return false
 	}
@@ -159,7 +216,7 @@ func (c *Cache) Has(h Hash) bool {
 	return err == nil && Hash(sum.Sum(nil)) == h
 }
 
-// Link puts the content with that hash at p below the directory dir, in the place of what is there.
+// Link puts the content with that hash, which is there, at p below the directory dir, in the place of what is there.
 func (c *Cache) Link(h Hash, dir, p string) error {
 	if !filepath.IsLocal(p) {
 		return &fs.PathError{Op: "link", Path: p, Err: fs.ErrInvalid}
@@ -168,8 +225,14 @@ func (c *Cache) Link(h Hash, dir, p string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	if same(to, c.blob(h)) {
+	err := os.Link(c.blob(h), to)
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, fs.ErrExist) && (same(to, c.blob(h)) || isFile(to, h)):
+		return nil
+	case !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.EMLINK) && !errors.Is(err, syscall.EPERM):
+		return err
 	}
 	t, err := os.MkdirTemp(c.at("tmp"), "*")
 	if err != nil {
@@ -212,57 +275,49 @@ func (c *Cache) copyBlob(h Hash, to string) error {
 		return err
 	}
 	_, err = io.Copy(f, from)
-	return errors.Join(err, f.Sync(), f.Close())
+	return errors.Join(err, f.Close())
 }
 
-// Package gives the directory of the package that has this contents file and whose contents are all in the cache.
+// Package gives the directory of the package that has this contents file, and whose contents Has has said, or Put has made sure, to be in
+// the cache.
 func (c *Cache) Package(contents []byte) (string, error) {
 	dir := c.at("pkg", HashOf(contents).String())
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
 	files, err := ParseContents(contents)
 	if err != nil {
-		return "", err
-	}
-	t, err := os.MkdirTemp(c.at("tmp"), "*")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(t)
-	if err := os.Chmod(t, 0o755); err != nil {
 		return "", err
 	}
 	h, err := c.Put(bytes.NewReader(contents))
 	if err != nil {
 		return "", err
 	}
-	for _, f := range append(files, File{Contents, h}) {
-		if err := c.Link(f.Hash, t, f.Path); err != nil {
-			return "", err
+	files = append(files, File{Contents, h})
+	link := func(dir string) error {
+		for _, f := range files {
+			if err := c.Link(f.Hash, dir, f.Path); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	if err := syncDirs(t); err != nil {
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err == nil {
+		return dir, link(dir) // what was damaged, and fetched again
+	}
+	t, err := os.MkdirTemp(c.at("tmp"), "*")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(t) // in vain once it is renamed
+	if err := os.Chmod(t, 0o755); err != nil {
+		return "", err
+	}
+	if err := link(t); err != nil {
 		return "", err
 	}
 	if err := os.Rename(t, dir); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 		return "", err
 	}
 	return dir, nil
-}
-
-// syncDirs syncs the directories at and below dir: the files are already.
-func syncDirs(dir string) error {
-	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
-		}
-		f, err := os.Open(p)
-		if err != nil {
-			return err
-		}
-		return errors.Join(f.Sync(), f.Close())
-	})
 }
 
 // Scratch makes an empty directory in the cache, which lives until it is removed, or Open.

@@ -9,13 +9,14 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/cmgr/cmgr/runtime/loader/cache"
 )
 
 func open(t testing.TB, dir string) *cache.Cache {
 	t.Helper()
-	c, err := cache.Open(dir)
+	c, err := cache.Open(cache.Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +100,143 @@ func TestNothingHalf(t *testing.T) {
 	if c.Has(f.Hash) {
 		t.Error("a damaged content is had")
 	}
+}
+
+// What was damaged and came again is in the packages that are there already, too.
+func TestMended(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	contents, _ := cache.FormatContents([]cache.File{put(t, c, "bin/x", "whole"), put(t, c, "y", "y")})
+	p, err := c.Package(contents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := filepath.Join(p, "bin/x")
+	if err := errors.Join(os.Chmod(x, 0o644), os.WriteFile(x, []byte("half"), 0o644), os.Remove(filepath.Join(p, "y"))); err != nil {
+		t.Fatal(err)
+	}
+	put(t, c, "bin/x", "whole")
+	if again, err := c.Package(contents); again != p || err != nil {
+		t.Errorf("%s, %v", again, err)
+	}
+	for file, want := range map[string]string{"bin/x": "whole", "y": "y"} {
+		if b, err := os.ReadFile(filepath.Join(p, file)); string(b) != want {
+			t.Errorf("%s: %q, %v", file, b, err)
+		}
+	}
+}
+
+// Over the bound go contents of no package, and then the packages that were used least recently; what somebody uses stays.
+func TestBound(t *testing.T) {
+	var used, made []string
+	all := false // of what was made is in use
+	inUse := func() []string {
+		if all {
+			return made
+		}
+		return used
+	}
+	c, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxSize: 3000, InUse: inUse})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-24 * time.Hour)
+	// pack makes a package of 1,000 bytes of its own, which was used so many minutes after long ago.
+	pack := func(name string, minutes int) string {
+		t.Helper()
+		defer c.Hold()()
+		contents, err := cache.FormatContents([]cache.File{put(t, c, "own", strings.Repeat(name, 1000)), put(t, c, "all", "common")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, err := c.Package(contents)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, dir)
+		at := long.Add(time.Duration(minutes) * time.Minute)
+		if err := os.Chtimes(dir, at, at); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	// check has what is needed for one of another size be there, and says what is left.
+	check := func(what string, dirs ...string) {
+		t.Helper()
+		held := c.Hold()
+		inner := c.Hold() // two fetch at one time: nothing may go before both are through
+		put(t, c, "", what)
+		inner()
+		if _, n, err := c.Size(); n < len(dirs) || err != nil {
+			t.Errorf("%s: %d packages while they are held, %v", what, n, err)
+		}
+		held()
+		for _, d := range dirs {
+			if b, err := os.ReadFile(filepath.Join(d, "all")); string(b) != "common" {
+				t.Errorf("%s: %s: %q, %v", what, d, b, err)
+			}
+		}
+		if _, n, err := c.Size(); n != len(dirs) || err != nil {
+			t.Errorf("%s: %d packages, %v; want %d", what, n, err, len(dirs))
+		}
+	}
+	a, b := pack("a", 3), pack("b", 1)
+	check("lone "+strings.Repeat("l", 500), a, b)
+	c1 := pack("c", 2) // for which the lone one must go, and b
+	check("after", a, c1)
+	used = []string{filepath.Join(c1, "meta")}
+	d := pack("d", 5)
+	check("in use", c1, d)
+	all = true
+	e, f := pack("e", 0), pack("f", 0)
+	check("all in use", c1, d, e, f)
+	if size, _, _ := c.Size(); size <= c.MaxSize() {
+		t.Errorf("%d bytes", size)
+	}
+	used, all = nil, false
+	now := time.Now()
+	for _, dir := range []string{c1, d, e, f} {
+		if err := os.Chtimes(dir, now, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("just asked for", c1, d, e, f)
+}
+
+// Who fetches, and who makes room, don't disturb each other.
+func TestBoundAtOnce(t *testing.T) {
+	c, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxSize: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-24 * time.Hour)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for n := range 50 {
+				release := c.Hold()
+				h, err := c.Put(strings.NewReader(strings.Repeat("x", n%5)))
+				if err != nil {
+					t.Error(err)
+				}
+				contents, _ := cache.FormatContents([]cache.File{{Path: "x", Hash: h}})
+				dir, err := c.Package(contents)
+				if err != nil {
+					t.Error(err)
+				}
+				if _, err := os.Stat(filepath.Join(dir, "x")); err != nil {
+					t.Error(err)
+				}
+				if n%2 == 0 {
+					if err := os.Chtimes(dir, long, long); err != nil {
+						t.Error(err)
+					}
+				}
+				release()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // A contents file that is read is written again as what it says, and no path in it leads out.
