@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cmgr/cmgr/runtime/boot/term"
@@ -53,7 +54,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// A Loader fetches files. It keeps a few connections between requests, and has no goroutines.
+// A Loader fetches files. It keeps a few connections between requests, and no goroutines.
 type Loader struct {
 	cfg Config
 	dir string
@@ -136,7 +137,7 @@ func (l *Loader) progress(name string, total int64) func(int64) {
 	return func(done int64) { l.cfg.Progress(name, done, total) }
 }
 
-// List is the directory at p, sorted by name. It costs a question for each entry.
+// List is the directory at p, sorted by name. It costs a question for each entry, of which some are asked at one time.
 func (l *Loader) List(ctx context.Context, p string) ([]fs.DirEntry, error) {
 	if err := loader.Check("list", p); err != nil {
 		return nil, err
@@ -145,27 +146,42 @@ func (l *Loader) List(ctx context.Context, p string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, ok := term.Proper(v)
+	terms, ok := term.Proper(v)
 	if !ok {
 		return nil, &fs.PathError{Op: "list", Path: p, Err: fmt.Errorf("%w: no list of names", errProtocol)}
 	}
-	var out []fs.DirEntry
-	for _, n := range names {
+	names := make([]string, len(terms))
+	for i, n := range terms {
 		name, ok := term.IsString(n)
 		if !ok || name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 			return nil, &fs.PathError{Op: "list", Path: p, Err: fmt.Errorf("%w: %s is no name", errProtocol, clip(n))}
 		}
-		info, err := l.info(ctx, "list", path.Join(p, name))
-		if errors.Is(err, loader.ErrNotExist) {
-			continue // gone meanwhile, or a symlink that leads nowhere
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, fs.FileInfoToDirEntry(info))
+		names[i] = name
 	}
-	slices.SortFunc(out, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	return out, nil
+	slices.Sort(names)
+	out := make([]fs.DirEntry, len(names))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var asking sync.WaitGroup
+	for range min(maxIdle, len(names)) {
+		asking.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(names) && ctx.Err() == nil; i = next.Add(1) - 1 {
+				info, err := l.info(ctx, "list", path.Join(p, names[i]))
+				switch {
+				case err == nil:
+					out[i] = fs.FileInfoToDirEntry(info)
+				case !errors.Is(err, loader.ErrNotExist): // that is gone meanwhile, or a symlink that leads nowhere
+					cancel(err)
+				}
+			}
+		})
+	}
+	asking.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(out, func(e fs.DirEntry) bool { return e == nil }), nil
 }
 
 // Stat is what lies at p. Times have seconds only, and are taken for local ones: the server doesn't say its time zone.
