@@ -9,22 +9,25 @@ package main
 import (
 	"io"
 	"os"
-)
+	"path/filepath"
 
-// A program is one of those that this binary is. It returns the exit code.
-type program func(args []string, stdin io.Reader, stdout, stderr io.Writer) int
+	"github.com/cmgr/cmgr/runners/runit/early"
+	"github.com/cmgr/cmgr/runtime/heart"
+)
 
 func main() { os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
 
 // Main is the program that args[0] names, or for cmgr itself its first argument.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if p := calledAs(args[0]); p != nil {
+	if p, args := early.Called(args); p != nil { // in a test of it: a process has ended with p by now
 		return p(args, stdin, stdout, stderr)
 	}
-	if len(args) > 1 && programs[args[1]] != nil {
-		return programs[args[1]](args[1:], stdin, stdout, stderr)
-	}
-	if len(args) > 1 && args[1] == "init" {
+	switch {
+	case filepath.Base(args[0]) == "heart":
+		return heart.Main(args, stdin, stdout, stderr)
+	case len(args) > 1 && args[1] == "heart":
+		return heart.Main(args[1:], stdin, stdout, stderr)
+	case len(args) > 1 && args[1] == "init":
 		if p := initProgram(args[2:]); p != nil {
 			return p(args[1:], stdin, stdout, stderr)
 		}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cmgr/cmgr/internal/needs"
@@ -41,6 +42,23 @@ func runitSuite(t *testing.T, theirs []string, groups ...string) {
 		env = append(env, variable+"="+path)
 	}
 	runittest.Suite(t, env, groups...)
+}
+
+// TestEarly has a program of runit's run before what only cmgr needs is initialised: runners/runit/early.
+func TestEarly(t *testing.T) {
+	for _, name := range []string{"sv", "svlogd", "runsv", "runsvdir", "chpst", "runit-init"} {
+		c := exec.Command(binary, name)
+		c.Env = []string{"GODEBUG=inittrace=1"}
+		out, _ := c.CombinedOutput() // its usage
+		if !strings.Contains(string(out), "init github.com/cmgr/cmgr/runners/runit/sv @") {
+			t.Fatalf("no trace: %s", out)
+		}
+		for _, late := range []string{"main", "net/http", "github.com/cmgr/cmgr/proto/", "google.golang.org/protobuf/proto"} {
+			if strings.Contains(string(out), "\ninit "+late) {
+				t.Errorf("%s is initialised before %s runs", late, name)
+			}
+		}
+	}
 }
 
 // TestRunit has every program be ours, the whole binary called by five names.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -77,7 +76,7 @@ func (s *Spec) explain(err error) error {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC),
 		errors.Is(err, unix.ELIBBAD):
 		path := s.Path
-		if s.DirFD != 0 && !filepath.IsAbs(path) {
+		if s.DirFD != 0 && !strings.HasPrefix(path, "/") {
 			path = fmt.Sprintf("/proc/self/fd/%d/%s", s.DirFD, path)
 		}
 		e.Reason = whyNotExec(path, err)

@@ -2,8 +2,8 @@ package proc
 
 import (
 	"cmp"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -94,8 +94,17 @@ func takes(pid int, sig syscall.Signal) bool {
 
 // someOf are files of process pid by a pattern.
 func someOf(pid int, pattern string) []string {
-	files, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/" + pattern)
+	files := glob("/proc/"+strconv.Itoa(pid)+"/", pattern)
 	return files[:min(len(files), looked)]
+}
+
+// glob is filepath.Glob of dir+pattern; path/filepath is what this package does without, as runit's programs do (runners/runit/early).
+func glob(dir, pattern string) []string {
+	files, _ := fs.Glob(os.DirFS(dir), pattern)
+	for i := range files {
+		files[i] = dir + files[i]
+	}
+	return files
 }
 
 // signalSets says of each set of signals in a file of proc(5) whether sig is in it; nil: it can't be read.

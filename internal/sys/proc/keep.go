@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -484,7 +483,7 @@ func childrenOf(pid int) ([]int, error) {
 	if pid != 0 {
 		self = strconv.Itoa(pid)
 	}
-	lists, _ := filepath.Glob("/proc/" + self + "/task/*/children")
+	lists := glob("/proc/"+self+"/", "task/*/children")
 	if len(lists) == 0 {
 		return nil, os.ErrNotExist
 	}

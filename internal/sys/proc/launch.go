@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -135,9 +135,9 @@ func (l *launcher) on(base *Base) (*launcher, error) {
 
 func (s *Spec) check() error {
 	switch {
-	case !filepath.IsAbs(s.Path) && (s.DirFD == 0 || s.Path == ""):
+	case !path.IsAbs(s.Path) && (s.DirFD == 0 || s.Path == ""):
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "not an absolute path"}
-	case s.Dir != "" && !filepath.IsAbs(s.Dir):
+	case s.Dir != "" && !path.IsAbs(s.Dir):
 		return &Error{Kind: Invalid, Op: "chdir", Path: s.Dir, Reason: "not an absolute path"}
 	case len(s.passed())+3 > sock.MaxFDs: // three for the shim
 		return &Error{Kind: Invalid, Op: "exec", Path: s.Path, Reason: "too many descriptors"}

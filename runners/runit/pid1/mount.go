@@ -2,7 +2,7 @@ package pid1
 
 import (
 	"os"
-	"path/filepath"
+	stdpath "path"
 	"slices"
 	"strings"
 
@@ -64,7 +64,7 @@ func mountAll() {
 
 func isMountPoint(path string) bool {
 	var here, above unix.Stat_t
-	return unix.Stat(path, &here) == nil && unix.Stat(filepath.Dir(path), &above) == nil && here.Dev != above.Dev
+	return unix.Stat(path, &here) == nil && unix.Stat(stdpath.Dir(path), &above) == nil && here.Dev != above.Dev
 }
 
 // remountReadOnly has the file systems of disks written and marked clean.

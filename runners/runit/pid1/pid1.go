@@ -14,7 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -56,7 +56,7 @@ func Main(args []string, _ io.Reader, _, stderr io.Writer) int {
 	switch {
 	case os.Getpid() == 1:
 		return boot(args[1:])
-	case filepath.Base(args[0]) == "runit":
+	case path.Base(args[0]) == "runit":
 		fmt.Fprint(stderr, "- runit: fatal: must be run as process no 1.\n")
 		return exitFatal
 	}
@@ -89,7 +89,7 @@ func boot(args []string) int {
 	for i, a := range args {
 		if IsManifest(a) {
 			p.tree = args
-			if !filepath.IsAbs(a) { // the kernel starts it in /
+			if !path.IsAbs(a) { // the kernel starts it in /
 				p.tree[i] = "/" + a
 			}
 			break

@@ -1,11 +1,9 @@
 package runsvdir
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,14 +21,31 @@ const askTime = 2 * time.Second
 // of a process for each service. It is run without a service, which any runsv takes for an error in usage; ours answers with what
 // it is and in what state it was started. A script that changes the environment, a limit or the user is not for nothing.
 func leadsHere(path string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), askTime)
-	defer cancel()
-	c := exec.CommandContext(ctx, path)
-	c.Args = []string{"runsv"}
-	c.Env = append(os.Environ(), roleEnv+"="+roleAsked)
-	c.WaitDelay = askTime
-	out, err := c.Output()
-	return err == nil && string(out) == state()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	p, err := os.StartProcess(path, []string{"runsv"}, &os.ProcAttr{
+		Env: append(os.Environ(), roleEnv+"="+roleAsked), Files: []*os.File{null, w, null},
+	})
+	w.Close()
+	if err != nil {
+		return false
+	}
+	timeout := time.AfterFunc(askTime, func() {
+		_ = p.Kill()                           // it may have ended
+		_ = r.SetReadDeadline(time.Unix(1, 0)) // a pipe has deadlines
+	})
+	out, rerr := io.ReadAll(r)
+	end, err := p.Wait()
+	timeout.Stop()
+	return err == nil && rerr == nil && end.Success() && string(out) == state()
 }
 
 // Runsv is runsv.Main that also answers leadsHere, and is the keeper.

@@ -3,11 +3,12 @@ package runsvdir
 import (
 	"bytes"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"path"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/runners/runit/djb"
 )
 
 // supervisor chooses what supervises the services.
@@ -21,11 +22,12 @@ func (r *runsvdir) supervisor() supervisor {
 
 // lookPath is where a program is found, as an absolute path.
 func lookPath(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err != nil && path == "" {
-		return "", err
+	found, err := djb.Search(name)
+	if err != nil || path.IsAbs(found) {
+		return found, err
 	}
-	return filepath.Abs(path)
+	wd, err := os.Getwd()
+	return path.Join(wd, found), err
 }
 
 // isUs tells whether the program path is this binary, or a script that does nothing but run it.

@@ -5,7 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,7 +126,7 @@ func (k *keeper) start(s *service, name string) error {
 	k.mu.Lock()
 	k.running = append(k.running, s.id)
 	k.mu.Unlock()
-	return k.send("+" + strconv.Itoa(s.id) + "\x00" + filepath.Join(k.path, name) + "\x00" + name)
+	return k.send("+" + strconv.Itoa(s.id) + "\x00" + path.Join(k.path, name) + "\x00" + name)
 }
 
 func (k *keeper) stop(s *service) { _ = k.send("-" + strconv.Itoa(s.id)) } // a keeper that is gone has nothing

@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +58,7 @@ type call struct {
 
 // Main is the program. It changes the working directory of the process, and back.
 func Main(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	name := filepath.Base(args[0])
+	name := path.Base(args[0])
 	c := &call{stdout: bufio.NewWriter(stdout), stderr: stderr, lsb: name != "sv", start: time.Now()}
 	var ok bool
 	if c.dir, ok = os.LookupEnv("SVDIR"); !ok {
@@ -185,7 +185,7 @@ func (c *call) enter(name string) error {
 		}
 		path = c.dir + "/" + name
 	}
-	if !filepath.IsAbs(path) {
+	if !strings.HasPrefix(path, "/") {
 		if err := unix.Fchdir(c.home); err != nil {
 			return err
 		}
