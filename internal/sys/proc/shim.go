@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cmgr/cmgr/internal/sys/execve"
 	"github.com/cmgr/cmgr/internal/sys/sock"
 )
 
@@ -54,39 +55,18 @@ func execShim(report int) (op string, err error) {
 	if err != nil {
 		return "read orders", err
 	}
-	for _, l := range o.limits {
-		// Through x/sys, so that Go forgets the limit of open files that it would restore at exec.
-		if err := unix.Setrlimit(resources[l.Resource], &unix.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
-			return "setrlimit " + l.Resource, err
-		}
-	}
-	if err := become(o.credential); err != nil {
-		return "setuid", err
-	}
 	if o.tellPID != "" {
 		o.env = append(o.env, o.tellPID+"="+strconv.Itoa(os.Getpid()))
 	}
-	return "exec", syscall.Exec(o.path, o.args, o.env)
-}
-
-// become sets the calling thread's credentials. The standard library's calls would set those of all threads.
-func become(c *syscall.Credential) error {
-	if c == nil {
-		return nil
+	p := execve.Program{Paths: []string{o.path}, Args: o.args, Env: o.env, Credential: o.credential}
+	for _, l := range o.limits {
+		p.Limits = append(p.Limits, execve.Limit{Resource: resources[l.Resource], Rlimit: syscall.Rlimit{Cur: l.Soft, Max: l.Hard}})
 	}
-	if !c.NoSetGroups {
-		groups := make([]int, len(c.Groups))
-		for i, g := range c.Groups {
-			groups[i] = int(g)
-		}
-		if err := unix.Setgroups(groups); err != nil {
-			return err
-		}
+	failed := p.Exec()
+	if failed.Op == "setrlimit" {
+		failed.Op += " " + o.limits[failed.Limit].Resource
 	}
-	if err := unix.Setresgid(int(c.Gid), int(c.Gid), int(c.Gid)); err != nil {
-		return err
-	}
-	return unix.Setresuid(int(c.Uid), int(c.Uid), int(c.Uid))
+	return failed.Op, failed.Err
 }
 
 // orders are what the shim does.

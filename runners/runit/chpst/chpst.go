@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cmgr/cmgr/internal/sys/execve"
 	"github.com/cmgr/cmgr/runners/runit/djb"
 	"github.com/cmgr/cmgr/runners/runit/ignored"
 )
@@ -303,8 +304,8 @@ func (c *change) exec(file string, argv []string) error {
 	if s := ignored.Signals(); len(s) > 0 { // Ignore of none means all
 		signal.Ignore(s...)
 	}
-	// Last, for Go's runtime itself might not live with what is enough for the program.
-	if err := c.limits.apply(); err != nil {
+	limits, err := c.limits.list()
+	if err != nil {
 		return err
 	}
 	if c.alarm > 0 {
@@ -313,19 +314,10 @@ func (c *change) exec(file string, argv []string) error {
 			return fatal(err, "unable to set alarm")
 		}
 	}
-	var saved error
-	for _, path := range paths {
-		err := syscall.Exec(path, argv, c.env)
-		if err == syscall.ENOENT {
-			continue
-		}
-		saved = err
-		if err != syscall.EACCES && err != syscall.EPERM && err != syscall.EISDIR {
-			break
-		}
+	p := execve.Program{Paths: paths, Args: argv, Env: c.env, Limits: limits}
+	failed := p.Exec()
+	if failed.Op == "setrlimit" {
+		return fatal(failed.Err, "unable to setrlimit()")
 	}
-	if saved == nil {
-		saved = syscall.ENOENT
-	}
-	return fatal(saved, "unable to run", argv[0])
+	return fatal(failed.Err, "unable to run", argv[0])
 }

@@ -5,6 +5,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cmgr/cmgr/internal/sys/execve"
 )
 
 // limits are the soft limits to set, by resource. What is larger than the hard limit, or hardLimit, means the hard limit.
@@ -37,20 +39,18 @@ func (l *limits) memory(to uint64) {
 	}
 }
 
-func (l *limits) apply() error {
+// list is what there is to set.
+func (l *limits) list() (all []execve.Limit, err error) {
 	for resource, want := range l {
 		if !want.set {
 			continue
 		}
 		var r syscall.Rlimit
 		if err := syscall.Getrlimit(resource, &r); err != nil {
-			return fatal(err, "unable to getrlimit()")
+			return nil, fatal(err, "unable to getrlimit()")
 		}
 		r.Cur = min(want.to, r.Max)
-		// By package syscall, which then knows that it shall not put back the limit of files that it raised at the start.
-		if err := syscall.Setrlimit(resource, &r); err != nil {
-			return fatal(err, "unable to setrlimit()")
-		}
+		all = append(all, execve.Limit{Resource: resource, Rlimit: r})
 	}
-	return nil
+	return all, nil
 }
