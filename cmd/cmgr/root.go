@@ -121,7 +121,7 @@ or no manager runs.`,
 var subcommands = []func(*app) *cobra.Command{
 	newRun, newBoot, newBootserver, newCompile, newVerify,
 	newList, newShow, newGraph, newRoute, newCapability, newLogs, newEvents, newWait, newStatus, newMetrics, newDoctor,
-	newStart, newStop, newRestart, newEnable, newDisable, newKill, newSignal, newConnect, newConfig, newStorage, newCp,
+	newStart, newStop, newRestart, newEnable, newDisable, newKill, newSignal, newConnect, newExplore, newConfig, newStorage, newCp,
 	newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
 	newFetch, newScript, newSystools,

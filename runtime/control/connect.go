@@ -37,37 +37,55 @@ func (s *Server) connectTo(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	f, err := s.connection(r.Context(), q.Get("query"), q.Get("protocol"))
 	if err != nil {
-		b, jerr := JSON(ProblemOf(err))
-		if jerr != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write(b) // what can fail is telling the peer, who will notice
+		refuse(w, err)
 		return
 	}
 	defer f.Close()
+	u := upgrade(w)
+	if u == nil {
+		return
+	}
+	defer u.Close()
+	_, _, _ = u.WriteMsgUnix([]byte{0}, syscall.UnixRights(int(f.Fd())), nil)
+}
+
+// refuse answers a request that is for no Connect method with err's Problem.
+func refuse(w http.ResponseWriter, err error) {
+	b, jerr := JSON(ProblemOf(err))
+	if jerr != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadRequest)
+	_, _ = w.Write(b) // what can fail is telling the peer, who will notice
+}
+
+// answerTime is how long a peer may take to take what is sent to it.
+const answerTime = 10 * time.Second
+
+// upgrade answers "101 Switching Protocols" and returns the connection, which is the caller's; nil if that can't be.
+func upgrade(w http.ResponseWriter) *net.UnixConn {
 	hijacker, ok := w.(http.Hijacker)
 	if !ok {
 		http.Error(w, "no descriptor can be passed here", http.StatusHTTPVersionNotSupported)
-		return
+		return nil
 	}
 	conn, _, err := hijacker.Hijack()
 	if err != nil {
-		return
+		return nil
 	}
-	defer conn.Close()
 	u, ok := conn.(*net.UnixConn)
-	if !ok {
-		return
+	if ok {
+		u.SetWriteDeadline(time.Now().Add(answerTime))
+		const head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: descriptor\r\n\r\n"
+		_, err = u.Write([]byte(head))
 	}
-	u.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	const head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: descriptor\r\n\r\n"
-	if _, err := u.Write([]byte(head)); err != nil {
-		return
+	if !ok || err != nil {
+		conn.Close()
+		return nil
 	}
-	_, _, _ = u.WriteMsgUnix([]byte{0}, syscall.UnixRights(int(f.Fd())), nil)
+	return u
 }
 
 // connection connects to a protocol that the instance declares, exposes or uses, in this order.
@@ -136,19 +154,13 @@ func (s *Server) connection(ctx context.Context, query, protocol string) (*os.Fi
 // Connect connects to a protocol that an instance declares, exposes or uses, starting its provider. The connection, which is the
 // caller's, leads to the component itself, not through the manager.
 func (c *Client) Connect(ctx context.Context, query, protocol string) (*net.UnixConn, error) {
-	raw, err := c.dial(ctx)
+	conn, err := c.ask(ctx, connectPath, url.Values{"query": {query}, "protocol": {protocol}})
 	if err != nil {
 		return nil, err
 	}
-	defer raw.Close()
-	conn := raw.(*net.UnixConn)
+	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	ask := url.Values{"query": {query}, "protocol": {protocol}}
-	if _, err := fmt.Fprintf(conn, "POST %s?%s HTTP/1.1\r\nHost: cmgr\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-		connectPath, ask.Encode()); err != nil {
-		return nil, fmt.Errorf("ask the manager: %w", err)
-	}
 	var text bytes.Buffer
 	var got *os.File
 	defer func() {
@@ -198,10 +210,30 @@ func (c *Client) Connect(ctx context.Context, query, protocol string) (*net.Unix
 		}
 		return u, nil
 	}
-	body, err := io.ReadAll(r.Body)
+	return nil, refusal(r)
+}
+
+// ask sends a request for path, which is no Connect method's, on a connection of its own.
+func (c *Client) ask(ctx context.Context, path string, q url.Values) (*net.UnixConn, error) {
+	raw, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn := raw.(*net.UnixConn)
+	if _, err := fmt.Fprintf(conn, "POST %s?%s HTTP/1.1\r\nHost: cmgr\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+		path, q.Encode()); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("ask the manager: %w", err)
+	}
+	return conn, nil
+}
+
+// refusal is what an answer says that is not the one hoped for.
+func refusal(r *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxRequest))
 	p := &Problem{}
 	if err != nil || protojson.Unmarshal(body, p) != nil || p.GetMessage() == "" {
-		return nil, fmt.Errorf("the manager answers %s", r.Status)
+		return fmt.Errorf("the manager answers %s", r.Status)
 	}
-	return nil, &Error{p}
+	return &Error{p}
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -21,6 +22,7 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/proto/controlpb/controlpbconnect"
+	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runtime/logs"
 	"github.com/cmgr/cmgr/runtime/realm"
 )
@@ -115,6 +117,9 @@ type Config struct {
 	Logs   Logs
 	// Connect connects to a protocol that a component declares, starting it; nil where that can't be.
 	Connect func(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
+	// Explore runs a program in the place of a component's own, and returns how it ended; nil where that can't be. note goes into the
+	// component's log. The files of x are its own.
+	Explore func(ctx context.Context, m name.Moniker, x runners.Exploration, note string) (runners.Exit, error)
 	// Doctor says what the manager found on this machine; nil for nothing to say.
 	Doctor func(ctx context.Context) []Check
 	// Progress says how far the manager is; nil for nothing to say.
@@ -131,6 +136,7 @@ type Server struct {
 	started time.Time
 	ctx     context.Context // ends when streams must: at Close
 	cancel  context.CancelFunc
+	wg      sync.WaitGroup // of explorations
 }
 
 // maxRequest bounds a request in bytes: what people ask is short.
@@ -146,6 +152,7 @@ func New(cfg Config) *Server {
 		connect.WithCompression("gzip", nil, nil), // it would only cost time on a local socket
 		connect.WithReadMaxBytes(maxRequest)))
 	mux.HandleFunc("POST "+connectPath, s.connectTo)
+	mux.HandleFunc("POST "+explorePath, s.explore)
 	mux.HandleFunc("GET "+metricsPath, s.metrics)
 	s.http = &http.Server{
 		Handler:           ofOwner(uint32(os.Geteuid()), mux),
@@ -171,7 +178,14 @@ func (s *Server) Close(ctx context.Context) error {
 	if err := s.http.Shutdown(ctx); err != nil {
 		return errors.Join(err, s.http.Close())
 	}
-	return nil
+	over := make(chan struct{})
+	go func() { s.wg.Wait(); close(over) }()
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // untilClose is ctx that also ends at Close.

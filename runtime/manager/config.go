@@ -33,6 +33,7 @@ import (
 //	    job_policy: { main_process_critical: ["/core/net"], ambient_mark_vmo_exec: [], create_raw_processes: [] },
 //	    sandbox: { confined: ["/**"], network: ["/web"], tmp: [] },
 //	    child_policy: { reboot_on_terminate: ["/core/**"] },
+//	    operator_policy: { explore: ["/**"] },
 //	    capability_policy: [{
 //	      source_moniker: "/core", source: "framework", source_name: "cmgr.component.RealmQuery", capability: "protocol",
 //	      target_monikers: ["/core", "/core/shell"],
@@ -59,6 +60,8 @@ type Settings struct {
 	// Confined are the components that run in a world of their own (runners/elf/confine); of these, Network are those that have the
 	// host's network, and Tmp those that have a /tmp in memory.
 	Confined, Network, Tmp []name.Pattern
+	// Explore are the components that `cmgr explore` may enter; nil for all.
+	Explore []name.Pattern
 	// Loaders are resolvers of the root environment that get packages by a loader, by name. Trust is the file that says which
 	// packages.
 	Loaders map[string]prim.Config
@@ -133,6 +136,15 @@ func (s *Settings) merge(file string, src []byte) error {
 				"child_policy": func(v hujson.Value) {
 					r.object(v, "security_policy.child_policy.", map[string]func(hujson.Value){
 						"reboot_on_terminate": func(v hujson.Value) { r.patterns(v, &s.Reboot) },
+					})
+				},
+				"operator_policy": func(v hujson.Value) {
+					r.object(v, "security_policy.operator_policy.", map[string]func(hujson.Value){
+						"explore": func(v hujson.Value) {
+							if r.patterns(v, &s.Explore); s.Explore == nil {
+								s.Explore = []name.Pattern{}
+							}
+						},
 					})
 				},
 			})

@@ -29,6 +29,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/protocol"
 	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/internal/sys/poll"
@@ -260,7 +261,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Group: settings.ManagementGroup,
-		Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect,
+		Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect, Explore: m.explorer(settings),
 		Doctor: m.doctor, Progress: m.progress, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
 	loop, tree := m.loop, m.realm // a manager that is closed has none
@@ -612,6 +613,20 @@ func (m *Manager) reboot(at name.Moniker, why string) {
 	}
 	m.mu.Unlock()
 	m.downOnce.Do(func() { close(m.down) })
+}
+
+// explorer runs operators' programs in the place of components' own, as far as settings let it.
+func (m *Manager) explorer(s *Settings) func(context.Context, name.Moniker, runners.Exploration, string) (runners.Exit, error) {
+	return func(ctx context.Context, at name.Moniker, x runners.Exploration, note string) (runners.Exit, error) {
+		if s.Explore != nil && !matches(s.Explore, at) {
+			x.Close()
+			return runners.Exit{}, &realm.Error{
+				Op: "explore", At: at, Why: capabilities.Denied, Err: errors.New("the manager's configuration does not let it be explored"),
+				Hint: fmt.Sprintf("to allow it, add %q to security_policy.operator_policy.explore of the manager's configuration", at),
+			}
+		}
+		return m.realm.Explore(ctx, at, x, note)
+	}
 }
 
 // shutdownAsked is a shutdown over the management socket.

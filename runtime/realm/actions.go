@@ -455,6 +455,7 @@ func (i *instance) ended(n *run, exit runners.Exit) {
 	n.has.end()
 
 	i.mu.Lock()
+	i.leaveLocked(n)
 	res := i.resolutionLocked()
 	switch {
 	case exit.Cause == runners.ByHealth: // however that went

@@ -303,6 +303,11 @@ func (i *instance) deliver(ctx context.Context, d *manifest.Component, info *run
 	if err := i.expect(ctx, got, d); err != nil {
 		return got, err
 	}
+	return got, i.deliverUses(ctx, got, d, info)
+}
+
+// deliverUses is the part of deliver that concerns no one run: what d's declaration uses, and the directory for what it provides.
+func (i *instance) deliverUses(ctx context.Context, got *delivery, d *manifest.Component, info *runners.StartInfo) (err error) {
 	var done []string // paths
 	for k := range d.Uses {
 		u := &d.Uses[k]
@@ -327,18 +332,18 @@ func (i *instance) deliver(ctx context.Context, d *manifest.Component, info *run
 			err = i.deliverSet(ctx, got, u, info)
 		}
 		if err != nil {
-			return got, err
+			return err
 		}
 	}
 	if err := i.deliverOutgoing(ctx, d, info); err != nil {
-		return got, err
+		return err
 	}
 	if len(info.Namespace) > 0 && info.View == "" {
 		if _, err := i.see(got, "", info); err != nil {
-			return got, err
+			return err
 		}
 	}
-	return got, i.deliverConfig(ctx, got, d, info)
+	return i.deliverConfig(ctx, got, d, info)
 }
 
 // missing tells, in i's log, why it doesn't get what u says. How loud depends on how much it relies on it.

@@ -38,6 +38,8 @@ type instance struct {
 	bounds   map[string]*protocol.Bound // of what its program binds itself, by name, as far as somebody needs it
 	// overrides are values of its configuration, by key; they stay while the instance is in the tree.
 	overrides map[string]any
+	// explorations are those under way; nil for none.
+	explorations map[*exploration]struct{}
 }
 
 // childDecl is what the parent says of an instance, whether in its manifest or when creating it.

@@ -28,6 +28,9 @@ func (i *instance) doShutdown(ctx context.Context) error {
 	if err := i.abortStart(ctx, errEnds); err != nil {
 		return err
 	}
+	if err := i.endExplorations(ctx); err != nil {
+		return err
+	}
 	g, kids := i.dependencies()
 	if g != nil {
 		stop := func(v routing.Vertex) error {
