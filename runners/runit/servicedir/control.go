@@ -9,14 +9,15 @@ import (
 // ErrNotRunning says that nobody supervises the service.
 var ErrNotRunning = errors.New("runsv not running")
 
-// Read is the status of the service in dir, a descriptor or unix.AT_FDCWD. The error is ErrNotRunning or an *Error.
-func Read(dir int) (Status, error) {
-	fd, err := open(dir, "supervise/ok", unix.O_WRONLY|unix.O_NONBLOCK, 0)
+// Read is the status of the service in dir, a descriptor or unix.AT_FDCWD, or of the one whose path from there is prefix, with a
+// slash at its end. The error is ErrNotRunning or an *Error.
+func Read(dir int, prefix string) (Status, error) {
+	fd, err := open(dir, prefix+"supervise/ok", unix.O_WRONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return Status{}, notRunning("unable to open supervise/ok", err)
 	}
 	unix.Close(fd)
-	return readStatus(dir, "")
+	return readStatus(dir, prefix)
 }
 
 func readStatus(dir int, prefix string) (Status, error) {

@@ -96,7 +96,7 @@ func TestSupervisorAndReader(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer unix.Close(fd)
-		if _, err := Read(fd); err == nil || err.Error() != "unable to open supervise/ok: file does not exist" {
+		if _, err := Read(fd, ""); err == nil || err.Error() != "unable to open supervise/ok: file does not exist" {
 			t.Errorf("Read of nothing: %v", err)
 		}
 		h, err := hold(t, dir, log)
@@ -114,7 +114,7 @@ func TestSupervisorAndReader(t *testing.T) {
 		if err := errors.Join(h.MakeOK(), h.OpenOK()); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Read(fd); err != nil || got != want {
+		if got, err := Read(fd, ""); err != nil || got != want {
 			t.Errorf("Read = %+v, %v, want %+v", got, err, want)
 		}
 		for name, want := range map[string]string{"pid": "77\n", "stat": "run\n"} {
@@ -130,7 +130,7 @@ func TestSupervisorAndReader(t *testing.T) {
 			t.Errorf("control got %q, %v", b[:max(n, 0)], err)
 		}
 		h.Close()
-		if _, err := Read(fd); !errors.Is(err, ErrNotRunning) {
+		if _, err := Read(fd, ""); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("Read without supervisor: %v", err)
 		}
 		if err := Control(fd, "d"); !errors.Is(err, ErrNotRunning) {

@@ -90,7 +90,7 @@ func (x *site) status(log string) servicedir.Status {
 		x.t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	s, err := servicedir.Read(fd)
+	s, err := servicedir.Read(fd, "")
 	if err != nil {
 		x.t.Fatal(err)
 	}

@@ -118,8 +118,14 @@ func defaultDir() string {
 // run does the order for each service, then waits for all.
 func (c *call) run(services []string) int {
 	pending := make([]string, 0, len(services))
-	for _, name := range services {
-		if err := c.enter(name); err != nil {
+	var known []string
+	if c.order.status && !c.lsb {
+		known = c.statuses(services)
+	}
+	for i, name := range services {
+		if known != nil && known[i] != "" {
+			c.say(known[i])
+		} else if err := c.enter(name); err != nil {
 			c.say(c.lost(name, err))
 		} else if c.order.status {
 			if code := c.status(name); c.lsb && code >= 0 {
@@ -179,7 +185,7 @@ func (c *call) await(services []string) {
 // enter changes to the service's directory: below SVDIR, unless its name begins or ends like a path.
 func (c *call) enter(name string) error {
 	path := name
-	if name != "" && name[0] != '/' && name[0] != '.' && !strings.HasSuffix(name, "/") {
+	if inDir(name) {
 		if c.dir == "" {
 			return unix.ENOENT
 		}
@@ -193,9 +199,14 @@ func (c *call) enter(name string) error {
 	return unix.Chdir(path)
 }
 
+// inDir says whether a service is looked for below SVDIR.
+func inDir(name string) bool {
+	return name != "" && name[0] != '/' && name[0] != '.' && !strings.HasSuffix(name, "/")
+}
+
 // status prints how the service is whose directory this is, and its log, and returns the code of LSB; -1: that of sv.
 func (c *call) status(name string) int {
-	s, err := servicedir.Read(unix.AT_FDCWD)
+	s, err := servicedir.Read(unix.AT_FDCWD, "")
 	if err != nil {
 		c.say(c.absent(name, err))
 		if errors.Is(err, servicedir.ErrNotRunning) {
@@ -205,7 +216,7 @@ func (c *call) status(name string) int {
 	}
 	line := c.describe(name, name, s)
 	if err := unix.Chdir("log"); err == nil {
-		if log, err := servicedir.Read(unix.AT_FDCWD); err == nil {
+		if log, err := servicedir.Read(unix.AT_FDCWD, ""); err == nil {
 			line += "; " + c.describe(name+"/log", "log", log)
 		} else {
 			line += "; " + c.absent(name+"/log", err)
@@ -223,13 +234,26 @@ func (c *call) status(name string) int {
 
 // describe is s in words, as what is called shown, for the service whose directory this is.
 func (c *call) describe(name, shown string, s servicedir.Status) string {
-	var st unix.Stat_t
-	err := unix.Stat("down", &st)
-	if err != nil && err != unix.ENOENT {
+	down, err := isDown(unix.AT_FDCWD, "")
+	if err != nil {
 		fmt.Fprintf(c.stderr, "warning: unable to stat %s/down: %s\n", name, djb.Text(err))
 		return ""
 	}
-	down, alive := err == nil, s.PID != 0
+	return inWords(shown, s, down)
+}
+
+// isDown says whether the service in dir, at prefix, is one that is normally down.
+func isDown(dir int, prefix string) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(dir, prefix+"down", &st, 0)
+	if err == unix.ENOENT {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func inWords(shown string, s servicedir.Status, down bool) string {
+	alive := s.PID != 0
 	var b strings.Builder
 	if s.State <= servicedir.Finish {
 		b.WriteString(s.State.String() + ": ")
@@ -259,7 +283,7 @@ func (c *call) describe(name, shown string, s servicedir.Status) string {
 
 // send sends commands to the service whose directory this is. It reports whether it may be waited for.
 func (c *call) send(name, commands string) bool {
-	_, err := servicedir.Read(unix.AT_FDCWD)
+	_, err := servicedir.Read(unix.AT_FDCWD, "")
 	if err == nil && commands != "" {
 		err = servicedir.Control(unix.AT_FDCWD, commands)
 	}
@@ -271,7 +295,7 @@ func (c *call) send(name, commands string) bool {
 
 // settled is what became of the service whose directory this is; "": it must be waited for.
 func (c *call) settled(name string) string {
-	s, err := servicedir.Read(unix.AT_FDCWD)
+	s, err := servicedir.Read(unix.AT_FDCWD, "")
 	switch {
 	case err != nil:
 		return c.absent(name, err)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,6 +154,10 @@ func TestSaysWhatTheOriginalSays(t *testing.T) {
 		compare("status", "./f")
 	}
 	f.set(running(time.Now().Add(-90 * time.Second)))
+	newFake(t, dir+"/logged", running(time.Now().Add(-time.Hour)))
+	newFake(t, dir+"/logged/log", servicedir.Status{Since: time.Now().Add(-time.Hour), Want: 'd'})
+	some := []string{"./f", "./logged", "./logged/log", dir + "/f", "./nolog", "./none", "f"}
+	compare(append([]string{"status"}, slices.Repeat(some, 40)...)...)
 	for _, args := range [][]string{
 		{"status", "./none", "./nope", "./file", "", "f", "f/"},
 		{"status", "./nolog"},
