@@ -62,6 +62,9 @@ func (w *walk) registered(s step) (next step, done bool, err error) {
 			reg := &regs[i]
 			if reg.As == s.name {
 				w.hop(owner, "environment", s.kind, reg.As, reg.Pos)
+				if debug {
+					w.debug = registration{owner, env.Name, reg}
+				}
 				next = step{n: owner, by: byEnvironment, kind: s.kind, src: reg.Source, name: reg.Name, pos: reg.Pos}
 				return false
 			}

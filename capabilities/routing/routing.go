@@ -94,7 +94,7 @@ func (e *Engine) Use(ctx context.Context, n Node, u *manifest.Use) (*capabilitie
 	if err := w.rights(n, u.Rights, u.Pos); err != nil {
 		return nil, err
 	}
-	return w.answer(s)
+	return w.answerTo(n, s)
 }
 
 // Offer answers where o, which n's declaration says, leads.
@@ -124,7 +124,25 @@ func (e *Engine) Expose(ctx context.Context, n Node, x *manifest.Expose) (*capab
 func (e *Engine) Registration(ctx context.Context, n Node, r *manifest.Registration) (*capabilities.Route, error) {
 	w := e.walk(ctx, n, r.Kind, r.As)
 	w.hop(n, "environment", r.Kind, r.As, r.Pos)
-	return w.answer(step{n: n, by: byEnvironment, kind: r.Kind, src: r.Source, name: r.Name, pos: r.Pos})
+	route, err := w.answer(step{n: n, by: byEnvironment, kind: r.Kind, src: r.Source, name: r.Name, pos: r.Pos})
+	if err != nil || r.Kind != manifest.KindProtocol {
+		return route, err
+	}
+	d, err := n.Decl(ctx)
+	if err != nil {
+		return nil, w.unresolved(step{n: n}, n, err)
+	}
+	for i := range d.Environments {
+		env := &d.Environments[i]
+		for k := range env.Debug {
+			if &env.Debug[k] == r {
+				if err := w.debugAllowed(registration{n, env.Name, r}); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return route, nil
 }
 
 // Exposed answers what the parent of n, or for the root the operator, gets from n under that name.
@@ -143,7 +161,10 @@ func (e *Engine) Exposed(ctx context.Context, n Node, kind manifest.Kind, capabi
 	if done {
 		s.n = nil
 	}
-	return w.answer(s)
+	if !ok {
+		return w.answer(s) // to an operator, whom no policy means
+	}
+	return w.answerTo(p, s)
 }
 
 // Runner answers which runner runs n's program: the program block's, found through the environments, or the one that n uses. The
@@ -199,7 +220,7 @@ func (e *Engine) runner(ctx context.Context, n Node) (*walk, error) {
 			"`%s` has a program but names no runner", n.Moniker())
 	}
 	w.hop(n, decl, manifest.KindRunner, s.name, s.pos)
-	if _, err := w.answer(s); err != nil {
+	if _, err := w.answerTo(n, s); err != nil {
 		return nil, err
 	}
 	return w, nil
@@ -208,7 +229,7 @@ func (e *Engine) runner(ctx context.Context, n Node) (*walk, error) {
 // Resolver answers which resolver resolves n's URL, given the URL's scheme. It does not look at n's declaration.
 func (e *Engine) Resolver(ctx context.Context, n Node, scheme string) (*capabilities.Route, error) {
 	w := e.walk(ctx, n, manifest.KindResolver, scheme)
-	return w.answer(step{
+	return w.answerTo(n, step{
 		n: n, by: byUse, kind: manifest.KindResolver, src: manifest.Ref{Kind: manifest.RefEnvironment},
 		name: scheme,
 	})

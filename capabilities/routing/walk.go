@@ -25,6 +25,7 @@ type walk struct {
 	r      *capabilities.Route
 	asked  manifest.Rights // the rights that the hops so far rely on
 	source Node            // of a source that a component declares
+	debug  registration    // by which a debug protocol came
 	// inside are the steps that wait for a dictionary to be found or for the members of a service. Such a search may lead to further
 	// ones; if it leads back to a step that waits, it would never end.
 	inside []step
@@ -99,6 +100,17 @@ func (w *walk) answer(s step) (*capabilities.Route, error) {
 	return w.r, nil
 }
 
+// answerTo is answer to a question of n, which may not have all that there is.
+func (w *walk) answerTo(n Node, s step) (*capabilities.Route, error) {
+	if _, err := w.answer(s); err != nil {
+		return nil, err
+	}
+	if err := w.allowed(n); err != nil {
+		return nil, err
+	}
+	return w.r, nil
+}
+
 // follow walks from s until it has a source. A step that comes a second time would come for ever; Brent's algorithm notices it
 // within three turns, and remembers one step only.
 func (w *walk) follow(s step) error {
@@ -159,7 +171,7 @@ func (w *walk) parent(s step) (step, bool, error) {
 			return s, false, w.notBuiltin(s)
 		}
 		w.builtin(s)
-		return s, true, nil
+		return s, true, w.limited(s)
 	}
 	segment := s.n.Moniker().Base()
 	key := offerKey{target: manifest.RefChild, kind: s.kind, to: segment, name: s.name}

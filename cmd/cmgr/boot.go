@@ -300,7 +300,7 @@ func (a *app) compileBoot(ctx context.Context, root, out string) error {
 		v.text(t, s, found, nil)
 		return errFailed
 	}
-	_, resolvers := manager.Above(cml.Options{})
+	_, resolvers := manager.Above(cml.Options{}, nil)
 	script, err := boot.Compile(ctx, url, dir, resolvers["file"])
 	if err != nil {
 		return err

@@ -28,8 +28,9 @@ func newVerify(a *app) *cobra.Command {
 	var reach, other string
 	var order bool
 	var features featureFlags
+	var config []string
 	cmd := &cobra.Command{
-		Use:   "verify ROOT [--allow FILE] [--sarif] [--who-can-reach CAP] [--diff OTHER] [--shutdown-order]",
+		Use:   "verify ROOT [--config FILE] [--allow FILE] [--sarif] [--who-can-reach CAP] [--diff OTHER] [--shutdown-order]",
 		Short: "check all routes of a tree without running it",
 		Long: `Read the tree below the manifest ROOT, ask of each component where all that it
 uses, offers, exposes and has in environments comes from, which runner runs it
@@ -44,6 +45,10 @@ failures that are known (JSON5); an entry that allows nothing is an error:
 
   [ { target: "/core/**", protocol: "log", reason: "in the next release" } ]
 
+With --config the tree is looked at as it would run with that configuration: what
+the root is offered of the host is there, and what security_policy forbids is an
+error.
+
 CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 		Example: `  cmgr verify root.cml
   cmgr verify root.cml --sarif > routes.sarif      # for code review
@@ -56,6 +61,11 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 			var err error
 			if v.options, err = features.options(); err != nil {
 				return err
+			}
+			if len(config) > 0 {
+				if v.settings, err = manager.ReadSettings(config...); err != nil {
+					return err
+				}
 			}
 			var modes []string
 			for _, m := range []string{"json", "sarif", "who-can-reach", "diff", "shutdown-order", "allow", "stamp", "depfile"} {
@@ -87,6 +97,7 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&v.sarif, "sarif", false, "write SARIF 2.1.0, for tools of code review")
+	f.StringArrayVar(&config, "config", nil, "a configuration `FILE` of the manager (JSON5); several are merged")
 	f.StringVar(&v.allow, "allow", "", "`FILE` has the failures that are known")
 	f.StringVar(&reach, "who-can-reach", "", "list whom the capability `CAP` reaches, and how")
 	f.StringVar(&other, "diff", "", "list the routes that are different in the tree below `OTHER`")
@@ -104,7 +115,9 @@ type verifier struct {
 	allow   string
 	limit   int
 	options cml.Options
-	build   outputFlags
+	// settings are those that the tree would run with; nil where they are not known.
+	settings *manager.Settings
+	build    outputFlags
 }
 
 // open reads the tree below root. The function that it returns must be called before anything is written.
@@ -121,7 +134,10 @@ func (v *verifier) open(ctx context.Context, root string) (*verify.Tree, func(),
 		debug.SetGCPercent(400)
 	}
 	cfg := verify.Config{Root: root, Limit: v.limit}
-	cfg.Builtins, cfg.Resolvers = manager.Above(v.options)
+	cfg.Builtins, cfg.Resolvers = manager.Above(v.options, v.settings)
+	if v.settings != nil {
+		cfg.Policy = v.settings
+	}
 	done := func() {}
 	if v.screen(v.err).width > 0 && os.Getenv("TERM") != "dumb" {
 		cfg.Progress, done = progress(v.err, time.Now)

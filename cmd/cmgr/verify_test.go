@@ -83,7 +83,61 @@ var verifyFiles = map[string]string{
     { target: "/log", protocol: "auth", reason: "a mistake" },
 ]
 `,
-	"wrong.json5":       "[ { target: '/web', protocl: 'auth', reason: 'r' } ]\n",
+	"wrong.json5": "[ { target: '/web', protocl: 'auth', reason: 'r' } ]\n",
+	"policy/root.cml": `{
+    program: { runner: "elf", binary: "bin/p", main_process_critical: "true" },
+    capabilities: [ { protocol: [ "log", "trace" ] } ],
+    children: [
+        { name: "a", url: "a.cml", environment: "#traced" },
+        { name: "b", url: "a.cml", environment: "#traced" },
+        { name: "c", url: "a.cml", environment: "#other", on_terminate: "reboot" },
+    ],
+    environments: [
+        { name: "traced", extends: "realm", debug: [ { protocol: "trace", from: "self" } ] },
+        { name: "other", extends: "realm", debug: [ { protocol: "trace", from: "self" } ] },
+    ],
+    offer: [
+        { protocol: "log", from: "self", to: [ "#a", "#b", "#c" ] },
+        { protocol: "cmgr.component.RealmQuery", from: "framework", to: [ "#a", "#b", "#c" ] },
+        { directory: "certs", from: "parent", to: [ "#a", "#b", "#c" ] },
+        { protocol: "dbus", from: "parent", to: [ "#a", "#b", "#c" ] },
+    ],
+}
+`,
+	"policy/a.cml": `{
+    program: { runner: "elf", binary: "bin/a" },
+    use: [
+        { protocol: [ "log", "cmgr.component.RealmQuery", "dbus" ] },
+        { protocol: "trace", from: "debug" },
+        { directory: "certs", rights: [ "rw*" ], path: "/certs" },
+    ],
+}
+`,
+	"host.json5": `{ namespace_capabilities: [
+    { directory: "certs", path: "/etc/ssl", rights: [ "r*" ] },
+    { protocol: "dbus", path: "/run/dbus/system_bus_socket" },
+] }
+`,
+	"policy.json5": `{ security_policy: {
+    capability_policy: [
+        { source_moniker: "/", source: "component", source_name: "log", capability: "protocol", target_monikers: [ "/a", "/b" ] },
+        { source_moniker: "<component_manager>", source: "component", source_name: "dbus", capability: "protocol", target_monikers: [ "/b" ] },
+        { source_moniker: "/", source: "framework", source_name: "cmgr.component.RealmQuery", capability: "protocol", target_monikers: [ "/b" ] },
+    ],
+    debug_registration_policy: [ { debug: "protocol", name: "trace", target_moniker: "/", environment_name: "traced" } ],
+} }
+`,
+	"more.json5": `{ security_policy: {
+    capability_policy: [
+        { source_moniker: "/", source: "component", source_name: "log", capability: "protocol", target_monikers: [ "/*" ] },
+        { source_moniker: "<component_manager>", source: "component", source_name: "dbus", capability: "protocol", target_monikers: [ "/*" ] },
+        { source_moniker: "/", source: "framework", source_name: "cmgr.component.RealmQuery", capability: "protocol", target_monikers: [ "/**" ] },
+    ],
+    debug_registration_policy: [ { debug: "protocol", name: "trace", target_moniker: "/", environment_name: "other" } ],
+    child_policy: { reboot_on_terminate: [ "/c" ] },
+    job_policy: { main_process_critical: [ "/" ] },
+} }
+`,
 	"restrict/root.cml": "{ collections: [ { name: 'c', durability: 'transient', allow_long_names: true } ] }\n",
 }
 
@@ -126,6 +180,12 @@ restrict/root.cml
 restrict/root.cml --features allow_long_names
 restrict/root.cml --features delivery_type
 good/root.cml bad/root.cml
+policy/root.cml
+policy/root.cml --config host.json5
+policy/root.cml --config host.json5 --config policy.json5
+policy/root.cml --config host.json5 --config policy.json5 --config more.json5
+policy/root.cml --config host.json5 --config policy.json5 --who-can-reach trace
+policy/root.cml --config none.json5
 `
 
 func TestVerifyGolden(t *testing.T) {

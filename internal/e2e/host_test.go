@@ -75,7 +75,7 @@ print("word", open(ns + "/files/word").read(), flush=True)
 		r.until(want, func() bool { return strings.Contains(r.out(), "/app | "+want+"\n") })
 	}
 	r.must("start", "/greedy")
-	want := "requested rights (connect, enumerate, get_attributes, modify_directory, read_bytes, traverse, update_attributes, write_bytes)"
+	want := `requested rights (rw*) greater than provided rights (r*) at "<component manager>"`
 	r.until("the refusal", func() bool { return strings.Contains(r.err(), want) })
 	r.stop()
 }

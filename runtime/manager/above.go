@@ -13,6 +13,7 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/sock"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
+	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runtime/host"
 	"github.com/cmgr/cmgr/runtime/realm"
@@ -87,32 +88,45 @@ func diskResolvers(o cml.Options) map[string]resolver.Resolver {
 	}
 }
 
-// Above is what every manager has above its root, for tools that look at a tree which nobody runs: its capabilities, and the
-// resolvers among them by name, which compile with o.
-func Above(o cml.Options) (routing.Builtins, map[string]resolver.Resolver) {
+// Above is what a manager with these settings has above its root, for tools that look at a tree which nobody runs: its
+// capabilities, and the resolvers among them by name, which compile with o; those of loaders are not there. Without settings (nil)
+// it is what every manager has, and nothing is forbidden.
+func Above(o cml.Options, s *Settings) (routing.Builtins, map[string]resolver.Resolver) {
 	resolvers := diskResolvers(o)
-	return builtins{
+	b := builtins{
 		runners: []string{runnerELF, runnerRunit}, resolvers: slices.Collect(maps.Keys(resolvers)), framework: framework.Protocols(),
-		directories: []string{dataDirectory},
-	}, resolvers
+		directories: map[string]manifest.Rights{dataDirectory: manifest.RightsRW}, policy: s,
+	}
+	if s != nil {
+		b.protocols = slices.Collect(maps.Keys(s.HostSockets))
+		for n, d := range s.HostDirectories {
+			b.directories[n] = d.Rights
+		}
+	}
+	return b, resolvers
 }
 
 // builtins is what stands above the root and beside each component, by name.
 type builtins struct {
 	runners, resolvers, protocols []string
 	framework                     []string // protocols
-	directories                   []string
+	directories                   map[string]manifest.Rights
+	policy                        *Settings // nil: nothing is forbidden
 }
 
 // dataDirectory is the directory that every manager offers to the root: where storage can be kept.
 const dataDirectory = "data"
 
-func (m *Manager) builtins(rs map[string]runners.Runner, resolvers map[string]resolver.Resolver) builtins {
+func (m *Manager) builtins(rs map[string]runners.Runner, resolvers map[string]resolver.Resolver, s *Settings) builtins {
+	directories := map[string]manifest.Rights{}
+	for n, d := range m.directories {
+		directories[n] = d.Rights
+	}
 	return builtins{
 		runners: slices.Collect(maps.Keys(rs)), resolvers: slices.Collect(maps.Keys(resolvers)),
 		protocols:   append(slices.Collect(maps.Keys(m.hosts.builtin)), slices.Collect(maps.Keys(m.hostSockets))...),
 		framework:   slices.Collect(maps.Keys(m.hosts.framework)),
-		directories: slices.Collect(maps.Keys(m.directories)),
+		directories: directories, policy: s,
 	}
 }
 
@@ -154,8 +168,27 @@ func (b builtins) of(k manifest.Kind) []string {
 	case manifest.KindEventStream:
 		return framework.Events()
 	case manifest.KindDirectory:
-		return b.directories
+		return slices.Collect(maps.Keys(b.directories))
 	default:
 		return nil
 	}
+}
+
+// Rights are what may be done in a directory that is offered to the root.
+func (b builtins) Rights(directory string) manifest.Rights { return b.directories[directory] }
+
+// Forbids is what the configuration says.
+func (b builtins) Forbids(k manifest.Kind, src capabilities.Source, target name.Moniker) (reason, hint string) {
+	if b.policy == nil {
+		return "", ""
+	}
+	return b.policy.forbids(k, src, target)
+}
+
+// ForbidsDebug is what the configuration says.
+func (b builtins) ForbidsDebug(owner name.Moniker, environment, protocol string) (reason, hint string) {
+	if b.policy == nil {
+		return "", ""
+	}
+	return b.policy.forbidsDebug(owner, environment, protocol)
 }

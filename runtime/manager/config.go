@@ -13,7 +13,6 @@ import (
 
 	"github.com/tailscale/hujson"
 
-	"github.com/cmgr/cmgr/capabilities/framework"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/json5"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -38,6 +37,7 @@ import (
 //	      source_moniker: "/core", source: "framework", source_name: "cmgr.component.RealmQuery", capability: "protocol",
 //	      target_monikers: ["/core", "/core/shell"],
 //	    }],
+//	    debug_registration_policy: [{ debug: "protocol", name: "cmgr.Trace", target_moniker: "/core", environment_name: "traced" }],
 //	  },
 //	  loaders: {
 //	    inet: { hosts: ["10.0.0.1", "10.0.0.2"], id: "edge7", cookie: "secret", erts_version: "13.1.5" },
@@ -66,8 +66,11 @@ type Settings struct {
 	// packages.
 	Loaders map[string]prim.Config
 	Trust   string
-	// CapabilityPolicy says who may have a capability. A restricted protocol of the framework is nobody's unless it is here.
+	// CapabilityPolicy says who may have a capability. One that no rule is about is anybody's, but for the restricted protocols of the
+	// framework, which are nobody's then.
 	CapabilityPolicy []CapabilityRule
+	// DebugPolicy says which protocols may be registered for debugging, and where; no others may.
+	DebugPolicy []DebugRule
 	// HostDirectories and HostSockets are what the root is offered of the host (namespace_capabilities), by name.
 	HostDirectories map[string]realm.HostDirectory
 	HostSockets     map[string]string
@@ -125,7 +128,8 @@ func (s *Settings) merge(file string, src []byte) error {
 						"create_raw_processes":  func(v hujson.Value) { r.patterns(v, &s.CreateRawProcesses) },
 					})
 				},
-				"capability_policy": func(v hujson.Value) { r.rules(v, &s.CapabilityPolicy) },
+				"capability_policy":         func(v hujson.Value) { r.rules(v, &s.CapabilityPolicy) },
+				"debug_registration_policy": func(v hujson.Value) { r.debugRules(v, &s.DebugPolicy) },
 				"sandbox": func(v hujson.Value) {
 					r.object(v, "security_policy.sandbox.", map[string]func(hujson.Value){
 						"confined": func(v hujson.Value) { r.patterns(v, &s.Confined) },
@@ -479,64 +483,6 @@ func (r *reader) patterns(v hujson.Value, into *[]name.Pattern) {
 	}
 }
 
-// A CapabilityRule lets the instances of Targets have one capability of one instance.
-type CapabilityRule struct {
-	Source  name.Moniker // of which instance's framework
-	Name    string       // "cmgr.component.RealmQuery"
-	Targets []name.Pattern
-}
-
-// rules reads capability_policy. Only rules about protocols of the framework mean anything here; all others are refused, so that
-// nobody relies on them.
-func (r *reader) rules(v hujson.Value, into *[]CapabilityRule) {
-	a, ok := v.Value.(*hujson.Array)
-	if !ok {
-		r.complain(v.StartOffset, "wrong-type", "must be an array of objects")
-		return
-	}
-	for _, e := range a.Elements {
-		rule := CapabilityRule{}
-		var at [4]manifest.Pos
-		var source, kind, moniker string
-		before := len(r.found)
-		r.object(e, "security_policy.capability_policy.", map[string]func(hujson.Value){
-			"source_moniker":  func(v hujson.Value) { r.str(v, &moniker, &at[0]) },
-			"source":          func(v hujson.Value) { r.str(v, &source, &at[1]) },
-			"source_name":     func(v hujson.Value) { r.str(v, &rule.Name, &at[2]) },
-			"capability":      func(v hujson.Value) { r.str(v, &kind, &at[3]) },
-			"target_monikers": func(v hujson.Value) { r.patterns(v, &rule.Targets) },
-		})
-		if len(r.found) > before {
-			continue
-		}
-		m, err := name.ParseMoniker(moniker)
-		switch {
-		case err != nil:
-			r.complain(e.StartOffset, "moniker", "source_moniker: %v", err)
-		case source != "framework" || kind != "protocol":
-			r.complain(e.StartOffset, "capability-policy", `source must be "framework" and capability "protocol"`)
-		case !framework.Restricted(rule.Name):
-			d := r.complain(e.StartOffset, "capability-policy", "source_name %q is no restricted protocol of the framework", rule.Name)
-			if near := name.Nearest(rule.Name, framework.Protocols()); near != "" && framework.Restricted(near) {
-				d.Hint = fmt.Sprintf("did you mean %q?", near)
-			}
-		default:
-			rule.Source = m
-			*into = append(*into, rule)
-		}
-	}
-}
-
-// allowsFramework says whether user may have a restricted protocol of the framework of scope.
-func (s *Settings) allowsFramework(protocol string, scope, user name.Moniker) bool {
-	for _, r := range s.CapabilityPolicy {
-		if r.Source == scope && r.Name == protocol && matches(r.Targets, user) {
-			return true
-		}
-	}
-	return false
-}
-
 func matches(ps []name.Pattern, m name.Moniker) bool {
 	for _, p := range ps {
 		if p.Match(m) {
@@ -554,8 +500,8 @@ func (s *Settings) grants(m name.Moniker) confine.Grants {
 	return confine.Grants{Unconfined: !matches(s.Confined, m), Network: matches(s.Network, m), Tmp: matches(s.Tmp, m)}
 }
 
-// allows is the ELF runner's policy.
-func (s *Settings) allows(policy string, m name.Moniker) bool {
+// Job is the ELF runner's policy.
+func (s *Settings) Job(policy string, m name.Moniker) bool {
 	switch policy {
 	case elf.MainProcessCritical:
 		return matches(s.MainProcessCritical, m)

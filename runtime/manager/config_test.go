@@ -35,7 +35,7 @@ func TestSettings(t *testing.T) {
 		{elf.AmbientMarkVmoExec, "/core/net", false},
 		{"another", "/core/net", false},
 	} {
-		if got := s.allows(c.policy, c.m); got != c.want {
+		if got := s.Job(c.policy, c.m); got != c.want {
 			t.Errorf("%s for %s: %v, want %v", c.policy, c.m, got, c.want)
 		}
 	}
@@ -46,7 +46,7 @@ func TestSettings(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	var none Settings
-	if none.RebootOnTerminate("/") || none.allows(elf.MainProcessCritical, "/") {
+	if none.RebootOnTerminate("/") || none.Job(elf.MainProcessCritical, "/") {
 		t.Error("nothing said allows something")
 	}
 }
@@ -112,8 +112,11 @@ func TestCapabilityPolicy(t *testing.T) {
 	}
 	for change, want := range map[[2]string]string{
 		{`"/core", source:`, `"core:", source:`}:                 "source_moniker",
-		{`"framework"`, `"component"`}:                           `source must be "framework"`,
-		{`cmgr.component.RealmQuery`, `cmgr.component.Realm`}:    "no restricted protocol",
+		{`"framework"`, `"frame"`}:                               `source must be "component", "framework"`,
+		{`"framework"`, `"void"`}:                                "needs no policy",
+		{`"framework"`, `"environment"`}:                         `source_moniker must be "<component_manager>"`,
+		{`"/core", source:`, `"<component_manager>", source:`}:   "has none",
+		{`"protocol"`, `"protocl"`}:                              "is no kind",
 		{`cmgr.component.RealmQuery`, `cmgr.component.RealmQry`}: `did you mean "cmgr.component.RealmQuery"?`,
 		{`"/core/*"`, `"core"`}:                                  "must start with a '/'",
 		{`source_name`, `source_nam`}:                            "did you mean",

@@ -214,7 +214,7 @@ func New(cfg Config) (_ *Manager, err error) {
 			return nil, err
 		}
 	}
-	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.allows, Log: cfg.Log, Confine: m.confiner, Grants: settings.grants})
+	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.Job, Log: cfg.Log, Confine: m.confiner, Grants: settings.grants})
 
 	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Tree: services{m}, Log: cfg.Log}); err != nil {
 		return nil, err
@@ -251,7 +251,7 @@ func New(cfg Config) (_ *Manager, err error) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	if m.above = cfg.builtins; m.above == nil {
-		m.above = m.builtins(all, m.resolvers)
+		m.above = m.builtins(all, m.resolvers, settings)
 	}
 	m.realm = realm.New(realm.Config{
 		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,

@@ -125,28 +125,9 @@ type live struct {
 var binaries = regexp.MustCompile(`binary: "([^"]+)"`)
 
 func openLive(t *testing.T, c routingtest.Case, sandbox string) *live {
-	l := &live{t: t, dir: t.TempDir(), looked: map[name.Moniker]error{}}
-	me, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	programs := map[string]bool{"bin/agent": true}
+	l := newLive(t)
 	for file, text := range c.Files {
-		text = withProgram(t, file, text)
-		for _, m := range binaries.FindAllStringSubmatch(text, -1) {
-			programs[m[1]] = true
-		}
-		l.put(file, text)
-	}
-	for p := range programs {
-		l.put(p, "")
-		at := filepath.Join(l.dir, p)
-		if err := errors.Join(os.Remove(at), os.Link(me, at)); err != nil {
-			text, rerr := os.ReadFile(me)
-			if err := errors.Join(rerr, os.WriteFile(at, text, 0o755)); err != nil {
-				t.Fatal(err)
-			}
-		}
+		l.manifest(file, text)
 	}
 
 	// What the root is offered is of the host.
@@ -165,18 +146,21 @@ func openLive(t *testing.T, c routingtest.Case, sandbox string) *live {
 	l.put("cmgr.json5", fmt.Sprintf("{ security_policy: { sandbox: { %s } }, namespace_capabilities: [%s], component_id_index_path: \"ids.json5\" }",
 		sandbox, strings.Join(offered, ", ")))
 
+	l.run(Config{Functions: map[string]builtin.Func{}, builtins: c.Builtins})
+	return l
+}
+
+// run runs the root that was put there, with the configuration cmgr.json5.
+func (l *live) run(cfg Config) {
+	t := l.t
 	short, err := os.MkdirTemp("", "r")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(short) })
-	socket := filepath.Join(short, "s")
-	l.m, err = New(Config{
-		Root: filepath.Join(l.dir, "root.cml"), Name: fmt.Sprintf("routing-%d", os.Getpid()), Socket: socket,
-		StateDir: filepath.Join(short, "state"), Files: []string{filepath.Join(l.dir, "cmgr.json5")}, Stay: true,
-		Functions: map[string]builtin.Func{}, builtins: c.Builtins,
-	})
-	if err != nil {
+	cfg.Root, cfg.Name, cfg.Socket = filepath.Join(l.dir, "root.cml"), fmt.Sprintf("routing-%d", os.Getpid()), filepath.Join(short, "s")
+	cfg.StateDir, cfg.Files, cfg.Stay = filepath.Join(short, "state"), []string{filepath.Join(l.dir, "cmgr.json5")}, true
+	if l.m, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -190,10 +174,37 @@ func openLive(t *testing.T, c routingtest.Case, sandbox string) *live {
 		cancel()
 		<-done
 	})
-	if l.client, err = control.Dial(t.Context(), "", socket); err != nil {
+	if l.client, err = control.Dial(t.Context(), "", cfg.Socket); err != nil {
 		t.Fatal(err)
 	}
-	return l
+}
+
+func newLive(t *testing.T) *live {
+	return &live{t: t, dir: t.TempDir(), looked: map[name.Moniker]error{}}
+}
+
+// manifest puts a manifest there, and the program that it names.
+func (l *live) manifest(file, text string) {
+	me, err := os.Executable()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	text = withProgram(l.t, file, text)
+	l.put(file, text)
+	for _, m := range binaries.FindAllStringSubmatch(text, -1) {
+		at := filepath.Join(l.dir, m[1])
+		if _, err := os.Stat(at); err == nil {
+			continue
+		}
+		l.put(m[1], "")
+		if err := errors.Join(os.Remove(at), os.Link(me, at)); err == nil {
+			continue
+		}
+		program, err := os.ReadFile(me)
+		if err := errors.Join(err, os.WriteFile(at, program, 0o755)); err != nil {
+			l.t.Fatal(err)
+		}
+	}
 }
 
 // withProgram gives a manifest that uses or provides something a program, after all that it says: no position changes.

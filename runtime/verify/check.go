@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
@@ -195,18 +196,42 @@ func (t *Tree) ask(ctx context.Context, n *node, d *manifest.Component, q questi
 // judge is ask, and of a program that the runner elf runs also whether it will.
 func (t *Tree) judge(ctx context.Context, n *node, d *manifest.Component, q question) Result {
 	r := t.ask(ctx, n, d, q)
+	if q.ask == askChild && r.Severity == OK {
+		t.mayReboot(n, &r)
+	}
 	if q.ask != askProgram || r.Route == nil || r.Route.Source.Kind != capabilities.FromBuiltin || r.Route.Source.Name != "elf" {
 		return r
 	}
-	found := elf.Check(runners.Block{Pos: d.Program.Pos, Info: d.Program.Info})
-	if err := found.Err(); err != nil {
+	block := runners.Block{Pos: d.Program.Pos, Info: d.Program.Info}
+	found := elf.Check(block)
+	err, why := found.Err(), capabilities.Invalid
+	if err == nil && t.cfg.Policy != nil {
+		err, why = elf.Denied(t.cfg.Policy.Job, n.moniker, block), capabilities.Denied
+	}
+	if err != nil {
 		r.Route, r.Severity = nil, Error
 		r.Err = &capabilities.Error{
 			Target: n.moniker, Kind: r.Kind, Name: r.Name, At: n.moniker, Reason: fmt.Sprintf("the runner refuses the program of `%s`", n.moniker),
-			Pos: r.Pos, Why: capabilities.Invalid, Err: err,
+			Pos: r.Pos, Why: why, Err: err,
+		}
+		if pe, ok := errors.AsType[*elf.PolicyError](err); ok {
+			r.Err.Hint = fmt.Sprintf("add %q to security_policy.job_policy.%s of the manager's --config", n.moniker, pe.Policy)
 		}
 	}
 	return r
+}
+
+// mayReboot makes r, which says that n can be had, an error if n may not have what its parent gives it.
+func (t *Tree) mayReboot(n *node, r *Result) {
+	if p := t.cfg.Policy; p == nil || n.decl == nil || n.decl.OnTerminate != manifest.OnTerminateReboot || p.RebootOnTerminate(n.moniker) {
+		return
+	}
+	r.Route, r.Severity = nil, Error
+	r.Err = &capabilities.Error{
+		Target: n.moniker, Kind: r.Kind, Name: r.Name, At: n.parent.moniker, Pos: r.Pos, Why: capabilities.Denied,
+		Reason: fmt.Sprintf("child security policy disallows `on_terminate: \"reboot\"` of `%s`", n.moniker),
+		Hint:   fmt.Sprintf("add %q to security_policy.child_policy.reboot_on_terminate of the manager's --config", n.moniker),
+	}
 }
 
 // unresolved is why n, whose resolver is there, has no declaration.
@@ -262,7 +287,8 @@ type checker struct {
 
 func (k *checker) visit(ctx context.Context, n *node) error {
 	c := n.class
-	if c.checked && c.clean && !k.all {
+	each := k.all || k.tree.cfg.Policy != nil
+	if c.checked && c.clean && !each {
 		k.Routes += c.routes
 		k.done += c.instances
 		k.tree.progress(k.done, k.tree.Instances)
@@ -275,8 +301,7 @@ func (k *checker) visit(ctx context.Context, n *node) error {
 	k.tree.progress(k.done, k.tree.Instances)
 	d, _ := n.Decl(ctx)
 	before := k.Summary
-	if !c.checked || k.all {
-		known := c.broken
+	if !c.checked || each {
 		for q := range questions(d) {
 			r := k.tree.judge(ctx, n, d, q)
 			k.Routes++
@@ -284,8 +309,10 @@ func (k *checker) visit(ctx context.Context, n *node) error {
 			case r.Severity == OK:
 			case !c.checked:
 				c.broken = append(c.broken, broken{q, k.found() + 1})
-			default:
-				r.Like, known = known[0].number, known[1:]
+			default: // one that is not among them is forbidden to this instance alone
+				if i := slices.IndexFunc(c.broken, func(b broken) bool { return b.question == q }); i >= 0 {
+					r.Like = c.broken[i].number
+				}
 			}
 			k.tell(r)
 		}

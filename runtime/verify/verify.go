@@ -7,7 +7,7 @@
 //
 // Instances that no question can tell apart but by their monikers (siblings with one URL, one environment and equal offers, and
 // all below them) are one class: Check asks for one of them, and for the others only what fails there. So a tree of 100,000
-// instances through one repeated child costs little more than that child.
+// instances through one repeated child costs little more than that child. With a Policy, which goes by monikers, it asks for all.
 //
 // Source: `ffx scrutiny verify routes` (component-tooling.md §6).
 package verify
@@ -38,8 +38,17 @@ type Config struct {
 	Builtins  routing.Builtins
 	Resolvers map[string]resolver.Resolver // by the name that Builtins know them by
 	Limit     int                          // of instances; 0 is DefaultLimit
+	Policy    Policy                       // nil where it is not known: nothing is forbidden
 	// Progress, if it is set, is told often how many instances have been looked at; total is 0 as long as it is not known.
 	Progress func(done, total int)
+}
+
+// A Policy says what may be by the manager's configuration. What it says of routes is in Builtins (routing.Guard).
+type Policy interface {
+	// RebootOnTerminate says whether the parent may give m `on_terminate: "reboot"`.
+	RebootOnTerminate(m name.Moniker) bool
+	// Job says whether m may have in its program block what that policy of the runner elf is about.
+	Job(policy string, m name.Moniker) bool
 }
 
 // A Tree is a static tree with all its manifests read. It is not safe for concurrent use.
