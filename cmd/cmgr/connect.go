@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/runtime/control"
 )
 
@@ -21,9 +22,14 @@ there is written to standard output, until the other end closes. The manager
 hands the connection over and does not stand between.`,
 		Example: `  cmgr connect /core/echo example.Echo
   echo PING | cmgr connect redis redis`,
-		GroupID:           groupAct,
-		Args:              between(2, 2),
-		ValidArgsFunction: a.monikers(1),
+		GroupID: groupAct,
+		Args:    between(2, 2),
+		ValidArgsFunction: a.monikersThen(func(x *controlpb.RouteReport) string {
+			if x.GetKind() != "protocol" {
+				return ""
+			}
+			return x.GetCapability()
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd, func(ctx context.Context, c *control.Client) error {
 				conn, err := c.Connect(ctx, args[0], args[1])

@@ -28,8 +28,9 @@ that shares the host's files, only what was routed to it and its package (/pkg)
 can be named. "cmgr storage copy" is for components that do not run.`,
 		Example: `  cmgr cp /core/web:/data/access.log .
   cmgr cp new.conf /core/web:/data/`,
-		GroupID: groupAct,
-		Args:    between(2, 2),
+		GroupID:           groupAct,
+		Args:              between(2, 2),
+		ValidArgsFunction: a.monikersOr(":/"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd, func(ctx context.Context, c *control.Client) error {
 				return a.copy(cmd, args, ":/", func(query, p string) (spot, error) {

@@ -76,7 +76,7 @@ func (a *app) explore(ctx context.Context, c *control.Client, x control.Explorat
 	var ends ends
 	defer ends.close()
 	in, isFile := a.in.(*os.File)
-	out, _ := a.out.(*os.File)
+	out := fileOf(a.out)
 	var err error
 	if isFile && isTerminal(in) && isTerminal(out) {
 		err = ends.terminal(&x, in, out)
@@ -106,8 +106,6 @@ func (a *app) explore(ctx context.Context, c *control.Client, x control.Explorat
 	}
 	return nil
 }
-
-func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
 
 // ends are the client's side of what a shell reads and writes.
 type ends struct {
@@ -180,7 +178,7 @@ func (e *ends) streams(x *control.Exploration, a *app) error {
 		}()
 	}
 	for n, to := range []io.Writer{a.out, a.err} {
-		if f, ok := to.(*os.File); ok && !isTerminal(f) {
+		if f := fileOf(to); f != nil && !isTerminal(f) {
 			x.Files[n+1] = f
 			continue
 		}

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
@@ -42,7 +41,7 @@ comma, quote or bracket or one bracket too many, and says what it did.`,
 				return usagef(cmd, "usage: "+cmd.UseLine(), "-w needs a FILE to write back to")
 			}
 			if len(args) == 0 {
-				if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+				if f, ok := a.in.(*os.File); ok && isTerminal(f) {
 					return usagef(cmd, "usage: "+cmd.UseLine(), "name a FILE, or - for what is typed here")
 				}
 				args = []string{"-"}

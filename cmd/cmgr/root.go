@@ -45,9 +45,14 @@ func cmgr(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func (a *app) main(args []string) int {
+	out := &sink{Writer: a.out}
+	a.out = out
 	root := newRoot(a)
 	root.SetArgs(cmcFlags(erlangFlags(args)))
 	cmd, err := root.ExecuteContextC(context.Background())
+	if err == nil && out.failed != nil && cmd.GroupID != groupRun { // those go on without anybody who reads them
+		err = fmt.Errorf("write to standard output: %w", cause(out.failed))
+	}
 	if err == nil {
 		return exitFine
 	}
@@ -297,5 +302,50 @@ func (a *app) monikers(most int) cobra.CompletionFunc {
 			}
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// monikersThen completes a query, and then what word makes of its routes; "" for nothing.
+func (a *app) monikersThen(word func(*controlpb.RouteReport) string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) != 1 {
+			return a.monikers(1)(cmd, args, begun)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), completionTime)
+		defer cancel()
+		c, err := a.dial(ctx)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer c.Close()
+		r, err := c.Route(ctx, &controlpb.RouteRequest{Query: args[0]})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var out []cobra.Completion
+		for _, x := range r.GetRoutes() {
+			if w := word(x); w != "" && strings.HasPrefix(w, begun) && !slices.Contains(out, w) {
+				out = append(out, w)
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// monikersOr completes a file of one's own, or a query with after behind it.
+func (a *app) monikersOr(after string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 1 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		found, _ := a.monikers(-1)(cmd, args, begun)
+		for i, f := range found {
+			m, what, _ := strings.Cut(f, "\t")
+			found[i] = cobra.CompletionWithDesc(m+after, what)
+		}
+		if len(found) == 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return found, cobra.ShellCompDirectiveNoSpace
 	}
 }

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/proto/controlpb"
 	"github.com/cmgr/cmgr/runtime/control"
 )
@@ -26,7 +28,7 @@ code is 1 if a route fails.`,
   cmgr route net --json | jq '.[] | select(.outcome == "Failed")'`,
 		GroupID:           groupLook,
 		Args:              between(1, 2),
-		ValidArgsFunction: a.monikers(1),
+		ValidArgsFunction: a.monikersThen(func(x *controlpb.RouteReport) string { return x.GetDeclType() + ":" + x.GetCapability() }),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &controlpb.RouteRequest{Query: args[0]}
 			if len(args) == 2 {
@@ -34,6 +36,9 @@ code is 1 if a route fails.`,
 			}
 			return a.with(cmd, func(ctx context.Context, c *control.Client) error {
 				r, err := c.Route(ctx, req)
+				if err == nil && len(r.GetRoutes()) == 0 && len(req.GetFilters()) > 0 {
+					err = noRoute(ctx, c, r.GetMoniker(), args[1])
+				}
 				if err != nil {
 					return err
 				}
@@ -55,10 +60,30 @@ code is 1 if a route fails.`,
 	return cmd
 }
 
+// noRoute says that nothing of the instance m is called so, and what is.
+func noRoute(ctx context.Context, c *control.Client, m, filter string) error {
+	r, err := c.Route(ctx, &controlpb.RouteRequest{Query: m})
+	if err != nil {
+		return err
+	}
+	p := &control.Problem{Kind: capabilities.NotFound.String(), Message: fmt.Sprintf("route %s: it uses and exposes nothing like %s", m, filter)}
+	var names []string
+	for _, x := range r.GetRoutes() {
+		names = append(names, x.GetDeclType()+":"+x.GetCapability())
+	}
+	if slices.Sort(names); len(names) > 0 {
+		p.Hint = "it has " + strings.Join(slices.Compact(names), ", ")
+	}
+	return &control.Error{Problem: p}
+}
+
 func (a *app) routes(r *controlpb.RouteResponse, verbose bool) {
 	s := a.screen(a.out)
 	row := func(key, value string) { fmt.Fprintf(a.out, "%14s  %s\n", key+":", value) }
 	fmt.Fprintf(a.out, "Moniker: %s\n", r.GetMoniker())
+	if len(r.GetRoutes()) == 0 {
+		fmt.Fprintln(a.out, "It uses and exposes nothing.")
+	}
 	for k, x := range r.GetRoutes() {
 		if k > 0 {
 			fmt.Fprintln(a.out)

@@ -24,8 +24,8 @@ type screen struct {
 
 // screen says how to write on w: colours only on a terminal, and not with NO_COLOR (no-color.org) or --no-color.
 func (a *app) screen(w io.Writer) screen {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	f := fileOf(w)
+	if !isTerminal(f) {
 		return screen{}
 	}
 	s := screen{color: !a.noColor && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
@@ -34,6 +34,29 @@ func (a *app) screen(w io.Writer) screen {
 	}
 	return s
 }
+
+// A sink is standard output that remembers why something could not be written: what is lost must not look as if it was said.
+type sink struct {
+	io.Writer
+	failed error
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.Writer.Write(p)
+	s.failed = cmp.Or(s.failed, err)
+	return n, err
+}
+
+// fileOf is the file that w writes to, nil for none.
+func fileOf(w io.Writer) *os.File {
+	if s, ok := w.(*sink); ok {
+		w = s.Writer
+	}
+	f, _ := w.(*os.File)
+	return f
+}
+
+func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
 
 func (s screen) paint(code int, text string) string {
 	if !s.color || text == "" {

@@ -153,7 +153,8 @@ func newStorageCopy(a *app) *cobra.Command {
 QUERY::PATH is PATH there, anything else a file of one's own, "-" standard input
 or output. Into a directory, a copy is put under its own name. --storage says
 which, if there is something in several; something must have been kept there.`,
-		Args: between(2, 2),
+		Args:              between(2, 2),
+		ValidArgsFunction: a.monikersOr("::"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd, func(ctx context.Context, c *control.Client) error {
 				return a.copy(cmd, args, "::", func(query, p string) (spot, error) {
