@@ -12,7 +12,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -81,13 +80,13 @@ type change struct {
 	name   string
 	env    []string
 	limits limits
-	alarm  uint64 // seconds; 0 none
+	alarm  *uint64 // seconds; 0 takes back one that is set
 }
 
 func (c *change) chpst(args []string) error {
 	var (
 		setUser, envUser, argv0, envDir, root, pwd, lock string
-		pgrp, wait, null, verbose, namespace, asInit     bool
+		pgrp, wait, null, verbose                        bool
 		closes                                           [3]bool
 		nice                                             int
 	)
@@ -140,7 +139,7 @@ func (c *change) chpst(args []string) error {
 			}
 			switch opt {
 			case 'A':
-				c.alarm = n
+				c.alarm = &n
 			case 'm':
 				c.limits.memory(n)
 			default:
@@ -154,10 +153,7 @@ func (c *change) chpst(args []string) error {
 			closes[opt-'0'] = true
 		case 'N':
 			null = true
-		case 'F':
-			namespace = true
-		case 'I':
-			namespace, asInit = true, true
+		case 'F', 'I': // F wins
 		case 'V':
 			fmt.Fprintln(c.stderr, Version)
 			return usage
@@ -169,8 +165,8 @@ func (c *change) chpst(args []string) error {
 	if len(prog) == 0 {
 		return usage
 	}
-	if namespace {
-		if err := c.newNamespace(args, at, asInit); err != nil {
+	if given['F'] || given['I'] {
+		if err := c.newNamespace(args, at, !given['F']); err != nil {
 			return err
 		}
 	}
@@ -300,16 +296,13 @@ func (c *change) exec(file string, argv []string) error {
 			paths = append(paths, dir+"/"+file)
 		}
 	}
-	// An ignored signal stays so; whatever Go caught instead goes back to the default by itself (execve(2)).
-	if s := ignored.Signals(); len(s) > 0 { // Ignore of none means all
-		signal.Ignore(s...)
-	}
+	ignored.Restore()
 	limits, err := c.limits.list()
 	if err != nil {
 		return err
 	}
-	if c.alarm > 0 {
-		it := unix.Itimerval{Value: unix.Timeval{Sec: int64(min(c.alarm, math.MaxInt32))}}
+	if c.alarm != nil {
+		it := unix.Itimerval{Value: unix.Timeval{Sec: int64(min(*c.alarm, math.MaxInt32))}}
 		if _, err := unix.Setitimer(unix.ITIMER_REAL, it); err != nil {
 			return fatal(err, "unable to set alarm")
 		}

@@ -18,10 +18,18 @@ import (
 
 func TestMain(m *testing.M) {
 	programs := map[string]runittest.Program{}
-	for _, name := range Names {
-		programs[name], programs["d"+name] = Main, Main
+	for _, name := range allNames() {
+		programs[name] = Main
 	}
 	os.Exit(runittest.Main(programs, func() int { return leak.Run(m) }))
+}
+
+// allNames are those that Main answers to.
+func allNames() (all []string) {
+	for _, name := range Names {
+		all = append(all, name, "d"+name)
+	}
+	return all
 }
 
 func TestSuite(t *testing.T) {
@@ -49,6 +57,7 @@ func TestMessages(t *testing.T) {
 	}{
 		{"chpst", "-n x true", "usage: chpst" + usage + "\n\n", 100},
 		{"dchpst", "", "usage: chpst" + usage + "\n\n", 100},
+		{"chpst", "-V", "cmgr\nusage: chpst" + usage + "\n\n", 100},
 		{"chpst", "-Z", "chpst: illegal option -- Z\nusage: chpst" + usage + "\n\n", 100},
 		{"chpst", "-u nosuch true", "chpst: fatal: unknown user/group: nosuch\n", 111},
 		{"chpst", "-u root:nosuch true", "chpst: fatal: unknown user/group: root:nosuch\n", 111},
@@ -83,7 +92,7 @@ func TestAsDebian(t *testing.T) {
 	const prepare = `mkdir env; printf 'one\ntwo\n' >env/A; printf '  x \t\n' >env/B; : >env/C; printf '\n' >env/D
 		printf 'a\0b\n' >env/N; export C=old; exec 2>&1`
 	// The usage, which names more options here, goes to a closed descriptor.
-	runittest.Same(t, runittest.Link(t, "chpst"), needs.Tool(t, "chpst"), Names, prepare,
+	runittest.Same(t, runittest.Link(t, "chpst"), needs.Tool(t, "chpst"), allNames(), prepare,
 		// An empty argument is one.
 		`chpst -u '' id`, `chpst -U '' id`, `chpst -e '' env`, `chpst -l '' true`, `chpst -L '' true`, `chpst -/ '' pwd`,
 		`chpst -b '' sh -c 'echo "[$0]"'`, `chpst -n '' nice`, `chpst -o '' sh -c 'ulimit -n'`, `setuidgid '' id`, `envuidgid '' id`,
@@ -109,6 +118,72 @@ func TestAsDebian(t *testing.T) {
 		`mkdir -p a/p; PATH=$PWD/a:$PATH chpst p`, `p=$(command -v chpst); env -u PATH $p echo hi`, `chpst -- echo hi`, `chpst - echo`,
 		`chpst sh -c 'kill -9 $$'`, `chpst -P sh -c 'exit 3'`, `chpst -012 true`, `setlock -x lock nosuch`, `pgrphack -x true`,
 	)
+}
+
+// TestStateAsDebian compares all that a program inherits, after each option, after pairs of them, and after each other name.
+func TestStateAsDebian(t *testing.T) {
+	// ./state notes it in a file: standard output may be closed. Of a pipe only that it is one is the same in both runs, of the
+	// lock not even its descriptor.
+	const prepare = `mkdir env; echo one >env/A; : >env/C; echo /bin >env/PATH; export C=old; chmod 777 .; umask 022
+cat >state <<'END'
+#!/bin/sh
+exec >state.out
+ls -l /proc/self/fd >fds
+sed -n 's/.*-> .*lock$/lock/p; s/.* \([0-9]* -> .*\)/\1/; /proc/d; s/\[[0-9]*\]//p' fds
+echo "$0 $*"; pwd; nice; umask; cat /proc/self/limits; env -0 | sort -z | tr '\0' '\n'
+grep -E '^(Uid|Gid|Groups|SigBlk|SigIgn|NoNew|Cap)' /proc/self/status
+read -r pid _ _ _ pgrp sid tty _ </proc/self/stat; echo $((pgrp == pid)) $((sid == pid)) $tty
+END
+chmod 755 state; run() { "$@" ./state a 'b c'; echo $?; cat state.out 2>&-; }
+`
+	options := []string{
+		"", "-v", "-P", "-0", "-1", "-2", "-012", "-u nobody", "-u nobody:daemon:bin", "-u :7:8:9", "-u nobody:", "-u :7", "-u :7:x",
+		"-U nobody", "-U :7:8", "-U nobody:bin:daemon", "-U nosuch", "-b name", "-e env", "-/ .", "-n 5", "-n -3", "-n +3", "-n -50",
+		"-l lock", "-L lock", "-l no/such", "-m 900000000", "-d 1000000000", "-o 50", "-o 0", "-p 5000", "-f 10000000", "-c 0",
+		"-r 1000000000", "-t 1000", "-e nosuch", "-vP0", "-P0v1", "--", "-n5 --", "-",
+		// The order in which things are done.
+		"-u nobody -n -3", "-n -3 -u nobody", "-u nobody -l lock", "-l no/such -u nosuch", "-o 1 -u nobody", "-m 900000000 -d 800000000",
+		"-d 800000000 -m 900000000", "-U daemon -u nobody", "-u nobody -U daemon", "-e env -U nobody", "-o 20 -o 30", "-u nosuch -u nobody",
+		"-l lock -o 3", "-2 -e nosuch", "-2 -u nosuch", "-1 -0 -l lock", "-e nosuch -/ nosuch", "-/ nosuch -n 5 -u nosuch", "-n 3 -n 4",
+		"-/ . -u nobody", "-/ . -U :7:8 -l lock", "-P -P", "-b a -b b", "-e env -e nosuch", "-u nobody -u root", "-v -e env -P -n 1 -o 60",
+	}
+	var scripts []string
+	for _, o := range options {
+		scripts = append(scripts, "run chpst "+o)
+	}
+	for _, c := range []string{
+		"setuidgid nobody", "setuidgid nobody:daemon", "setuidgid :7:8", "dsetuidgid nosuch", "envuidgid daemon", "denvuidgid nosuch",
+		"envdir env", "envdir nosuch", "denvdir state", "pgrphack", "dpgrphack", "setlock lock", "setlock -n lock", "setlock -N lock",
+		"setlock -x no/such", "setlock -X no/such", "dsetlock -nNxX lock", "setlock -z lock", "setlock -- lock", "softlimit",
+		"softlimit -a 900000000 -m 1000000000", "softlimit -m 1000000000 -a 900000000", "softlimit -c 0 -c =",
+		"softlimit -d 900000000 -f 1000000 -l 4096 -o 40 -p 5000 -r 1000000 -s 4194304 -t 100", "softlimit -t = -s =", "softlimit -z 1",
+		"dsoftlimit -p 99999999999", "softlimit --",
+	} {
+		scripts = append(scripts, "run "+c)
+	}
+	// Ignored and blocked signals, and an ordinary user's errors.
+	scripts = append(scripts, `trap '' USR2 PIPE; run chpst -n 1`, `trap '' HUP INT QUIT CHLD URG PROF; run chpst -o 30`,
+		`chpst -u nobody chpst -u nobody true`, `chpst -u nobody chpst -n -5 true`, `chpst -u nobody chpst -/ / true`,
+		`mkdir d; chmod 711 d; chpst -u nobody chpst -e d true`, `mkdir d; chmod 744 d; chpst -u nobody chpst -e d true`,
+		`: >env/X; chmod 0 env/X; chpst -u nobody chpst -e env true`, `: >lock; chmod 600 lock; chpst -u nobody chpst -L lock true`,
+		`ulimit -Hp 50; chpst -p 100 sh -c 'ulimit -p; ulimit -Hp'`, `chpst -u nobody sh -c 'chpst -p 1 ./state'; echo $?`)
+	runittest.Same(t, runittest.Link(t, "chpst"), needs.Tool(t, "chpst"), allNames(), prepare, scripts...)
+}
+
+// TestRootAsDebian changes the root to a directory with a shell of its own.
+func TestRootAsDebian(t *testing.T) {
+	needs.Root(t)
+	prepare := `mkdir -p root/bin root/etc root/sub root/proc; chmod 755 . root; cp ` + needs.Tool(t, "busybox") + ` root/bin; chmod 777 root/sub
+		ln -s busybox root/bin/sh; ln -s busybox root/bin/id; ln -s busybox root/bin/pwd; ln -s busybox root/bin/ls
+		echo zed:x:4242:4343::/:/bin/sh >root/etc/passwd; printf 'zedg:x:4343:\nmore:x:4444:zed\n' >root/etc/group; exec 2>&1`
+	runittest.Same(t, runittest.Link(t, "chpst"), needs.Tool(t, "chpst"), allNames(), prepare,
+		`chpst -/ root pwd`, `chpst -/ root -u zed id -u`, `chpst -/ root -u zed:more id -G`, `chpst -/ root -u nobody id`,
+		`chpst -/ root -u zed:daemon id`, `chpst -/ root -U zed sh -c 'echo $UID $GID'`, `chpst -/ root -u zed -l sub/lock ls -ln sub`,
+		`chpst -/ root -l /sub/lock ls /sub`, `chpst -/ root -b sh busybox -c 'echo $0'`, `cd root; chpst -/ . -e sub pwd`,
+		`echo in >root/sub/V; chpst -e root/sub -/ root sh -c 'echo $V'; chpst -e sub -/ root sh -c 'echo $V'`, `chpst -/ root true`,
+		`PATH=/none:$PATH chpst -/ root pwd`, `rm -r root/etc; chpst -/ root -u zed id`, `rm root/etc/group; chpst -/ root -u zed:more id`,
+		`rm root/etc/group; chpst -/ root -u zed id -u`, `rm -r root/etc; chpst -/ root -u :7:8 id -u`, `: >f; chpst -/ f pwd`,
+		`chroot root /bin/sh -c pwd; chpst -u nobody chpst -/ root pwd`, `rm root/etc/passwd; mkdir root/etc/passwd; chpst -/ root -u zed id`)
 }
 
 // setlock's -n and -N are the other way round than daemontools': without an option it does not wait.
@@ -139,7 +214,13 @@ func TestSoftlimit(t *testing.T) {
 	if want := "33\n976\nsame\n"; out != want || code != 0 {
 		t.Errorf("%q, exit %d, want %q", out, code, want)
 	}
-	if out, code := run(t, "softlimit", "-m", "x", "true"); !strings.HasPrefix(out, "usage: softlimit [-a ") || code != 100 {
+	for _, args := range [][]string{{"-m", "x", "true"}, {"-m"}} {
+		if out, code := run(t, "softlimit", args...); !strings.Contains(out, "usage: softlimit [-a ") || code != 100 {
+			t.Errorf("%s: %q, exit %d", args, out, code)
+		}
+	}
+	out, code = run(t, "softlimit", "-c", "99999999999999999999", "sh", "-c", "test $(ulimit -c) = $(ulimit -Hc) && echo same")
+	if out != "same\n" || code != 0 {
 		t.Errorf("%q, exit %d", out, code)
 	}
 }

@@ -8,7 +8,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/runners/runit/djb"
 )
@@ -34,17 +35,20 @@ func (c *change) setEnv(name, value string, set bool) {
 
 // envDir changes the environment as the files of dir say. Directories in it are an error, or skipped.
 func (c *change) envDir(dir string, skip, verbose bool) error {
-	d, err := os.Open(dir)
+	// runit changes to the directory, which may be allowed where reading it is not, or the other way round.
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == nil {
-		defer d.Close()
-		var st os.FileInfo
-		if st, err = d.Stat(); err == nil && !st.IsDir() {
-			err = syscall.ENOTDIR
-		}
+		defer unix.Close(at)
+		err = unix.Faccessat(at, ".", unix.X_OK, unix.AT_EACCESS)
 	}
 	if err != nil {
 		return fatal(err, "unable to switch to directory", dir)
 	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fatal(err, "unable to open directory", dir)
+	}
+	defer d.Close()
 	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return fatal(err, "unable to read directory", dir)

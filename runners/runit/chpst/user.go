@@ -2,8 +2,6 @@ package chpst
 
 import (
 	"bytes"
-	"errors"
-	"io/fs"
 	"math"
 	"os"
 	"strconv"
@@ -109,12 +107,9 @@ func id(s string) (int, bool) {
 	return int(n), err == nil && n < math.MaxUint32
 }
 
-// entry is the fields of the line of file whose first is name, at least n; nil if there is none, or no file.
+// entry is the fields of the line of file whose first is name, at least n; nil if there is none.
 func entry(file, name string, n int) ([]string, error) {
 	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
 	for line := range bytes.Lines(b) {
 		f := strings.Split(strings.TrimRight(string(line), "\n"), ":")
 		if len(f) >= n && f[0] == name && name != "" {

@@ -10,27 +10,33 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"unsafe"
 )
 
-// Signals are the signals that were ignored when the process started. If Go's runtime should ever keep its notes in another way
-// they are only those of which it still tells (SIGHUP, SIGINT and the kernel's own).
+// Restore has the kernel ignore again what was ignored when the process started, for a program that is about to be executed in its
+// place: Go's runtime is not told (it would not have SIGPROF ignored). Whatever else it caught goes back to the default by execve(2).
+func Restore() {
+	for _, s := range signals() {
+		setAction(s, sigIgn)
+	}
+}
+
+// signals are those that were ignored at the start. If Go's runtime should ever keep its notes in another way they are only those of
+// which it still tells (SIGHUP, SIGINT and the kernel's own).
 //
 // The runtime notes the handler that it found when it takes a signal over, at the start or for signal.Notify, in a table by
 // number. So a signal that nobody uses is given a handler that is like no other value, then taken over; where that value turns
 // up in the program's own memory is the table, with what was found at the start for all others.
-var Signals = sync.OnceValue(func() []os.Signal {
+func signals() (all []syscall.Signal) {
 	table := foundHandlers()
-	var all []os.Signal
 	for s := syscall.Signal(1); s < numSignals; s++ {
 		if now := action(s); now == sigIgn || table != nil && table[s] == sigIgn {
 			all = append(all, s)
 		}
 	}
 	return all
-})
+}
 
 const (
 	numSignals = 65

@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv("IGNORED_SHOW") != "" {
-		for _, s := range Signals() {
-			fmt.Printf("%d ", s)
+		for _, s := range signals() {
+			fmt.Printf("%d ", int(s))
 		}
 		fmt.Println()
 		os.Exit(0)
@@ -27,6 +27,7 @@ func TestSignals(t *testing.T) {
 		"USR1":                   "10 ",
 		"HUP INT PIPE TERM USR2": "1 2 12 13 15 ",
 		"TSTP CONT":              "18 20 ",
+		"PROF URG 40":            "23 27 40 ",
 	} {
 		c := exec.Command("/bin/sh", "-c", `for s in $0; do trap "" $s; done; exec "$1"`, trap, os.Args[0])
 		c.Env = append(os.Environ(), "IGNORED_SHOW=1")
