@@ -40,6 +40,7 @@ type Loop struct {
 
 	mu       sync.Mutex
 	closed   bool
+	asleep   bool      // the loop looks at posted again only when it is woken
 	handlers []handler // by descriptor
 	posted   []func()
 }
@@ -68,7 +69,10 @@ func New() (*Loop, error) {
 	}
 	l := &Loop{epfd: epfd, wake: wake, file: os.NewFile(uintptr(epfd), "epoll"), done: make(chan struct{})}
 	if l.conn, err = l.file.SyscallConn(); err == nil {
-		err = l.Add(wake, In, l.runPosted)
+		err = l.Add(wake, In, func(uint32) {
+			var b [8]byte
+			_, _ = unix.Read(wake, b[:])
+		})
 	}
 	if err != nil {
 		l.file.Close()
@@ -137,10 +141,11 @@ func (l *Loop) Do(f func()) bool {
 		return false
 	}
 	l.posted = append(l.posted, f)
-	if len(l.posted) == 1 {
+	if l.asleep {
+		l.asleep = false
 		var one [8]byte
 		binary.NativeEndian.PutUint64(one[:], 1)
-		// The counter holds one at most (runPosted empties it), so this write cannot be refused.
+		// The counter holds a few at most, since it is read at each turn, so this write cannot be refused.
 		_, _ = unix.Write(l.wake, one[:])
 	}
 	return true
@@ -175,6 +180,7 @@ func (l *Loop) run() {
 	var failed error
 	err := l.conn.Read(func(epfd uintptr) bool {
 		for {
+			l.runPosted()
 			n, err := unix.EpollWait(int(epfd), events, 0)
 			switch {
 			case err == unix.EINTR:
@@ -182,8 +188,12 @@ func (l *Loop) run() {
 			case err != nil:
 				failed = err
 				return true
-			case n == 0 || l.isClosed():
-				return l.isClosed()
+			case l.isClosed():
+				return true
+			case n == 0:
+				if l.sleeps() {
+					return false
+				}
 			}
 			for _, ev := range events[:n] {
 				if f := l.handler(ev); f != nil {
@@ -195,13 +205,15 @@ func (l *Loop) run() {
 	if err := cmp.Or(failed, err); err != nil && !l.isClosed() {
 		panic("poll: epoll_wait: " + err.Error()) // our descriptor was closed by somebody else
 	}
+	l.runPosted()
+}
+
+// sleeps says that there is nothing left to do, and has the next Do wake the loop.
+func (l *Loop) sleeps() bool {
 	l.mu.Lock()
-	rest := l.posted
-	l.posted = nil
-	l.mu.Unlock()
-	for _, f := range rest {
-		f()
-	}
+	defer l.mu.Unlock()
+	l.asleep = len(l.posted) == 0
+	return l.asleep
 }
 
 func (l *Loop) isClosed() bool {
@@ -219,12 +231,11 @@ func (l *Loop) handler(ev unix.EpollEvent) func(uint32) {
 	return l.handlers[ev.Fd].f
 }
 
-func (l *Loop) runPosted(uint32) {
-	var b [8]byte
-	_, _ = unix.Read(l.wake, b[:])
+// runPosted calls what was posted up to now.
+func (l *Loop) runPosted() {
 	l.mu.Lock()
 	fs := l.posted
-	l.posted = nil
+	l.posted, l.asleep = nil, false
 	l.mu.Unlock()
 	for _, f := range fs {
 		f()
