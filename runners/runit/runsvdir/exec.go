@@ -83,6 +83,12 @@ func (e *execs) stop(s *service) {
 	}
 }
 
+func (e *execs) stopAll() {
+	for pid := range e.pids {
+		_ = unix.Kill(pid, unix.SIGTERM) // as above
+	}
+}
+
 func (e *execs) events() <-chan struct{} { return nil } // SIGCHLD tells
 
 func (e *execs) ended() (ids []int) {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,8 @@ import (
 )
 
 // The keeper is the process that supervises all services in place of a runsv for each. runsvdir tells it by packets on a
-// socket what to start ("+ID NUL PATH NUL NAME") and what to end ("-ID"); it tells what has ended ("ID"). When runsvdir has ended
-// it goes on until nothing is left to supervise.
+// socket what to start ("+ID NUL PATH NUL NAME") and what to end ("-ID", all by "-"); it tells what has ended ("ID"). When runsvdir
+// has ended it goes on until nothing is left to supervise.
 //
 // roleEnv tells a process of this binary that it is one, and how: keeperInside or keeperSessions. Its end of the socket is
 // descriptor 3. roleAsked asks a runsv, see leadsHere.
@@ -131,6 +132,8 @@ func (k *keeper) start(s *service, name string) error {
 
 func (k *keeper) stop(s *service) { _ = k.send("-" + strconv.Itoa(s.id)) } // a keeper that is gone has nothing
 
+func (k *keeper) stopAll() { _ = k.send("-") }
+
 func (k *keeper) send(packet string) error {
 	_, err := k.sock.Write([]byte(packet))
 	return err
@@ -192,12 +195,15 @@ func keep(role string, stderr io.Writer) int {
 		services = map[string]*supervise.Service{} // by number; nil: told to end before it was open
 		opening  = make(chan struct{}, 4)
 		wg       sync.WaitGroup // of services
+		alone    atomic.Bool    // runsvdir has ended
 	)
 	over := func(id string) {
 		mu.Lock()
 		delete(services, id)
 		mu.Unlock()
-		_, _ = sock.Write([]byte(id)) // runsvdir may have ended
+		if !alone.Load() { // or each would raise a SIGPIPE
+			_, _ = sock.Write([]byte(id)) // runsvdir may have ended
+		}
 		wg.Done()
 	}
 	start := func(id, path, name string) {
@@ -215,20 +221,23 @@ func keep(role string, stderr io.Writer) int {
 			s.Exit() // it was told to end meanwhile, or has ended
 		}
 	}
+	stopAll := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for id, s := range services {
+			if s != nil {
+				s.Exit()
+			}
+			delete(services, id)
+		}
+	}
 	// TERM is for each service what it is for its runsv.
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
 	var terms sync.WaitGroup
 	terms.Go(func() {
 		for range term {
-			mu.Lock()
-			for id, s := range services {
-				if s != nil {
-					s.Exit()
-				}
-				delete(services, id)
-			}
-			mu.Unlock()
+			stopAll()
 		}
 	})
 	defer func() { signal.Stop(term); close(term); terms.Wait() }()
@@ -250,6 +259,10 @@ func keep(role string, stderr io.Writer) int {
 			// It may have to wait for a log's lock.
 			go func() { start(id, path, name); <-opening }()
 		case '-':
+			if id == "" {
+				stopAll()
+				continue
+			}
 			mu.Lock()
 			if s := services[id]; s != nil {
 				s.Exit()
@@ -258,6 +271,7 @@ func keep(role string, stderr io.Writer) int {
 			mu.Unlock()
 		}
 	}
+	alone.Store(true)
 	wg.Wait()
 	return exitTerm
 }

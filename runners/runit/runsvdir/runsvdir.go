@@ -110,6 +110,7 @@ type supervisor interface {
 	end()
 	start(s *service, name string) error
 	stop(s *service)
+	stopAll()
 	// ended is the numbers of what has ended since the last call: after SIGCHLD, and when events tells.
 	ended() []int
 	events() <-chan struct{}
@@ -152,11 +153,7 @@ func (r *runsvdir) run() (code int, err error) {
 			case unix.SIGTERM:
 				return exitTerm, nil
 			case unix.SIGHUP:
-				for _, s := range r.services {
-					if s.running {
-						r.via.stop(s)
-					}
-				}
+				r.via.stopAll()
 				return exitHup, nil
 			case unix.SIGALRM:
 				r.scan(changes)
