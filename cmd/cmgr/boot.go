@@ -157,9 +157,10 @@ func (a *app) bootOver(ctx context.Context, from prim.Config, file, root string,
 			}}}
 		}
 	}
-	meter := &meter{screen: a.screen(a.err), out: a.err, now: a.now}
+	meter := &meter{screen: a.screen(a.err), out: a.err, now: a.now, files: 1}
+	defer meter.end()
 	from.Progress = meter.progress
-	from.Log = slog.New(&plainLog{w: a.err, before: meter.clear})
+	from.Log = slog.New(&plainLog{w: meter.above(a.err)})
 	l, err := prim.Start(from)
 	if err != nil {
 		return file, nil, err
@@ -168,7 +169,6 @@ func (a *app) bootOver(ctx context.Context, from prim.Config, file, root string,
 	if errors.Is(err, fs.ErrNotExist) && root != "" && !filepath.IsAbs(file) {
 		f, at, err = l.Get(ctx, filepath.Join(root, file))
 	}
-	meter.clear()
 	var b []byte
 	if err == nil {
 		b, err = io.ReadAll(f)

@@ -78,9 +78,10 @@ did not answer, or not as it should.`,
 			if err := between(1, most)(cmd, args); err != nil {
 				return err
 			}
-			meter := &meter{screen: a.screen(a.err), out: a.err, now: a.now}
+			meter := &meter{screen: a.screen(a.err), out: a.err, now: a.now, files: len(args)}
+			defer meter.end()
 			cfg.Progress = meter.progress
-			cfg.Log = slog.New(&plainLog{w: a.err, before: meter.clear})
+			cfg.Log = slog.New(&plainLog{w: meter.above(a.err)})
 			if err := checkLoader(cmd, cfg); err != nil {
 				return err
 			}
@@ -97,8 +98,8 @@ did not answer, or not as it should.`,
 					ctx, cancel = context.WithTimeoutCause(ctx, t, fmt.Errorf("given up after %v", t))
 					defer cancel()
 				}
-				f, _, err := l.Get(ctx, name)
-				meter.clear()
+				f, at, err := l.Get(ctx, name)
+				meter.fetched(at)
 				if err != nil {
 					return err
 				}
@@ -112,7 +113,7 @@ did not answer, or not as it should.`,
 				if cfg.Kind() == prim.Inet {
 					atOnce = inetAtOnce
 				}
-				err = a.fetchAll(args, outdir, atOnce, fetch)
+				err = fetchAll(meter.above(a.out), meter.above(a.err), args, outdir, atOnce, fetch)
 			}
 			return errors.Join(fetchError(err), l.Stop())
 		},
@@ -133,7 +134,7 @@ did not answer, or not as it should.`,
 const inetAtOnce = 8
 
 // fetchAll fetches files, atOnce at one time, and says in their order how each went; that some didn't is no failure of its own.
-func (a *app) fetchAll(names []string, outdir string, atOnce int, fetch func(string, func(loader.File) error) error) error {
+func fetchAll(out, said io.Writer, names []string, outdir string, atOnce int, fetch func(string, func(loader.File) error) error) error {
 	results := make([]chan error, len(names))
 	for i := range results {
 		results[i] = make(chan error, 1)
@@ -162,9 +163,9 @@ func (a *app) fetchAll(names []string, outdir string, atOnce int, fetch func(str
 			word = "fail"
 		}
 		if err != nil {
-			fmt.Fprintf(a.err, "cmgr: %v\n", err)
+			fmt.Fprintf(said, "cmgr: %v\n", err)
 		}
-		if _, err := fmt.Fprintf(a.out, "%d %s\n", i+1, word); err != nil {
+		if _, err := fmt.Fprintf(out, "%d %s\n", i+1, word); err != nil {
 			next.Store(int64(len(names))) // nobody listens any more
 			return err
 		}
@@ -214,51 +215,129 @@ func fetchError(err error) error {
 	return &control.Error{Problem: p}
 }
 
-// A meter shows on a terminal what has come of a file.
+// A meter shows on a terminal what has come of the files that are fetched, ten times a second.
 type meter struct {
 	screen screen
 	out    io.Writer
 	now    func() time.Time
+	files  int // that are to come
 
 	mu    sync.Mutex // guards what follows
 	begun time.Time
-	last  time.Time
+	ended int              // files
+	bytes int64            // of those
+	came  map[string]int64 // of the others, by name
+	name  string           // of the last that something came of
+	total int64            // that it has
+	news  bool
 	shown bool
+	over  chan struct{} // closed when the meter ends; nil before there is anything to show
+	wait  sync.WaitGroup
 }
 
-// progress is called often, and shows something ten times a second.
+// progress is that something came: now so many bytes of so many, -1 if that is unknown.
 func (m *meter) progress(name string, done, total int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := m.now()
-	if m.screen.width == 0 || now.Sub(m.last) < 100*time.Millisecond {
+	if m.screen.line() == 0 {
 		return
 	}
-	if m.begun.IsZero() {
-		m.begun = now
+	if m.over == nil {
+		m.begun, m.came, m.over = m.now(), map[string]int64{}, make(chan struct{})
+		m.wait.Go(m.tick)
 	}
-	m.last, m.shown = now, true
-	text := path.Base(name) + " " + size(done)
+	m.came[name], m.name, m.total, m.news = done, name, total, true
+	if !m.shown && m.ended == 0 {
+		m.draw()
+	}
+}
+
+func (m *meter) tick() {
+	t := time.NewTicker(100 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			m.mu.Lock()
+			if m.news {
+				m.draw()
+			}
+			m.mu.Unlock()
+		case <-m.over:
+			return
+		}
+	}
+}
+
+// fetched is that a file has come as a whole, or will not.
+func (m *meter) fetched(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ended++
+	m.bytes += m.came[name]
+	delete(m.came, name)
+	if m.news = m.over != nil; m.ended == m.files {
+		m.clear()
+	}
+}
+
+func (m *meter) draw() {
+	done, part, total, text := m.bytes, int64(m.ended), int64(m.files), fmt.Sprintf("%d of %d files, ", m.ended, m.files)
+	for _, n := range m.came {
+		done += n
+	}
+	text += size(done)
+	if m.files == 1 {
+		part, total, text = done, m.total, path.Base(m.name)+" "+size(done)
+		if total > 0 {
+			text += " of " + size(total)
+		}
+	}
 	if total > 0 {
 		const bar = 24
-		full := int(done * bar / total)
-		text += fmt.Sprintf(" of %s [%s%s] %d%%", size(total), strings.Repeat("=", full), strings.Repeat(" ", bar-full), done*100/total)
+		full := int(part * bar / total)
+		text += fmt.Sprintf(" [%s%s] %d%%", strings.Repeat("=", full), strings.Repeat(" ", bar-full), part*100/total)
 	}
-	if s := now.Sub(m.begun).Seconds(); s > 0 {
+	if s := m.now().Sub(m.begun).Seconds(); s > 0.1 {
 		text += fmt.Sprintf(" %s/s", size(int64(float64(done)/s)))
 	}
-	fmt.Fprintf(m.out, "\r%s\x1b[K", m.screen.fit(text, 0))
+	fmt.Fprintf(m.out, "\r%s\x1b[K", m.screen.fit(text, 1))
+	m.shown, m.news = true, false
 }
 
 // clear takes what is shown away.
 func (m *meter) clear() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.shown {
 		fmt.Fprint(m.out, "\r\x1b[K")
 	}
-	m.shown, m.begun = false, time.Time{}
+	m.shown, m.news = false, false
 }
+
+// end ends the meter.
+func (m *meter) end() {
+	m.mu.Lock()
+	over := m.over
+	m.mu.Unlock()
+	if over != nil {
+		close(over)
+		m.wait.Wait()
+		m.clear()
+	}
+}
+
+// above is w, to whose terminal the meter may write, too: its line goes before, and comes back with the next news.
+func (m *meter) above(w io.Writer) io.Writer {
+	return writerFunc(func(p []byte) (int, error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.clear()
+		return w.Write(p)
+	})
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // size is a number of bytes to be read by people.
 func size(n int64) string {
@@ -273,9 +352,8 @@ func size(n int64) string {
 
 // plainLog writes log records as cmgr's other messages on standard error.
 type plainLog struct {
-	w      io.Writer
-	before func()
-	attrs  []slog.Attr
+	w     io.Writer
+	attrs []slog.Attr
 }
 
 func (h *plainLog) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
@@ -295,7 +373,6 @@ func (h *plainLog) Handle(_ context.Context, r slog.Record) error {
 	}
 	r.Attrs(each)
 	b.WriteByte('\n')
-	h.before()
 	_, err := h.w.Write(b.Bytes())
 	return err
 }

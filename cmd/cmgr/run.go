@@ -165,6 +165,7 @@ func (a *app) run(cmd *cobra.Command, cfg manager.Config, watch heart.Config, ve
 	terminal := a.screen(a.out)
 	cfg.Screen = front.New(a.out, a.err, front.Options{
 		Terminal: terminal.width > 0, Color: terminal.color, JSON: a.json, Verbose: verbose,
+		Width: func() int { return a.screen(a.err).line() },
 	})
 	level := slog.LevelWarn
 	if verbose {

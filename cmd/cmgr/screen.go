@@ -58,6 +58,14 @@ func fileOf(w io.Writer) *os.File {
 
 func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
 
+// line is how many columns a line has that is erased and written again; 0: that cannot be done.
+func (s screen) line() int {
+	if os.Getenv("TERM") == "dumb" {
+		return 0
+	}
+	return s.width
+}
+
 func (s screen) paint(code int, text string) string {
 	if !s.color || text == "" {
 		return text

@@ -9,6 +9,7 @@ import (
 	"github.com/cmgr/cmgr/runtime/boot"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/resolver"
+	"github.com/cmgr/cmgr/runtime/screen"
 	"github.com/cmgr/cmgr/runtime/verify"
 )
 
@@ -84,15 +85,22 @@ func (m *Manager) tellBoot(n boot.News) {
 	if s == nil {
 		return
 	}
+	at := &screen.Boot{Done: n.Step - 1, Of: n.Steps, Said: n.Progress, Doing: n.Text}
 	switch {
+	case n.Internal != "starting":
+		s.Progress(nil)
 	case n.Hangs > 0:
 		s.Say(fmt.Sprintf("boot: instruction %d, %s, has not returned for %s", n.Step, n.Text, n.Hangs))
 	case n.Said != "":
 		s.Say("boot: " + n.Said)
 	case n.Reached:
-		s.Progress(n.Step, n.Steps, n.Progress)
-	case n.Begins && m.cfg.BootDebug:
-		s.Say(fmt.Sprintf("boot: %s", n.Text))
+		at.Done, at.Doing, at.Reached = n.Step, "", true
+		s.Progress(at)
+	case n.Begins:
+		if m.cfg.BootDebug {
+			s.Say(fmt.Sprintf("boot: %s", n.Text))
+		}
+		s.Progress(at)
 	default:
 		return
 	}
@@ -127,6 +135,7 @@ func (m *Manager) bootFailed(err error) {
 	m.failed = fmt.Errorf("boot: %w", err)
 	m.mu.Unlock()
 	if m.cfg.Screen != nil {
+		m.cfg.Screen.Progress(nil)
 		m.cfg.Screen.Say("boot failed, shutting down")
 	}
 	m.downOnce.Do(func() { close(m.down) })

@@ -36,6 +36,8 @@ type Options struct {
 	Color   bool
 	JSON    bool
 	Verbose bool // also what only concerns manifests: discovered, resolved, …
+	// Width is how many columns the terminal has on which changes of state are shown; 0, or nil, if it is none that can erase a line.
+	Width func() int
 }
 
 // A Screen writes; its methods may be called from any goroutine. What they write is seen at Flush.
@@ -48,6 +50,9 @@ type Screen struct {
 	mu       sync.Mutex
 	out, err *bufio.Writer
 	width    int // of the widest moniker so far, for columns on a terminal
+	// boot is how far the boot is that is shown below all else, nil for none; on says that it is to be seen now.
+	boot *Boot
+	on   bool
 }
 
 // maxWidth bounds the column of monikers; longer ones stick out.
@@ -58,31 +63,77 @@ func New(out, err io.Writer, o Options) *Screen {
 	return &Screen{o: o, out: bufio.NewWriterSize(out, 32<<10), err: bufio.NewWriterSize(err, 8<<10)}
 }
 
-// Progress shows how far a boot is: that it has done so many of so many instructions, and what it said last. On a terminal that is a bar.
-func (s *Screen) Progress(done, of int, said string) {
+// A Boot is how far a boot is.
+type Boot struct {
+	Done, Of int    // instructions
+	Said     string // its last progress
+	Doing    string // the text of the instruction that is being done
+	Reached  bool   // the progress is new
+}
+
+// Progress shows how far a boot is. On a terminal that is one line below all others, until Progress(nil); elsewhere a line for each new
+// progress.
+func (s *Screen) Progress(b *Boot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case !s.o.JSON && s.o.Width != nil && s.o.Width() > 0:
+		s.erase()
+		s.boot = b
+	case b == nil || !b.Reached:
 	case s.o.JSON:
 		s.json("progress", struct {
 			Step     int    `json:"step"`
 			Steps    int    `json:"steps"`
 			Progress string `json:"progress"`
-		}{done, of, said})
-	case s.o.Terminal:
-		const width = 24
-		full := width * done / max(of, 1)
-		s.say("36", fmt.Sprintf("boot [%s%s] %3d%% %s", strings.Repeat("=", full), strings.Repeat(" ", width-full), 100*done/max(of, 1), said))
+		}{b.Done, b.Of, b.Said})
 	default:
-		s.say("", fmt.Sprintf("boot: progress %s (%d of %d)", said, done, of))
+		s.say("", fmt.Sprintf("boot: progress %s (%d of %d)", b.Said, b.Done, b.Of))
 	}
+}
+
+// erase takes the boot's line away, which Flush shows again. Whoever writes a line calls it first.
+func (s *Screen) erase() {
+	if s.on {
+		_, _ = s.err.WriteString("\r\x1b[K")
+		_ = s.err.Flush() // before the other writer writes there
+		s.on = false
+	}
+}
+
+// draw shows the boot's line: a bar, if there is room for one and some words, and as many words as fit.
+func (s *Screen) draw() {
+	if s.boot == nil || s.on {
+		return
+	}
+	const bar = 24
+	width := s.o.Width() - 1 // in the last column some terminals begin a new line
+	b := s.boot
+	text := fmt.Sprintf("%3d%% %s", 100*b.Done/max(b.Of, 1), b.Said)
+	if b.Doing != "" {
+		text += ": " + b.Doing
+	}
+	if width >= bar+20 {
+		full := bar * b.Done / max(b.Of, 1)
+		text = fmt.Sprintf("boot [%s%s] %s", strings.Repeat("=", full), strings.Repeat(" ", bar-full), text)
+	}
+	if r := []rune(text); len(r) > width {
+		text = string(r[:max(width-1, 0)]) + "…"
+	}
+	if text = harmless(text, false); s.o.Color {
+		text = "\x1b[36m" + text + "\x1b[0m"
+	}
+	_, _ = s.err.WriteString(text)
+	s.on = true
 }
 
 // Flush brings to the eye what was written.
 func (s *Screen) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := cmp.Or(s.out.Flush(), s.err.Flush()); err != nil {
+	first := s.out.Flush()
+	s.draw()
+	if err := cmp.Or(first, s.err.Flush()); err != nil {
 		s.failed.CompareAndSwap(nil, &err)
 	}
 }
@@ -118,6 +169,7 @@ func (s *Screen) Line(l logs.Line) {
 		s.json("line", control.LineMessage(l))
 		return
 	}
+	s.erase()
 	m, text := l.Moniker, l.Text
 	if m == "" { // it says how many are not shown
 		s.say("33", text+"; `cmgr logs` has them")
@@ -204,6 +256,7 @@ func (s *Screen) Lost(n uint64, what, where string) {
 
 // say writes one line of cmgr's own. ansi is its colour.
 func (s *Screen) say(ansi, text string) {
+	s.erase()
 	_ = s.out.Flush() // keep the order as far as two writers can
 	if s.o.Color {
 		fmt.Fprintf(s.err, "\x1b[%sm%s\x1b[0m\n", ansi, text)
