@@ -47,6 +47,13 @@ func (s *sink) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadFrom has a large file go from one descriptor to the other, where the system can do that.
+func (s *sink) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(s.Writer, r)
+	s.failed = cmp.Or(s.failed, err)
+	return n, err
+}
+
 // fileOf is the file that w writes to, nil for none.
 func fileOf(w io.Writer) *os.File {
 	if s, ok := w.(*sink); ok {
