@@ -52,6 +52,9 @@ func outerID(idMap string, id int) int {
 // Path is the socket of the manager of that name.
 func Path(manager string) string { return filepath.Join(Dir(), manager+".sock") }
 
+// ExposedPath is where the sockets of what the root of a manager exposes are, by name, if its own socket is at socket.
+func ExposedPath(socket string) string { return strings.TrimSuffix(socket, ".sock") + ".exposed" }
+
 // maxPath is what fits into sun_path with its final zero (unix(7)).
 const maxPath = 107
 

@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -111,6 +112,7 @@ type Manager struct {
 	prims       map[string]*prim.Loader
 	directories map[string]realm.HostDirectory // those of the host that the root is offered, by name
 	hostSockets map[string]string              // likewise
+	exposed     string                         // where what the root exposes is found
 	confiner    *confine.Confiner              // nil: nobody is confined
 
 	alive     func()
@@ -180,6 +182,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	if m.socket, err = control.Listen(cfg.Name, cfg.Socket, settings.ManagementGroup); err != nil {
 		return nil, err
 	}
+	m.exposed = control.ExposedPath(cmp.Or(cfg.Socket, control.Path(cfg.Name)))
 	if err := own(cfg.StateDir); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
@@ -257,6 +260,11 @@ func New(cfg Config) (_ *Manager, err error) {
 		RootURL: m.root, Builtins: m.above, Runners: all, Resolvers: m.resolvers,
 		Sockets: m.sockets, Hosts: m.hosts, Directories: m.directories, HostSockets: m.hostSockets, InstanceIDs: settings.InstanceIDs,
 		Sinks: m.logs, Policy: settings, Disabled: off, Log: cfg.Log, Rebooted: m.reboot,
+		Exposed: func(dir string) {
+			if err := m.expose(dir, settings.ManagementGroup); err != nil {
+				cfg.Log.Error("what the root exposes cannot be reached", "error", err)
+			}
+		},
 		Confined: func(n name.Moniker) bool { return m.confiner != nil && !settings.grants(n).Unconfined },
 	})
 	m.control = control.New(control.Config{
@@ -561,6 +569,9 @@ func (m *Manager) Close() { m.close() }
 
 // close frees what New made, as far as it did.
 func (m *Manager) close() {
+	if m.exposed != "" {
+		_ = unlink(m.exposed) // if not, the next manager replaces it
+	}
 	if m.socket != nil {
 		_ = m.socket.Close()
 	}
@@ -613,6 +624,37 @@ func (m *Manager) reboot(at name.Moniker, why string) {
 	}
 	m.mu.Unlock()
 	m.downOnce.Do(func() { close(m.down) })
+}
+
+// expose has what the root exposes found in dir, "" for nothing, by whoever may manage it.
+func (m *Manager) expose(dir string, group int) error {
+	if dir == "" {
+		return unlink(m.exposed)
+	}
+	err, mode := error(nil), os.FileMode(0o700)
+	if group != control.NoGroup {
+		err, mode = os.Chown(dir, -1, group), 0o750
+	}
+	if err = cmp.Or(err, os.Chmod(dir, mode)); err != nil {
+		return err
+	}
+	if err := unlink(m.exposed); err != nil {
+		return err
+	}
+	return os.Symlink(dir, m.exposed)
+}
+
+// unlink removes a symbolic link, if there is one at path; that there is something else is an error.
+func unlink(path string) error {
+	switch st, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode().Type() != fs.ModeSymlink:
+		return fmt.Errorf("%s: is in the way: no symbolic link", path)
+	}
+	return os.Remove(path)
 }
 
 // explorer runs operators' programs in the place of components' own, as far as settings let it.

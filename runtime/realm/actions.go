@@ -114,6 +114,9 @@ func (i *instance) doResolve(ctx context.Context) error {
 	}
 	i.mu.Unlock()
 	i.declares(d)
+	if i.parent == nil {
+		i.realm.spawn(func() { i.realm.expose(i.realm.ctx) })
+	}
 	return nil
 }
 

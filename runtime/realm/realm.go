@@ -55,6 +55,9 @@ type Config struct {
 	// Rebooted is called, on a goroutine of its own, when an end must take the whole tree down: a critical program's, or one with
 	// on_terminate "reboot". The callee is expected to call Shutdown.
 	Rebooted func(m name.Moniker, why string)
+	// Exposed is told the directory with the sockets of what the root exposes, each by its name, when there is another; "" for none. nil:
+	// what the root exposes is nobody's.
+	Exposed func(dir string)
 	// Limit is how many instances the tree may have; 0 is DefaultLimit.
 	Limit int
 }
@@ -90,6 +93,9 @@ type Realm struct {
 	remoteResolvers links[*resolver.Remote]
 
 	reloading chan struct{} // holds who reloads
+
+	exposing sync.Mutex // guards exposed
+	exposed  *delivery  // of what the root exposes; nil for nothing yet
 
 	// mu guards what follows. It is a leaf.
 	mu        sync.Mutex

@@ -71,6 +71,9 @@ func (r *Realm) Reload(ctx context.Context, m name.Moniker, dry bool) ([]Change,
 	r.spawn(func() { // it goes on when the caller gives up: half a reload would be worse
 		defer func() { <-r.reloading }()
 		c, err := r.reload(r.ctx, i)
+		if len(c) > 0 {
+			r.expose(r.ctx)
+		}
 		done <- result{c, err}
 	})
 	select {
