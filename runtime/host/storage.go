@@ -7,10 +7,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cmgr/cmgr/internal/sys/mnt"
-	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/proto/componentpb"
-	"github.com/cmgr/cmgr/runners/elf/confine"
 )
 
 // storageMethods are those of framework.StorageAdmin.
@@ -41,10 +39,6 @@ var storageMethods = map[string]method{
 			return nil, nil, err
 		}
 		f, err := s.cfg.Tree.OpenStored(ctx, s.scope, s.storage, m)
-		if err != nil {
-			return nil, nil, err
-		}
-		f, err = confine.Give(f, manifest.RightsRW)
 		return nil, f, err
 	}),
 	"DeleteComponentStorage": on(func(ctx context.Context, s *session, q *componentpb.StorageUser) (proto.Message, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/mnt"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 )
 
 // What a component keeps in a storage lies below the storage's backing directory: in a directory of its instance id where the
@@ -256,8 +257,7 @@ func (r *Realm) OpenStored(ctx context.Context, at name.Moniker, storage string,
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	return mnt.Alone(dir)
+	return confine.Give(dir, manifest.RightsRW)
 }
 
 // DeleteStored removes what user keeps in a storage that the component at declares; a user that is running is refused. "" removes

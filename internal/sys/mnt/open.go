@@ -67,21 +67,6 @@ func MakeBeneath(dir *os.File, rel string, mode uint32) (*os.File, error) {
 	return at, nil
 }
 
-// Alone opens the directory dir for reading, as the root of a mount of its own, so that no ".." leads out of it, as far as the
-// caller may mount; else as it is.
-func Alone(dir *os.File) (*os.File, error) {
-	at := int(dir.Fd())
-	if fd, err := Tree(at, "", 0); err == nil {
-		defer unix.Close(fd) // what was opened of it keeps it
-		at = fd
-	}
-	fd, err := unix.Openat(at, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: dir.Name(), Err: err}
-	}
-	return os.NewFile(uintptr(fd), dir.Name()), nil
-}
-
 // Usage is how large the file system of dir is, and how much of it is used, in bytes.
 func Usage(dir *os.File) (total, used uint64, err error) {
 	var st unix.Statfs_t
