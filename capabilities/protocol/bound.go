@@ -423,6 +423,13 @@ func (b *Bound) link(v *View, path string) error {
 	return nil
 }
 
+// leave has b no more show anything at p.
+func (b *Bound) leave(p place) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.views, p)
+}
+
 // forget forgets a view that is closed.
 func (b *Bound) forget(v *View) {
 	b.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"sync"
@@ -44,7 +45,15 @@ func (so *Socket) link(v *View, path string) error {
 	if err != nil {
 		return err
 	}
-	return os.Link(v.s.path(so.name), at)
+	if err := os.Link(v.s.path(so.name), at); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	n := v.s.path(v.s.name())
+	if err := os.Link(v.s.path(so.name), n); err != nil {
+		return err
+	}
+	defer os.Remove(n) // which is still there if that is what at was already
+	return os.Rename(n, at)
 }
 
 func (so *Socket) close() {

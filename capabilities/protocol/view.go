@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -45,11 +46,31 @@ func (v *View) place(path string) (string, error) {
 	return path, os.MkdirAll(filepath.Dir(path), 0o755)
 }
 
-// Link puts e at path.
-func (v *View) Link(path string, e End) error { return e.link(v, path) }
+// leave ends what was at path before something else is put there, which takes its place in one step.
+func (v *View) leave(path string) {
+	v.mu.Lock()
+	bounds := slices.Clone(v.bounds)
+	v.hosted = slices.DeleteFunc(v.hosted, func(h *hosted) bool {
+		if h.path == path {
+			h.close(v)
+		}
+		return h.path == path
+	})
+	v.mu.Unlock()
+	for _, b := range bounds {
+		b.leave(place{v, path})
+	}
+}
 
-// Refuse puts a socket at path that refuses every connection.
+// Link puts e at path, in the place of what was there.
+func (v *View) Link(path string, e End) error {
+	v.leave(path)
+	return e.link(v, path)
+}
+
+// Refuse puts a socket at path that refuses every connection, in the place of what was there.
 func (v *View) Refuse(path string) error {
+	v.leave(path)
 	at, err := v.place(path)
 	if err != nil {
 		return err
@@ -90,19 +111,30 @@ const atOnce = 64
 
 // hosted is a socket of a protocol that the manager itself speaks.
 type hosted struct {
-	fd      int
-	serving int // under View.mu
+	path string
+	fd   int
+	// Under View.mu.
+	serving int
+	closed  bool
 }
 
-// Serve puts a socket at path whose connections are given to serve, each on a goroutine of its own, of which there are 64 at
+// close closes the socket. v.mu must be held.
+func (h *hosted) close(v *View) {
+	h.closed = true
+	v.s.loop.Remove(h.fd)
+	syscall.Close(h.fd)
+}
+
+// Serve puts a socket at path, in the place of what was there, whose connections are given to serve, each on a goroutine of its own, of which there are 64 at
 // most. run starts such a goroutine; the connection is serve's, and blocks.
 func (v *View) Serve(path string, t sock.Type, run func(func()), serve func(conn *os.File)) error {
 	at, err := v.place(path)
 	if err != nil {
 		return err
 	}
+	v.leave(path)
 	n := v.s.name()
-	h := &hosted{}
+	h := &hosted{path: path}
 	if h.fd, err = sock.Listen(v.s.sock, n, t); err != nil {
 		return err
 	}
@@ -123,7 +155,7 @@ func (v *View) Serve(path string, t sock.Type, run func(func()), serve func(conn
 func (v *View) accept(h *hosted, run func(func()), serve func(*os.File)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.closed {
+	if h.closed {
 		return
 	}
 	fd, ok, err := sock.Accept(h.fd)
@@ -151,7 +183,7 @@ func (v *View) accept(h *hosted, run func(func()), serve func(*os.File)) {
 func (v *View) listen(h *hosted) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.closed && h.serving < atOnce {
+	if !h.closed && h.serving < atOnce {
 		_ = v.s.loop.Modify(h.fd, poll.In)
 	}
 }
@@ -161,8 +193,7 @@ func (v *View) Close() error {
 	v.mu.Lock()
 	v.closed = true
 	for _, h := range v.hosted {
-		v.s.loop.Remove(h.fd)
-		syscall.Close(h.fd)
+		h.close(v)
 	}
 	bounds := v.bounds
 	v.hosted, v.bounds = nil, nil

@@ -112,10 +112,15 @@ func (i *instance) doResolve(ctx context.Context) error {
 		i.children[c.Name] = child
 		child.emitLocked(Event{Kind: EventDiscovered})
 	}
+	again := i.forgotten
+	i.forgotten = false
 	i.mu.Unlock()
 	i.declares(d)
 	if i.parent == nil {
 		i.realm.spawn(func() { i.realm.expose(i.realm.ctx) })
+	}
+	if again {
+		i.realm.refreshAll()
 	}
 	return nil
 }

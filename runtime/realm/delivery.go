@@ -2,7 +2,6 @@ package realm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -257,8 +256,8 @@ func (i *instance) notStarted() {
 
 // A delivery is what one run has of what was routed to it, and must be given back after it.
 type delivery struct {
-	view *protocol.View // nil for none
-	sets []*serviceSet  // services whose instances come and go
+	view    *protocol.View // nil for none
+	follows []follower     // what goes where routes lead
 	// bounds are what the program binds.
 	bounds []*protocol.Bound
 }
@@ -267,8 +266,8 @@ func (d *delivery) end() {
 	if d == nil {
 		return
 	}
-	for _, s := range d.sets {
-		s.end()
+	for _, f := range d.follows {
+		f.end()
 	}
 	for _, b := range d.bounds {
 		b.Ended()
@@ -313,16 +312,16 @@ func (i *instance) deliverUses(ctx context.Context, got *delivery, d *manifest.C
 		u := &d.Uses[k]
 		switch u.Kind {
 		case manifest.KindProtocol:
-			err = i.deliverProtocol(ctx, got, []Delivery{{Use: u}}, info)
+			err = i.deliverProtocol(ctx, got, []*manifest.Use{u}, info)
 		case manifest.KindEventStream:
 			if slices.Contains(done, u.TargetPath) {
 				continue
 			}
 			done = append(done, u.TargetPath)
-			var by []Delivery
+			var by []*manifest.Use
 			for n := range d.Uses[k:] {
 				if o := &d.Uses[k+n]; o.Kind == u.Kind && o.TargetPath == u.TargetPath {
-					by = append(by, Delivery{Use: o})
+					by = append(by, o)
 				}
 			}
 			err = i.deliverProtocol(ctx, got, by, info)
@@ -364,82 +363,48 @@ func (i *instance) missing(u *manifest.Use, err error) {
 	}
 }
 
-// deliverProtocol puts what by names, all at one place, into the namespace.
-func (i *instance) deliverProtocol(ctx context.Context, got *delivery, by []Delivery, info *runners.StartInfo) error {
-	u := by[0].Use
-	var routed []Delivery
-	for _, d := range by {
-		r, err := i.realm.engine.Use(ctx, i, d.Use)
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			i.missing(d.Use, err)
-			continue
-		}
-		if r.Source.Kind != capabilities.FromVoid {
-			routed = append(routed, Delivery{d.Use, r})
-		} else if len(by) == 1 {
-			return nil
+// deliverProtocol puts what the uses name, all at one place, into the namespace.
+func (i *instance) deliverProtocol(ctx context.Context, got *delivery, by []*manifest.Use, info *runners.StartInfo) error {
+	u, ask := by[0], i.asks(by)
+	if u.NumberedHandle == nil {
+		return i.place(ctx, got, u, u.TargetPath, ask, info)
+	}
+	routed, lacks := ask(ctx)
+	var f *os.File
+	if len(routed) > 0 {
+		var err error
+		if f, err = i.realm.open(ctx, i.moniker, routed); err != nil {
+			lacks = append(lacks, lack{u, err})
 		}
 	}
-	if u.NumberedHandle != nil {
-		if len(routed) == 0 {
-			return nil
+	if ctx.Err() != nil {
+		if f != nil {
+			f.Close()
 		}
-		f, err := i.realm.open(ctx, i.moniker, routed)
-		if err != nil {
-			i.missing(u, err)
-			return nil
-		}
+		return context.Cause(ctx)
+	}
+	for _, l := range lacks {
+		i.missing(l.use, l.err)
+	}
+	if f != nil {
 		info.Handles = append(info.Handles, runners.Handle{Number: *u.NumberedHandle, File: f})
-		return nil
 	}
-	return i.putProtocol(ctx, got, u, u.TargetPath, routed, info)
+	return nil
 }
 
-// putProtocol puts what routed leads to at at: a socket that refuses, if that is nowhere. u is what to tell of in that case.
-func (i *instance) putProtocol(
-	ctx context.Context, got *delivery, u *manifest.Use, at string, routed []Delivery, info *runners.StartInfo,
-) error {
-	v, err := i.see(got, at, info)
+// placeHosts puts a socket of the host at at.
+func (i *instance) placeHosts(v *protocol.View, u *manifest.Use, at, host string, info *runners.StartInfo) error {
+	f, err := mnt.Open(host)
 	if err != nil {
-		return err
-	}
-	if len(routed) == 0 {
+		i.missing(u, err)
 		return i.enter(v, at, v.Refuse(at), info)
 	}
-	src := routed[0].Route.Source
-	if src.Kind == capabilities.FromComponent {
-		so, err := i.realm.heldSocket(ctx, src)
-		if err != nil {
-			i.missing(u, err)
-			return i.enter(v, at, v.Refuse(at), info)
-		}
-		return i.enter(v, at, i.linkSocket(ctx, v, at, src, so), info)
+	if covered(at, info) {
+		err = v.Hold(at, false)
 	}
-	if host := i.realm.hostSocket(src); host != "" {
-		f, err := mnt.Open(host)
-		if err != nil {
-			i.missing(u, err)
-			return i.enter(v, at, v.Refuse(at), info)
-		}
-		if covered(at, info) {
-			err = v.Hold(at, false)
-		}
-		info.Namespace = append(info.Namespace, runners.NamespaceEntry{Path: at, File: f, Rights: manifest.RightsR})
-		return err
-	}
-	h, ok := i.realm.host(routed[0].Route.Kind, src)
-	if !ok {
-		i.missing(u, errNobody)
-		return i.enter(v, at, v.Refuse(at), info)
-	}
-	c := Caller{User: i.moniker, By: routed}
-	return i.enter(v, at, v.Serve(at, h.Type, i.realm.spawn, func(conn *os.File) { h.Serve(i.realm.ctx, c, conn) }), info)
+	info.Namespace = append(info.Namespace, runners.NamespaceEntry{Path: at, File: f, Rights: manifest.RightsR})
+	return err
 }
-
-var errNobody = errors.New("nobody in this manager serves it")
 
 // svc is where nearly all protocols are: one directory holds them all.
 const svc = "/svc"
@@ -498,12 +463,12 @@ func (r *Realm) heldSocket(ctx context.Context, s capabilities.Source) (protocol
 
 // linkSocket puts the socket of a component's capability at at. One that its program makes has to be made: the program is
 // started, and not waited for.
-func (i *instance) linkSocket(ctx context.Context, v *protocol.View, at string, s capabilities.Source, so protocol.End) error {
+func (i *instance) linkSocket(v *protocol.View, at string, s capabilities.Source, so protocol.End) error {
 	if err := v.Link(at, so); err != nil {
 		return err
 	}
 	if s.Capability.Activate == manifest.ActivationBind && s.At != i.moniker {
-		if p, err := i.realm.reach(ctx, s.At); err == nil {
+		if p := i.realm.find(s.At); p != nil {
 			i.realm.spawn(func() { _ = p.start(i.realm.ctx, reasonAccess(s.Name)) }) // it is in its events and log
 		}
 	}

@@ -21,40 +21,42 @@ import (
 
 // deliverSet puts the service or dictionary that u uses into the namespace.
 func (i *instance) deliverSet(ctx context.Context, got *delivery, u *manifest.Use, info *runners.StartInfo) error {
-	route, err := i.realm.engine.Use(ctx, i, u)
+	return i.putSet(ctx, got, u, u.TargetPath, func(ctx context.Context) (*capabilities.Route, error) {
+		return i.realm.engine.Use(ctx, i, u)
+	}, u.Kind, info, nil)
+}
+
+// putSet puts what the route that ask tells leads to at at: an empty directory if that is nowhere. inside are the dictionaries around
+// it.
+func (i *instance) putSet(
+	ctx context.Context, got *delivery, u *manifest.Use, at string, ask func(context.Context) (*capabilities.Route, error), k manifest.Kind,
+	info *runners.StartInfo, inside []string,
+) error {
+	route, err := ask(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
-	case err != nil:
-		i.missing(u, err)
-	case route.Source.Kind == capabilities.FromVoid:
+	case err == nil && route.Source.Kind == capabilities.FromVoid:
 		return nil
 	}
-	return i.putSet(ctx, got, u, u.TargetPath, route, info, nil)
-}
-
-// putSet puts what route leads to at at: an empty directory if route is nil. inside are the dictionaries around it.
-func (i *instance) putSet(
-	ctx context.Context, got *delivery, u *manifest.Use, at string, route *capabilities.Route, info *runners.StartInfo, inside []string,
-) error {
-	v, err := i.see(got, at, info)
-	if err != nil {
-		return err
+	v, verr := i.see(got, at, info)
+	if verr != nil {
+		return verr
 	}
-	if err := i.enter(v, at, v.Hold(at, true), info); err != nil || route == nil {
-		return err
+	if verr = i.enter(v, at, v.Hold(at, true), info); verr != nil {
+		return verr
 	}
-	if route.Kind == manifest.KindService {
-		s := &serviceSet{i: i, use: u, view: v, at: at, ask: func(ctx context.Context) (*capabilities.Route, error) { return route, nil }}
-		if route.Source.Kind == capabilities.FromCollection {
-			// Who it is made of may change.
-			if len(inside) == 0 {
-				s.ask = func(ctx context.Context) (*capabilities.Route, error) { return i.realm.engine.Use(ctx, i, u) }
-			}
-			got.sets = append(got.sets, s)
-			i.realm.watchSet(s)
+	if k == manifest.KindService {
+		s := &serviceSet{i: i, use: u, view: v, at: at, ask: ask}
+		got.follows = append(got.follows, s)
+		if passing(i.moniker, route, err) {
+			i.realm.follow(s)
 		}
-		return s.fill(ctx)
+		return s.show(ctx, route, err)
+	}
+	if err != nil {
+		i.missing(u, err)
+		return nil
 	}
 	return i.putItems(ctx, got, u, at, route, info, inside)
 }
@@ -89,61 +91,62 @@ func (i *instance) putItems(
 		if o.Target.Kind != manifest.RefSelf || o.Target.Dictionary != src.Name || services[o.TargetName] {
 			continue
 		}
-		var item *capabilities.Route
+		ask := func(ctx context.Context) (*capabilities.Route, error) { return i.realm.engine.Offer(ctx, owner, o) }
 		if o.Kind == manifest.KindService { // of one source or several
 			services[o.TargetName] = true
-			item, err = i.realm.engine.Use(ctx, owner, &manifest.Use{
+			use := &manifest.Use{
 				Kind: o.Kind, Source: manifest.Ref{Kind: manifest.RefSelf, Dictionary: src.Name}, SourceName: o.TargetName, Pos: o.Pos,
 				Availability: manifest.Optional,
-			})
-		} else {
-			item, err = i.realm.engine.Offer(ctx, owner, o)
-		}
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
 			}
-			i.missing(u, err)
-			item = nil
-		} else if item.Source.Kind == capabilities.FromVoid {
-			continue
+			ask = func(ctx context.Context) (*capabilities.Route, error) { return i.realm.engine.Use(ctx, owner, use) }
 		}
-		if err := i.putItem(ctx, got, u, path.Join(at, o.TargetName), o.Kind, item, info, inside); err != nil {
+		if err := i.putItem(ctx, got, u, path.Join(at, o.TargetName), o.Kind, ask, info, inside); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// putItem puts one item of a dictionary at at; item is nil if it leads nowhere.
+// putItem puts one item of a dictionary at at.
 func (i *instance) putItem(
-	ctx context.Context, got *delivery, u *manifest.Use, at string, k manifest.Kind, item *capabilities.Route, info *runners.StartInfo,
-	inside []string,
+	ctx context.Context, got *delivery, u *manifest.Use, at string, k manifest.Kind, ask func(context.Context) (*capabilities.Route, error),
+	info *runners.StartInfo, inside []string,
 ) error {
 	switch k {
-	case manifest.KindProtocol:
-		var routed []Delivery
-		if item != nil {
-			routed = []Delivery{{Use: u, Route: item}}
-		}
-		return i.putProtocol(ctx, got, u, at, routed, info)
 	case manifest.KindService, manifest.KindDictionary:
-		return i.putSet(ctx, got, u, at, item, info, inside)
-	case manifest.KindDirectory:
-		if item == nil {
-			return nil
-		}
-		f, err := i.realm.directory(ctx, i, item, false)
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			i.missing(u, err)
-			return nil
-		}
-		return i.putFiles(got, at, runners.NamespaceEntry{File: f, Rights: item.Rights}, info)
+		return i.putSet(ctx, got, u, at, ask, k, info, inside)
+	case manifest.KindProtocol, manifest.KindDirectory:
+	default:
+		return nil // runners and resolvers are for environments, configuration is for keys
 	}
-	return nil // runners and resolvers are for environments, configuration is for keys
+	if k == manifest.KindProtocol {
+		return i.place(ctx, got, u, at, func(ctx context.Context) ([]Delivery, []lack) {
+			item, err := ask(ctx)
+			switch {
+			case err != nil:
+				return nil, []lack{{u, err}}
+			case item.Source.Kind == capabilities.FromVoid:
+				return nil, nil
+			}
+			return []Delivery{{Use: u, Route: item}}, nil
+		}, info)
+	}
+	item, err := ask(ctx)
+	if err == nil && item.Source.Kind == capabilities.FromVoid {
+		return nil
+	}
+	var f *os.File
+	if err == nil {
+		f, err = i.realm.directory(ctx, i, item, false)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		i.missing(u, err)
+		return nil
+	}
+	return i.putFiles(got, at, runners.NamespaceEntry{File: f, Rights: item.Rights}, info)
 }
 
 // A serviceSet is the directory of a service's instances that one run has.
@@ -154,28 +157,40 @@ type serviceSet struct {
 	at   string
 	ask  func(ctx context.Context) (*capabilities.Route, error)
 
-	mu      sync.Mutex // held over fill
-	have    map[string]protocol.End
-	ended   bool
-	pending bool // under Realm.mu: a fill will come
+	mu    sync.Mutex // held over fill
+	have  map[string]protocol.End
+	lacks string // why there is none, as it was told
+	over  bool
 }
+
+func (s *serviceSet) of() (*instance, *manifest.Use) { return s.i, s.use }
 
 // fill makes the directory what the route says.
 func (s *serviceSet) fill(ctx context.Context) error {
 	route, err := s.ask(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			s.i.missing(s.use, err)
-		}
-		return nil
+	return s.show(ctx, route, err)
+}
+
+// show shows the instances of the service that route leads to: none if there is an error.
+func (s *serviceSet) show(ctx context.Context, route *capabilities.Route, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.over {
 		return nil
 	}
+	var members []serviceMember
+	lacks := ""
+	if err == nil {
+		members = serviceMembers(route, "")
+	} else if lacks = err.Error(); lacks != s.lacks {
+		s.i.missing(s.use, err)
+	}
+	s.lacks = lacks
 	want := map[string]protocol.End{}
-	for _, m := range serviceMembers(route, "") {
+	for _, m := range members {
 		so, err := protocol.End(nil), m.err
 		if err == nil && m.route.Source.Kind != capabilities.FromComponent {
 			err = errNobody
@@ -224,45 +239,10 @@ func (s *serviceSet) fill(ctx context.Context) error {
 }
 
 func (s *serviceSet) end() {
-	s.i.realm.mu.Lock()
-	delete(s.i.realm.sets, s)
-	s.i.realm.mu.Unlock()
+	s.i.realm.unfollow(s)
 	s.mu.Lock()
-	s.ended = true
-	s.mu.Unlock()
-}
-
-// watchSet has s filled whenever dynamic children have come or gone, until it ends.
-func (r *Realm) watchSet(s *serviceSet) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.sets == nil {
-		r.sets = map[*serviceSet]struct{}{}
-	}
-	r.sets[s] = struct{}{}
-}
-
-// refreshSets says that dynamic children have come or gone.
-func (r *Realm) refreshSets() {
-	r.mu.Lock()
-	var all []*serviceSet
-	for s := range r.sets {
-		if !s.pending {
-			s.pending = true
-			all = append(all, s)
-		}
-	}
-	r.mu.Unlock()
-	for _, s := range all {
-		r.spawn(func() {
-			r.mu.Lock()
-			s.pending = false
-			r.mu.Unlock()
-			if err := s.fill(r.ctx); err != nil && r.ctx.Err() == nil {
-				r.cfg.Log.Warn("the instances of a service could not be shown", "instance", s.i.moniker, "service", s.use.SourceName, "error", err)
-			}
-		})
-	}
+	defer s.mu.Unlock()
+	s.over = true
 }
 
 // A serviceMember is one instance of a service.

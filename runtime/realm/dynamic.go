@@ -81,7 +81,7 @@ func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection stri
 	p.children[seg] = child
 	child.emitLocked(Event{Kind: EventDiscovered})
 	p.mu.Unlock()
-	r.refreshSets()
+	r.refresh()
 	switch {
 	case coll.Durability == manifest.SingleRun:
 		if err = child.start(ctx, "single_run"); err != nil {
@@ -154,7 +154,7 @@ func (i *instance) doDestroy(ctx context.Context) error {
 		delete(i.parent.children, seg)
 	}
 	i.parent.mu.Unlock()
-	i.realm.refreshSets()
+	i.realm.refresh()
 	return nil
 }
 
@@ -217,7 +217,7 @@ func (i *instance) forget() ([]*instance, error) {
 	}
 	kids := i.childrenLocked()
 	i.children = nil
-	i.state = unresolved{}
+	i.state, i.forgotten = unresolved{}, true
 	i.closing = false
 	if i.past != nil {
 		i.past.gaveUp = false

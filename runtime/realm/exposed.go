@@ -44,18 +44,17 @@ func (i *instance) exposed(ctx context.Context, got *delivery, d *manifest.Compo
 			continue
 		}
 		use := &manifest.Use{Pos: e.Pos, Kind: e.Kind, SourceName: e.TargetName, Availability: e.Availability}
-		var routed []Delivery
-		switch route, err := i.realm.engine.Expose(ctx, i, e); {
-		case ctx.Err() != nil:
-			return "", context.Cause(ctx)
-		case err != nil:
-			i.missing(use, err)
-		case route.Source.Kind == capabilities.FromVoid:
-			continue
-		default:
-			routed = []Delivery{{Route: route}}
+		ask := func(ctx context.Context) ([]Delivery, []lack) {
+			switch route, err := i.realm.engine.Expose(ctx, i, e); {
+			case err != nil:
+				return nil, []lack{{use, err}}
+			case route.Source.Kind == capabilities.FromVoid:
+				return nil, nil
+			default:
+				return []Delivery{{Route: route}}, nil
+			}
 		}
-		if err := i.putProtocol(ctx, got, use, "/"+e.TargetName, routed, info); err != nil {
+		if err := i.place(ctx, got, use, "/"+e.TargetName, ask, info); err != nil {
 			return "", err
 		}
 	}

@@ -29,13 +29,15 @@ type instance struct {
 	state    state
 	acts     [verbs]*action
 	disabled bool // nothing may be started here until it is enabled
-	closing  bool // a shutdown has begun: nothing may be resolved, started or created here any more
-	children map[string]*instance
-	restart  *time.Timer                // a restart that is due; nil for none
-	past     *past                      // nil until something has happened
-	provides *protocol.Provider         // the sockets of what it provides; nil until somebody needs one
-	out      string                     // its outgoing directory; "" until somebody needs it
-	bounds   map[string]*protocol.Bound // of what its program binds itself, by name, as far as somebody needs it
+	// forgotten says that its manifest has been, and not been read since.
+	forgotten bool
+	closing   bool // a shutdown has begun: nothing may be resolved, started or created here any more
+	children  map[string]*instance
+	restart   *time.Timer                // a restart that is due; nil for none
+	past      *past                      // nil until something has happened
+	provides  *protocol.Provider         // the sockets of what it provides; nil until somebody needs one
+	out       string                     // its outgoing directory; "" until somebody needs it
+	bounds    map[string]*protocol.Bound // of what its program binds itself, by name, as far as somebody needs it
 	// overrides are values of its configuration, by key; they stay while the instance is in the tree.
 	overrides map[string]any
 	// explorations are those under way; nil for none.

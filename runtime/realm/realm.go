@@ -103,8 +103,8 @@ type Realm struct {
 	active    int           // runs, actions and due restarts: while there are any, something can still happen
 	idle      chan struct{} // closed when active falls to 0; nil while nobody waits
 	failed    map[name.Moniker]string
-	runs      int                      // programs started, ever
-	sets      map[*serviceSet]struct{} // those whose instances come and go
+	runs      int               // programs started, ever
+	follows   map[follower]bool // what may change at any time; true: it is about to be filled
 }
 
 // eagerAtOnce bounds the starts of one tree that are under way at once, for memory's sake; starting is bound by the launcher

@@ -43,8 +43,8 @@ type Change struct {
 }
 
 // Reload reads the manifests of m, and of what is below it and has been resolved, again. Instances whose own declaration or routes
-// have changed are restarted, those that have come or gone are added or removed, and all others run on. It says what it changes, from the
-// top down. A manifest that has become invalid is reported before anything is changed; what can't be started
+// have changed, these anywhere in the tree, are restarted, those that have come or gone are added or removed, and all others run on. It
+// says what it changes, from the top down. A manifest that has become invalid is reported before anything is changed; what can't be started
 // afterwards is an error beside the changes. With dry it only says what it would do.
 func (r *Realm) Reload(ctx context.Context, m name.Moniker, dry bool) ([]Change, error) {
 	i, err := r.reach(ctx, m)
@@ -89,6 +89,7 @@ func (r *Realm) reload(ctx context.Context, i *instance) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer r.refreshAll() // what a program was not given, because it was not there, may be by now
 	i.mu.Lock()
 	_, isShutdown := i.state.(shutdown)
 	i.mu.Unlock()
@@ -122,7 +123,8 @@ func (r *Realm) reload(ctx context.Context, i *instance) ([]Change, error) {
 // known before it is done. A plan is made on one goroutine.
 type step struct {
 	realm   *Realm
-	parent  *step // nil where the reload begins
+	within  name.Moniker // which manifests are read again: of this instance, and below
+	parent  *step        // nil where the plan begins
 	moniker name.Moniker
 	decl    childDecl
 	i       *instance // as it is; nil for one to be added
@@ -142,9 +144,18 @@ type step struct {
 
 var _ routing.Node = (*step)(nil)
 
-// plan reads the manifests again and says what has changed.
+// plan reads the manifests from i down again and says what has changed, elsewhere too where routes lead through what has.
 func (r *Realm) plan(ctx context.Context, i *instance) (*step, error) {
-	s := &step{realm: r, moniker: i.moniker, decl: i.decl, i: i}
+	s, err := r.planFrom(ctx, i, i.moniker)
+	if err != nil || i == r.root || s.old == nil || len(s.changes(nil)) == 0 {
+		return s, err
+	}
+	return r.planFrom(ctx, r.root, i.moniker)
+}
+
+// planFrom is a plan that begins at i, where the manifests that are read again are those from within down.
+func (r *Realm) planFrom(ctx context.Context, i *instance, within name.Moniker) (*step, error) {
+	s := &step{realm: r, within: within, moniker: i.moniker, decl: i.decl, i: i}
 	if _, err := s.read(ctx); err != nil {
 		return nil, &Error{Op: "reload", At: i.moniker, Why: capabilities.CodeOf(err), Err: err, Hint: "nothing was changed"}
 	}
@@ -162,6 +173,15 @@ func (s *step) read(ctx context.Context) (*resolver.Resolved, error) {
 	}
 	if s.reading {
 		return nil, &Error{Op: "resolve", At: s.moniker, Why: capabilities.Invalid, Err: errors.New("its resolver comes from itself")}
+	}
+	if !s.within.Contains(s.moniker) && s.i != nil {
+		s.i.mu.Lock()
+		res := s.i.resolutionLocked()
+		s.i.mu.Unlock()
+		if res != nil {
+			s.got = res.Resolved
+			return s.got, nil
+		}
 	}
 	s.reading = true
 	defer func() { s.reading = false }()
@@ -196,7 +216,9 @@ func (s *step) look(ctx context.Context) error {
 		if _, err := s.read(ctx); err != nil {
 			return nil // as before
 		}
-		s.change.Kind, s.change.Why = ChangeStarted, "it failed before"
+		if s.within.Contains(s.moniker) {
+			s.change.Kind, s.change.Why = ChangeStarted, "it failed before"
+		}
 	}
 	if s.old == nil {
 		return nil
@@ -208,7 +230,7 @@ func (s *step) look(ctx context.Context) error {
 	d := got.Decl.Decl()
 	s.kids = make(map[string]*step, len(old))
 	add := func(seg string, decl childDecl) *step {
-		k := &step{realm: s.realm, parent: s, moniker: s.moniker.Child(seg), decl: decl, i: old[seg]}
+		k := &step{realm: s.realm, within: s.within, parent: s, moniker: s.moniker.Child(seg), decl: decl, i: old[seg]}
 		s.kids[seg] = k
 		return k
 	}
@@ -244,7 +266,7 @@ func (s *step) look(ctx context.Context) error {
 				continue
 			}
 		}
-		k := &step{realm: s.realm, parent: s, moniker: o.moniker, decl: o.decl, i: o}
+		k := &step{realm: s.realm, within: s.within, parent: s, moniker: o.moniker, decl: o.decl, i: o}
 		k.change.Kind, k.change.Why = ChangeRemoved, "its parent does not have it any more"
 		if was != nil {
 			k.change.Why = fmt.Sprintf("collection %s changed", was.Name)
@@ -336,13 +358,61 @@ func (s *step) reroutes(ctx context.Context, was, now *manifest.Component) (stri
 	for k := range now.Uses {
 		a, aErr := e.Use(ctx, s.i, &was.Uses[k])
 		b, bErr := e.Use(ctx, s, &now.Uses[k])
-		if !sameRoute(a, aErr, b, bErr) {
+		if !sameRoute(a, aErr, b, bErr) || a != nil && a.Kind == manifest.KindDictionary &&
+			!same(reflect.ValueOf(contents(ctx, e, s.i, a, 0)), reflect.ValueOf(contents(ctx, e, s, b, 0))) {
 			u := &now.Uses[k]
 			return fmt.Sprintf("the route of %s %s changed", u.Kind, u.SourceName), u.Pos
 		}
 	}
 	return "", manifest.Pos{}
 }
+
+// An item is what a dictionary holds under one name.
+type item struct {
+	kind  manifest.Kind
+	name  string
+	route *capabilities.Route // nil if it leads nowhere
+}
+
+// contents are the items of the dictionary that n has by route, and of those in it, in the order of the offers.
+func contents(ctx context.Context, e *routing.Engine, n routing.Node, route *capabilities.Route, depth int) []item {
+	src := route.Source
+	if src.Kind != capabilities.FromComponent {
+		return nil
+	}
+	for ok := true; !n.Moniker().Contains(src.At); {
+		if n, ok = n.Parent(); !ok {
+			return nil
+		}
+	}
+	for _, seg := range src.At.Segments()[len(n.Moniker().Segments()):] {
+		c, ok, err := n.Child(ctx, seg)
+		if !ok || err != nil {
+			return nil
+		}
+		n = c
+	}
+	d, err := n.Decl(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []item
+	for k := range d.Offers {
+		o := &d.Offers[k]
+		if o.Target.Kind != manifest.RefSelf || o.Target.Dictionary != src.Name {
+			continue
+		}
+		r, _ := e.Offer(ctx, n, o)
+		out = append(out, item{o.Kind, o.TargetName, r})
+		if r != nil && r.Kind == manifest.KindDictionary && depth < maxNesting {
+			out = append(out, contents(ctx, e, n, r, depth+1)...)
+		}
+	}
+	return out
+}
+
+// maxNesting bounds how deep dictionaries in dictionaries are looked into for changes: there may be one in itself.
+const maxNesting = 8
 
 func sameRoute(a *capabilities.Route, aErr error, b *capabilities.Route, bErr error) bool {
 	return (aErr == nil) == (bErr == nil) && same(reflect.ValueOf(a), reflect.ValueOf(b))
@@ -417,7 +487,9 @@ func (s *step) adopt() error {
 			if p := i.past; p != nil {
 				p.gaveUp, p.history = false, supervision.History{}
 			}
-			i.emitLocked(Event{Kind: EventResolved, Text: "reload"})
+			if s.got != s.old.Resolved {
+				i.emitLocked(Event{Kind: EventResolved, Text: "reload"})
+			}
 		}
 		for seg, k := range s.kids {
 			if k.change.Kind != ChangeAdded && k.change.Kind != ChangeReplaced || i.children[seg] != nil {
@@ -521,7 +593,7 @@ func (s *step) Child(ctx context.Context, segment string) (routing.Node, bool, e
 	if c == nil {
 		return nil, false, nil
 	}
-	return &step{realm: s.realm, parent: s, moniker: s.moniker.Child(segment), decl: staticChild(c)}, true, nil
+	return &step{realm: s.realm, within: s.within, parent: s, moniker: s.moniker.Child(segment), decl: staticChild(c)}, true, nil
 }
 
 // Dynamic are the children of a collection that stay, sorted by moniker.

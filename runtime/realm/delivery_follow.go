@@ -1,0 +1,288 @@
+package realm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/capabilities/protocol"
+	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners"
+)
+
+// What a program finds in its namespace follows the tree while it runs: a route is asked again when what it may lead to has come, gone
+// or changed, and the next connection goes where it leads then. Directories and storage stay what they were at the start.
+
+// A follower is a place in the view of one run that goes where routes lead.
+type follower interface {
+	// fill makes the place what the routes say.
+	fill(ctx context.Context) error
+	// end says that the run is over.
+	end()
+	// of is whose run it is, and of which use.
+	of() (*instance, *manifest.Use)
+}
+
+// follow has f filled whenever dynamic children have come or gone, until it ends.
+func (r *Realm) follow(f follower) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.follows == nil {
+		r.follows = map[follower]bool{}
+	}
+	r.follows[f] = false
+}
+
+func (r *Realm) unfollow(f follower) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.follows, f)
+}
+
+// refresh says that dynamic children have come or gone.
+func (r *Realm) refresh() {
+	r.mu.Lock()
+	var all []follower
+	for f, pending := range r.follows {
+		if !pending {
+			r.follows[f] = true
+			all = append(all, f)
+		}
+	}
+	r.mu.Unlock()
+	for _, f := range all {
+		r.spawn(func() {
+			r.mu.Lock()
+			if r.follows[f] {
+				r.follows[f] = false
+			}
+			r.mu.Unlock()
+			r.fill(f)
+		})
+	}
+}
+
+// refreshAll says that manifests are not what they were.
+func (r *Realm) refreshAll() {
+	var all []follower
+	var walk func(i *instance)
+	walk = func(i *instance) {
+		i.mu.Lock()
+		if run := i.currentRunLocked(); run != nil && run.has != nil {
+			all = append(all, run.has.follows...)
+		}
+		kids := i.childrenLocked()
+		i.mu.Unlock()
+		for _, c := range kids {
+			walk(c)
+		}
+	}
+	walk(r.root)
+	r.spawn(func() {
+		r.exposing.Lock()
+		if r.exposed != nil {
+			all = append(all, r.exposed.follows...)
+		}
+		r.exposing.Unlock()
+		for _, f := range all {
+			r.fill(f)
+		}
+	})
+}
+
+func (r *Realm) fill(f follower) {
+	if err := f.fill(r.ctx); err != nil && r.ctx.Err() == nil {
+		i, u := f.of()
+		r.cfg.Log.Warn("what a component uses could not be brought up to date", "instance", i.moniker, "capability", u.SourceName, "error", err)
+	}
+}
+
+// passing says whether route may soon lead elsewhere without a reload: it fails, or leads over dynamic children that can go while
+// user stays.
+func passing(user name.Moniker, route *capabilities.Route, err error) bool {
+	if err != nil || route == nil {
+		return true
+	}
+	leaves := func(at name.Moniker) bool {
+		m := name.Root
+		for _, seg := range at.Segments() {
+			if m = m.Child(seg); strings.Contains(seg, ":") && !m.Contains(user) {
+				return true
+			}
+		}
+		return false
+	}
+	if route.Source.Kind == capabilities.FromCollection || leaves(route.Source.At) {
+		return true
+	}
+	for _, h := range route.Hops {
+		if leaves(h.At) {
+			return true
+		}
+	}
+	return false
+}
+
+// A lack is a use that leads nowhere.
+type lack struct {
+	use *manifest.Use
+	err error
+}
+
+// asks asks for uses that are all at one place.
+func (i *instance) asks(by []*manifest.Use) func(context.Context) ([]Delivery, []lack) {
+	return func(ctx context.Context) (routed []Delivery, lacks []lack) {
+		for _, u := range by {
+			switch r, err := i.realm.engine.Use(ctx, i, u); {
+			case err != nil:
+				lacks = append(lacks, lack{u, err})
+			case r.Source.Kind != capabilities.FromVoid:
+				routed = append(routed, Delivery{u, r})
+			}
+		}
+		return routed, lacks
+	}
+}
+
+// A placed protocol, or event streams, is what one run finds at one path.
+type placed struct {
+	i    *instance
+	use  *manifest.Use // the first
+	view *protocol.View
+	at   string
+	ask  func(context.Context) ([]Delivery, []lack)
+
+	mu    sync.Mutex // held over fill
+	shows shown
+	lacks string // what has been told to be missing
+	over  bool
+}
+
+// shown is what a placed shows: the zero value nothing yet.
+type shown struct {
+	end  protocol.End // of a component's
+	text string       // of what the manager speaks itself
+}
+
+func (p *placed) of() (*instance, *manifest.Use) { return p.i, p.use }
+
+func (p *placed) end() {
+	p.i.realm.unfollow(p)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+}
+
+func (p *placed) fill(ctx context.Context) error {
+	routed, lacks := p.ask(ctx)
+	return p.show(ctx, routed, lacks)
+}
+
+var (
+	errNobody = errors.New("nobody in this manager serves it")
+	errLate   = errors.New("it is a socket of the host, which the program has from its next start on")
+)
+
+// show shows what routed leads to: a socket that refuses, if that is nowhere.
+func (p *placed) show(ctx context.Context, routed []Delivery, lacks []lack) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return nil
+	}
+	r, v := p.i.realm, p.view
+	want, put := shown{text: "nothing"}, func() error { return v.Refuse(p.at) }
+	if len(routed) > 0 {
+		src := routed[0].Route.Source
+		h, hosts := r.host(routed[0].Route.Kind, src)
+		var err error
+		switch {
+		case src.Kind == capabilities.FromComponent:
+			var so protocol.End
+			if so, err = r.heldSocket(ctx, src); err == nil {
+				want, put = shown{end: so}, func() error { return p.i.linkSocket(v, p.at, src, so) }
+			}
+		case r.hostSocket(src) != "":
+			err = errLate
+		case !hosts:
+			err = errNobody
+		default:
+			want.text = ""
+			for _, d := range routed {
+				want.text += fmt.Sprintf("%d %s %s %v\n", d.Route.Source.Kind, d.Route.Source.At, d.Route.Source.Name, d.Route.Scope)
+			}
+			c := Caller{User: p.i.moniker, By: routed}
+			put = func() error {
+				return v.Serve(p.at, h.Type, r.spawn, func(conn *os.File) { h.Serve(r.ctx, c, conn) })
+			}
+		}
+		if err != nil {
+			lacks = append(lacks, lack{p.use, err})
+		}
+	}
+	p.tell(lacks)
+	if want == p.shows {
+		return nil
+	}
+	if err := put(); err != nil {
+		return err
+	}
+	p.shows = want
+	return nil
+}
+
+// tell tells what is missing, once.
+func (p *placed) tell(lacks []lack) {
+	text := ""
+	for _, l := range lacks {
+		text += l.err.Error() + "\n"
+	}
+	if text == p.lacks {
+		return
+	}
+	p.lacks = text
+	if text == "" {
+		p.i.realm.cfg.Sinks.Note(p.i.moniker, fmt.Sprintf("%s %s is available now", p.use.Kind, p.use.SourceName))
+	}
+	for _, l := range lacks {
+		p.i.missing(l.use, l.err)
+	}
+}
+
+// place puts what routed leads to at at, and has it follow the routes. u is the first of the uses that are there.
+func (i *instance) place(
+	ctx context.Context, got *delivery, u *manifest.Use, at string, ask func(context.Context) ([]Delivery, []lack), info *runners.StartInfo,
+) error {
+	routed, lacks := ask(ctx)
+	if len(routed)+len(lacks) == 0 {
+		return nil // absent on purpose
+	}
+	v, err := i.see(got, at, info)
+	if err != nil {
+		return err
+	}
+	if len(routed) > 0 {
+		if host := i.realm.hostSocket(routed[0].Route.Source); host != "" {
+			return i.placeHosts(v, u, at, host, info)
+		}
+	}
+	p := &placed{i: i, use: u, view: v, at: at, ask: ask}
+	for _, d := range routed {
+		if passing(i.moniker, d.Route, nil) {
+			i.realm.follow(p)
+		}
+	}
+	if len(lacks) > 0 {
+		i.realm.follow(p)
+	}
+	got.follows = append(got.follows, p)
+	return i.enter(v, at, p.show(ctx, routed, lacks), info)
+}
