@@ -58,7 +58,7 @@ func routesFollow(t *testing.T, sandbox string) {
 	l.manifest("server.cml", server("a"))
 	const uses = `{ program: { runner: "elf", binary: "bin/user" }, use: [ { protocol: "echo" } ] }`
 	l.manifest("client.cml", uses)
-	l.manifest("late.cml", uses)
+	l.manifest("late.cml", `{ program: { runner: "elf", binary: "bin/user" }, use: [ { protocol: "echo", path: "/run/app/echo" } ] }`)
 	l.manifest("crowd.cml", `{ program: { runner: "elf", binary: "bin/user" }, use: [ { service: "work" } ] }`)
 	l.manifest("boxed.cml", `{ program: { runner: "elf", binary: "bin/user" }, use: [ { dictionary: "box", path: "/box" } ] }`)
 	l.put("cmgr.json5", "{ "+sandbox+" }")
@@ -138,9 +138,9 @@ func routesFollow(t *testing.T, sandbox string) {
 	// A manifest that was missing.
 	must(r.Start(ctx, "/late", "test"))
 	must(r.Start(ctx, "/crowd", "test"))
-	hears("/late", "svc/echo", "")
+	hears("/late", "run/app/echo", "")
 	change("gone.cml", serves, "/")
-	hears("/late", "svc/echo", "/gone echo")
+	hears("/late", "run/app/echo", "/gone echo")
 	hears("/crowd", "svc/work/default/work", "/gone work")
 
 	// A reload of a part of the tree, whose routes lead into others.

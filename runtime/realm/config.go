@@ -250,7 +250,7 @@ func (i *instance) deliverConfig(ctx context.Context, got *delivery, d *manifest
 	if info.Config, err = json.Marshal(object); err != nil {
 		return err
 	}
-	v, err := i.see(got, "", info)
+	v, err := i.see(got, info)
 	if err != nil {
 		return err
 	}

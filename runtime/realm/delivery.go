@@ -338,7 +338,7 @@ func (i *instance) deliverUses(ctx context.Context, got *delivery, d *manifest.C
 		return err
 	}
 	if len(info.Namespace) > 0 && info.View == "" {
-		if _, err := i.see(got, "", info); err != nil {
+		if _, err := i.see(got, info); err != nil {
 			return err
 		}
 	}
@@ -406,11 +406,20 @@ func (i *instance) placeHosts(v *protocol.View, u *manifest.Use, at, host string
 	return err
 }
 
-// svc is where nearly all protocols are: one directory holds them all.
-const svc = "/svc"
+// hold is the directory that holds what is at p and is in the namespace as a whole, so that its sockets can be replaced while a program
+// runs: /svc for nearly all protocols. It is "" where there is more in that directory that the program needs.
+func hold(p string) string {
+	dir := path.Dir(p)
+	switch top, _, _ := strings.Cut(strings.TrimPrefix(dir, "/"), "/"); top {
+	case "", "bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "opt", "out", "pkg", "proc", "root", "sbin", "sys", "tmp", "usr",
+		"var":
+		return ""
+	}
+	return dir
+}
 
-// see is i's view, with svc in the namespace if p is in there.
-func (i *instance) see(got *delivery, p string, info *runners.StartInfo) (*protocol.View, error) {
+// see is i's view.
+func (i *instance) see(got *delivery, info *runners.StartInfo) (*protocol.View, error) {
 	if got.view == nil {
 		v, err := i.realm.cfg.Sockets.View()
 		if err != nil {
@@ -418,13 +427,31 @@ func (i *instance) see(got *delivery, p string, info *runners.StartInfo) (*proto
 		}
 		got.view, info.View = v, v.Dir()
 	}
-	if !strings.HasPrefix(p, svc+"/") || slices.ContainsFunc(info.Namespace, func(e runners.NamespaceEntry) bool { return e.Path == svc }) {
-		return got.view, nil
+	return got.view, nil
+}
+
+// seeHolder is see, with the directory that holds the socket at p in the namespace.
+func (i *instance) seeHolder(got *delivery, p string, info *runners.StartInfo) (*protocol.View, error) {
+	v, err := i.see(got, info)
+	dir := hold(p)
+	if err != nil || dir == "" || covered(p, info) {
+		return v, err
 	}
-	if err := got.view.Hold(svc, true); err != nil {
+	if err := v.Hold(dir, true); err != nil {
 		return nil, err
 	}
-	return got.view, i.entry(svc, got.view, manifest.RightsR, info)
+	for _, e := range info.Namespace { // what is mounted there
+		if strings.HasPrefix(e.Path, dir+"/") {
+			st, err := e.File.Stat()
+			if err == nil {
+				err = v.Hold(e.Path, st.IsDir())
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, i.entry(dir, v, manifest.RightsR, info)
 }
 
 // enter ends the making of what is at p in v: what lies in no directory that the namespace has already has an entry of its own.

@@ -194,7 +194,7 @@ func (i *instance) deliverFiles(ctx context.Context, got *delivery, u *manifest.
 
 // putFiles puts the directory of e, which it owns, at at.
 func (i *instance) putFiles(got *delivery, at string, e runners.NamespaceEntry, info *runners.StartInfo) error {
-	v, err := i.see(got, at, info)
+	v, err := i.see(got, info)
 	if err == nil && covered(at, info) {
 		err = v.Hold(at, true)
 	}

@@ -265,7 +265,7 @@ func (i *instance) place(
 	if len(routed)+len(lacks) == 0 {
 		return nil // absent on purpose
 	}
-	v, err := i.see(got, at, info)
+	v, err := i.seeHolder(got, at, info)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (i *instance) putSet(
 	case err == nil && route.Source.Kind == capabilities.FromVoid:
 		return nil
 	}
-	v, verr := i.see(got, at, info)
+	v, verr := i.seeHolder(got, at, info)
 	if verr != nil {
 		return verr
 	}
