@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,8 @@ var errMissing = errors.New("--addr, --allow and --root are needed")
 
 // listen opens the server.
 func (b *bootserverFlags) listen(log *slog.Logger) (*inet.Server, error) {
-	if b.cfg.Addr == "" || b.root == "" || len(b.cfg.Allow) == 0 {
+	sockets := len(b.cfg.Listeners) > 0 && b.cfg.Addr == "" && len(b.cfg.Allow) == 0
+	if b.root == "" || !sockets && (b.cfg.Addr == "" || len(b.cfg.Allow) == 0) {
 		return nil, errMissing
 	}
 	root, err := os.OpenRoot(b.root)
@@ -86,7 +88,7 @@ packages whose hash or signature they know (cmgr run --trust).`,
 
 // bootserverComponent is the function bootserver of the runner builtin: a boot server as a component. Its arguments are the command's
 // options; root is the directory that is routed to it at /root, unless --root says another. It also serves on the sockets of the protocols
-// that it declares.
+// that it declares, and on them alone without --addr and --allow.
 func bootserverComponent(ctx context.Context, env *builtin.Env) error {
 	var b bootserverFlags
 	f := pflag.NewFlagSet("bootserver", pflag.ContinueOnError)
@@ -115,6 +117,13 @@ func bootserverComponent(ctx context.Context, env *builtin.Env) error {
 		return err
 	}
 	defer context.AfterFunc(ctx, s.Close)()
-	fmt.Fprintf(env.Stdout, "serving %s on udp %s, tcp %s\n", b.root, s.UDPAddr(), s.TCPAddr())
+	at, what := "its sockets", b.root
+	if strings.HasPrefix(what, "/proc/self/fd/") {
+		what = "the directory routed to /root"
+	}
+	if b.cfg.Addr != "" {
+		at = fmt.Sprintf("udp %s, tcp %s", s.UDPAddr(), s.TCPAddr())
+	}
+	fmt.Fprintf(env.Stdout, "serving %s on %s\n", what, at)
 	return s.Serve()
 }

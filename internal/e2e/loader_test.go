@@ -359,3 +359,53 @@ func TestCacheBound(t *testing.T) {
 	}
 	r.stop()
 }
+
+// TestRoutedBootServer: one component is the boot server, with a directory that is routed to it, on a socket alone; others reach it where
+// that is routed to them, and fetch files from it, or run a tree of their own that comes from it.
+func TestRoutedBootServer(t *testing.T) {
+	needs.Root(t)
+	static := filepath.Join(t.TempDir(), "cmgr")
+	build := exec.Command("go", "build", "-o", static, "../../cmd/cmgr")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	dir := write(t, files(echoes("served/c", "one", "one of the served"), map[string]string{
+		"served/file": "a file\n",
+		"root.cml": `{
+			children: [ { name: "boot", url: "boot.cml" }, { name: "fetch", url: "fetch.cml", startup: "eager" }, { name: "below", url: "below.cml", startup: "eager" } ],
+			offer: [
+				{ directory: "pkg", from: "framework", as: "served", to: "#boot", rights: ["r*"], subdir: "served" },
+				{ protocol: "bootserver", from: "#boot", to: [ "#fetch", "#below" ] },
+			],
+		}`,
+		"boot.cml": `{
+			program: { runner: "builtin", function: "bootserver" },
+			use: [ { directory: "served", path: "/root", rights: ["r*"] } ],
+			capabilities: [ { protocol: "bootserver" } ],
+			expose: [ { protocol: "bootserver", from: "self" } ],
+		}`,
+		"fetch.cml": `{
+			program: { runner: "elf", binary: "sh.sh", args: [ "fetch --loader inet --hosts unix:$S /file" ] },
+			use: [ { protocol: "bootserver" } ],
+		}`,
+		"below.cml": `{
+			program: { runner: "elf", binary: "sh.sh", args: [ "run --loader inet --hosts unix:$S --state $W/state --socket $W/s inet:///c/one.cml" ] },
+			use: [ { protocol: "bootserver" } ],
+		}`,
+		"sh.sh":          "#!/bin/sh\nS=${CMGR_NAMESPACE-}/svc/bootserver W=$(mktemp -d)\nexport HOME=$W\neval \"${0%/*}/cmgr $1\"\nrm -r $W\n",
+		"confined.json5": `{ security_policy: { sandbox: { confined: ["/fetch"], tmp: ["/fetch"] } } }`,
+	}))
+	if err := os.Link(static, filepath.Join(dir, "cmgr")); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{nil, {"--config", filepath.Join(dir, "confined.json5")}} {
+		r := run(t, dir, args...)
+		for _, want := range []string{"/fetch | a file\n", "/below | / | one of the served\n"} {
+			r.until(want, func() bool { return strings.Contains(r.out(), want) })
+		}
+		if code := r.stop(); code != 0 {
+			t.Errorf("%q: exit code %d\n%s%s", args, code, r.out(), r.err())
+		}
+	}
+}

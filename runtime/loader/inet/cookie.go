@@ -106,7 +106,7 @@ func (s *Server) greeted(c net.Conn, in *bufio.Reader, hello []term.Term) error 
 	if !ok1 || !ok2 || len(its.Bytes) != 32 || len(id) > 255 {
 		return errors.New("a greeting that is none")
 	}
-	s.cfg.Log.Info("connected", "id", id, "peer", c.RemoteAddr())
+	s.cfg.Log.Info("connected", "id", id, "peer", peerOf(c))
 	mine, shown := nonce(), term.Bits{}
 	if s.cfg.Cookie != "" {
 		shown = proof(s.cfg.Cookie, "server", id, its, mine)

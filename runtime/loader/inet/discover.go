@@ -15,14 +15,23 @@ import (
 	"time"
 )
 
-// A server is one that has answered.
+// A server is one that has answered, or a socket, which nobody asks.
 type server struct {
 	addr     netip.AddrPort // of TCP
+	path     string         // of the unix socket; "" for one of TCP
 	priority uint8          // 0 is the first
 	host     int            // which of the hosts it was asked as
 }
 
-func (s server) String() string { return s.addr.String() }
+func (s server) String() string {
+	if s.path != "" {
+		return unixHost + s.path
+	}
+	return s.addr.String()
+}
+
+// unixHost begins the name of a host that is the path of a unix socket.
+const unixHost = "unix:"
 
 const (
 	// silence is how long is waited for one more answer (erlang.md a.2).
@@ -31,10 +40,11 @@ const (
 	rounds = 3
 )
 
-// An asked is a host to ask.
+// An asked is a host to ask, or the path of a socket.
 type asked struct {
 	addr      netip.AddrPort
 	broadcast bool
+	path      string
 }
 
 // discover asks all hosts until at least one server has answered, and returns those that did: the lowest priority first, among equals in
@@ -45,6 +55,15 @@ func (l *Loader) discover(ctx context.Context, good func(server) bool) ([]server
 	if err != nil {
 		return nil, err
 	}
+	var found []server
+	for i, h := range hosts {
+		if h.path != "" {
+			found = append(found, server{path: h.path, host: i})
+		}
+	}
+	if len(found) > 0 && (found[0].host == 0 && good(found[0]) || answered(found, hosts)) {
+		return found, nil
+	}
 	conn, err := net.ListenUDP("udp", nil)
 	if err != nil {
 		return nil, err
@@ -54,11 +73,13 @@ func (l *Loader) discover(ctx context.Context, good func(server) bool) ([]server
 	defer stop()
 
 	q := []byte(query + l.cfg.Version)
-	var found []server
 	buf := make([]byte, 512)
 	for round := 1; ; round++ {
 		var sent error
 		for _, h := range hosts {
+			if h.path != "" {
+				continue
+			}
 			if _, err := conn.WriteToUDPAddrPort(q, h.addr); err != nil {
 				sent = err
 			}
@@ -148,7 +169,7 @@ func parseAnswer(b []byte, from netip.AddrPort, hosts []asked) (server, bool) {
 		host = slices.IndexFunc(hosts, func(h asked) bool { return h.broadcast })
 	}
 	port := binary.BigEndian.Uint16(b[len(answer)+1:])
-	return server{netip.AddrPortFrom(addr, port), b[len(answer)], host}, host >= 0 && port != 0
+	return server{addr: netip.AddrPortFrom(addr, port), priority: b[len(answer)], host: host}, host >= 0 && port != 0
 }
 
 // lookup finds the addresses of the hosts, all of them: one that cannot be found is an error only if no other can, as any other host
@@ -157,6 +178,10 @@ func (l *Loader) lookup(ctx context.Context) ([]asked, error) {
 	var out []asked
 	var failed error
 	for _, h := range l.cfg.Hosts {
+		if path, ok := strings.CutPrefix(h, unixHost); ok {
+			out = append(out, asked{path: path})
+			continue
+		}
 		name, port := splitHost(h)
 		addrs := []netip.Addr{}
 		if a, err := netip.ParseAddr(name); err == nil {

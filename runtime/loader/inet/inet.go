@@ -32,7 +32,7 @@ import (
 // Config says whom to ask, and how.
 type Config struct {
 	// Hosts are the boot servers in order of preference: addresses, names, or either with a UDP port ("10.0.0.1", "boot:4369"). An
-	// address may be a broadcast address.
+	// address may be a broadcast address. "unix:/svc/bootserver" is a socket, on which a server is without being searched for.
 	Hosts []string
 	// ID is what this machine is called in the log of a cmgr server.
 	ID string
@@ -83,7 +83,7 @@ func Open(cfg Config) (*Loader, error) {
 	if len(cfg.Hosts) == 0 {
 		return nil, errors.New("loader inet: no hosts given")
 	}
-	if slices.ContainsFunc(cfg.Hosts, func(h string) bool { return strings.TrimSpace(h) == "" }) {
+	if slices.ContainsFunc(cfg.Hosts, func(h string) bool { return strings.TrimSpace(strings.TrimPrefix(h, unixHost)) == "" }) {
 		return nil, errors.New("loader inet: a host without a name")
 	}
 	cfg.Version = cmp.Or(cfg.Version, Version)
@@ -410,7 +410,14 @@ func (l *Loader) dial(ctx context.Context, s server) (*conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.Idle, os.ErrDeadlineExceeded)
 	defer cancel()
 	var d net.Dialer
-	nc, err := d.DialContext(ctx, "tcp", s.addr.String())
+	network, at := "tcp", s.addr.String()
+	if s.path != "" {
+		network, at = "unix", s.path
+	}
+	nc, err := d.DialContext(ctx, network, at)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.New(err.Error()) // there is no socket: that says nothing of the file
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,20 @@ func serve(t testing.TB, dir string, change func(*inet.ServerConfig)) (*inet.Ser
 		}
 	})
 	t.Cleanup(func() { s.Close(); wg.Wait() })
+	if cfg.Addr == "" {
+		return s, "unix:" + cfg.Listeners[0].Addr().String()
+	}
 	return s, s.UDPAddr().String()
+}
+
+// onSocket has a server serve on a socket alone.
+func onSocket(t testing.TB) func(*inet.ServerConfig) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *inet.ServerConfig) { c.Addr, c.Allow, c.Listeners = "", nil, []net.Listener{l} }
 }
 
 func dial(t testing.TB, cfg inet.Config) *inet.Loader {
@@ -86,6 +99,12 @@ func TestContract(t *testing.T) {
 			})
 		})
 	}
+	t.Run("on a socket", func(t *testing.T) {
+		loadertest.Run(t, func(t *testing.T, files fstest.MapFS) loader.Loader {
+			_, host := serve(t, tree(t, files), onSocket(t))
+			return dial(t, inet.Config{Hosts: []string{host}})
+		})
+	})
 }
 
 // get fetches a file as a string.
@@ -173,6 +192,38 @@ func TestPriority(t *testing.T) {
 		}
 		if got, err := get(t.Context(), dial(t, cfg), "/x"); err != nil || got != want {
 			t.Errorf("hosts %v: from %q, %v, want %q", order, got, err, want)
+		}
+	}
+}
+
+// A socket is a host like any other, but that it is not searched for.
+func TestSocket(t *testing.T) {
+	serves := func(what string, change func(*inet.ServerConfig)) (*inet.Server, string) {
+		return serve(t, tree(t, fstest.MapFS{"x": {Data: []byte(what)}}), change)
+	}
+	first, socket := serves("socket", onSocket(t))
+	_, address := serves("address", nil)
+	none := "unix:" + filepath.Join(t.TempDir(), "none")
+	ask := func(want string, hosts ...string) {
+		t.Helper()
+		if got, err := get(t.Context(), dial(t, inet.Config{Hosts: hosts}), "/x"); got != want || err != nil {
+			t.Errorf("%v: %q, %v, want %q", hosts, got, err, want)
+		}
+	}
+	ask("socket", socket, address)
+	ask("address", address, socket)
+	ask("socket", none, socket)
+	ask("address", none, address)
+	ask("socket", "127.0.0.1:9", socket)
+	first.Close()
+	ask("address", socket, address)
+	if _, err := get(t.Context(), dial(t, inet.Config{Hosts: []string{none}}), "/x"); err == nil || errors.Is(err, loader.ErrNotExist) ||
+		!strings.Contains(err.Error(), none[len("unix:"):]) {
+		t.Errorf("without a socket: %v", err)
+	}
+	for _, hosts := range [][]string{{"unix:"}, {socket, " "}} {
+		if _, err := inet.Open(inet.Config{Hosts: hosts}); err == nil {
+			t.Errorf("%q are hosts", hosts)
 		}
 	}
 }

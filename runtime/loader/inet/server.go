@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ import (
 // ServerConfig says what a Server serves, where, and to whom.
 type ServerConfig struct {
 	// Addr is the address that it serves on, with a UDP port if that is not Port. Nodes are sent to the address that they asked, at a TCP
-	// port of the system's choice.
+	// port of the system's choice. "" is none: then it serves on Listeners alone.
 	Addr string
 	// Allow are those who may connect: addresses, networks ("10.0.0.0/8"), or names, which are looked up once. Nobody else gets an answer.
 	Allow []string
@@ -52,7 +53,7 @@ type ServerConfig struct {
 type Server struct {
 	cfg   ServerConfig
 	allow []netip.Prefix
-	udp   *net.UDPConn
+	udp   *net.UDPConn // nil without an address, as is tcp
 	tcp   *net.TCPListener
 
 	wg sync.WaitGroup // the connections
@@ -94,6 +95,9 @@ func Listen(cfg ServerConfig) (_ *Server, err error) {
 		return nil, fmt.Errorf("a version of more than %d bytes", maxVersion)
 	}
 	s := &Server{cfg: cfg, conns: map[net.Conn]struct{}{}}
+	if cfg.Addr == "" && len(cfg.Listeners) > 0 {
+		return s, nil
+	}
 	if s.allow, err = prefixes(cfg.Allow); err != nil {
 		return nil, err
 	}
@@ -165,8 +169,13 @@ func (s *Server) TCPAddr() netip.AddrPort { return s.tcp.Addr().(*net.TCPAddr).A
 
 // Serve serves until Close, and returns when nothing of it is left. An error is one of the ports, which ends it.
 func (s *Server) Serve() error {
-	all := []func() error{s.answer}
-	for _, l := range append([]net.Listener{s.tcp}, s.cfg.Listeners...) {
+	var all []func() error
+	listeners := s.cfg.Listeners
+	if s.udp != nil {
+		all = append(all, s.answer)
+		listeners = append(slices.Clone(listeners), s.tcp)
+	}
+	for _, l := range listeners {
 		all = append(all, func() error { return s.accept(l) })
 	}
 	failed := make(chan error, len(all))
@@ -195,8 +204,10 @@ func (s *Server) Close() {
 		return
 	}
 	s.closed = true
-	s.udp.Close()
-	s.tcp.Close()
+	if s.udp != nil {
+		s.udp.Close()
+		s.tcp.Close()
+	}
 	for _, l := range s.cfg.Listeners {
 		l.Close()
 	}
@@ -263,9 +274,9 @@ func (s *Server) accept(l net.Listener) error {
 			}
 			return err
 		}
-		peer := l.Addr() // a unix socket's peer has no name
-		if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-			if peer = tcp; !s.allowed(tcp.AddrPort().Addr()) {
+		peer := peerOf(c)
+		if tcp, ok := peer.(*net.TCPAddr); ok {
+			if !s.allowed(tcp.AddrPort().Addr()) {
 				s.cfg.Log.Info("refused: not in the list", "peer", tcp.AddrPort().Addr())
 				c.Close()
 				continue
@@ -295,6 +306,14 @@ func (s *Server) accept(l net.Listener) error {
 			}
 		})
 	}
+}
+
+// peerOf is who is on the other side; one of a unix socket has no name but the socket's.
+func peerOf(c net.Conn) net.Addr {
+	if a, ok := c.LocalAddr().(*net.UnixAddr); ok {
+		return a
+	}
+	return c.RemoteAddr()
 }
 
 // serve answers the requests of one connection, one after the other, until it ends.
