@@ -115,6 +115,10 @@ func (h *Held) OpenOK() (err error) {
 // Write replaces pid, stat and status, in this order and each at once, as far as s differs from what is there. exit says that
 // the service is to exit. After an error what wasn't written is written by the next Write.
 func (h *Held) Write(s Status, exit bool) error {
+	// That of a log that is down from the beginning is not there until there is a process.
+	if !h.wrotePD && s.PID == 0 && s.Want == 'd' && h.prefix != "" {
+		h.wrotePD = unix.Faccessat(h.dir, h.prefix+"supervise/pid", unix.F_OK, 0) == unix.ENOENT
+	}
 	if !h.wrotePD || s.PID != h.last.PID {
 		text := ""
 		if s.PID != 0 {
