@@ -90,8 +90,11 @@ func (c *RealmClient) ListChildren(ctx context.Context, collection string) ([]Re
 	return out, nil
 }
 
-// A Capability is one by kind and name.
-type Capability struct{ Kind, Name string }
+// A Capability is one by kind and name. Instances are those of a service, sorted.
+type Capability struct {
+	Kind, Name string
+	Instances  []string
+}
 
 // OpenExposedDir says what a child exposes to its parent. It starts nothing.
 func (c *RealmClient) OpenExposedDir(ctx context.Context, child Ref) ([]Capability, error) {
@@ -101,7 +104,7 @@ func (c *RealmClient) OpenExposedDir(ctx context.Context, child Ref) ([]Capabili
 	}
 	out := make([]Capability, len(got.Capabilities))
 	for i, x := range got.Capabilities {
-		out[i] = Capability{x.Kind, x.Name}
+		out[i] = Capability{x.Kind, x.Name, x.Instances}
 	}
 	return out, nil
 }
@@ -113,6 +116,25 @@ func (c *RealmClient) ConnectExposed(ctx context.Context, child Ref, protocol st
 		return nil, err
 	}
 	return connOf(f)
+}
+
+// ConnectInstance connects to an instance of a service that a child exposes, which starts its provider. The connection is the caller's.
+func (c *RealmClient) ConnectInstance(ctx context.Context, child Ref, service, instance string) (net.Conn, error) {
+	f, err := c.call(ctx, "ConnectExposed", &componentpb.ConnectExposed{Child: child.wire(), Name: service, Instance: instance}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return connOf(f)
+}
+
+// OpenDirectory opens a directory that a child exposes, which starts its provider, with the rights that the child gives. The
+// directory is the caller's: it can be read, and what is in it is reached by openat(2) and the like.
+func (c *RealmClient) OpenDirectory(ctx context.Context, child Ref, directory string) (*os.File, error) {
+	f, err := c.call(ctx, "OpenDirectory", &componentpb.ConnectExposed{Child: child.wire(), Name: directory}, nil)
+	if err == nil && f == nil {
+		err = errors.New("the answer lacks the directory")
+	}
+	return f, err
 }
 
 func connOf(f *os.File) (net.Conn, error) {

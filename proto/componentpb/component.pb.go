@@ -611,6 +611,7 @@ type Capability struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Instances     []string               `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"` // of a service, sorted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -659,10 +660,18 @@ func (x *Capability) GetName() string {
 	return ""
 }
 
+func (x *Capability) GetInstances() []string {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
 type ConnectExposed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Child         *ChildRef              `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // of a protocol that it exposes
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`         // of what it exposes: a protocol or service, for OpenDirectory a directory
+	Instance      string                 `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"` // of a service; "" for a protocol
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +716,13 @@ func (x *ConnectExposed) GetChild() *ChildRef {
 func (x *ConnectExposed) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *ConnectExposed) GetInstance() string {
+	if x != nil {
+		return x.Instance
 	}
 	return ""
 }
@@ -1933,14 +1949,16 @@ const file_proto_component_v1_component_proto_rawDesc = "" +
 	"\bChildren\x127\n" +
 	"\bchildren\x18\x01 \x03(\v2\x1b.cmgr.component.v1.ChildRefR\bchildrenJ\x04\b\x0f\x10\x10\"R\n" +
 	"\aExposed\x12A\n" +
-	"\fcapabilities\x18\x01 \x03(\v2\x1d.cmgr.component.v1.CapabilityR\fcapabilitiesJ\x04\b\x0f\x10\x10\":\n" +
+	"\fcapabilities\x18\x01 \x03(\v2\x1d.cmgr.component.v1.CapabilityR\fcapabilitiesJ\x04\b\x0f\x10\x10\"X\n" +
 	"\n" +
 	"Capability\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04nameJ\x04\b\x0f\x10\x10\"]\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tinstances\x18\x03 \x03(\tR\tinstancesJ\x04\b\x0f\x10\x10\"y\n" +
 	"\x0eConnectExposed\x121\n" +
 	"\x05child\x18\x01 \x01(\v2\x1b.cmgr.component.v1.ChildRefR\x05child\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04nameJ\x04\b\x0f\x10\x10\"P\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstanceJ\x04\b\x0f\x10\x10\"P\n" +
 	"\x05State\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12+\n" +
 	"\x04exit\x18\x02 \x01(\v2\x17.cmgr.component.v1.ExitR\x04exitJ\x04\b\x0f\x10\x10\"b\n" +

@@ -50,6 +50,10 @@ type Tree interface {
 	DeleteStored(ctx context.Context, at name.Moniker, storage string, user name.Moniker) error
 	// Connect connects to a protocol that m declares, starting it.
 	Connect(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
+	// What m exposes: a connection to a protocol, or with an instance to that of a service; the instances of one; a directory.
+	ConnectExposed(ctx context.Context, m name.Moniker, capability, instance string) (*os.File, error)
+	ExposedInstances(ctx context.Context, m name.Moniker, service string) ([]string, error)
+	OpenExposed(ctx context.Context, m name.Moniker, directory string) (*os.File, error)
 }
 
 // Config is what a Host serves.

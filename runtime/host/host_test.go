@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -251,7 +252,7 @@ func TestRealm(t *testing.T) {
 	}
 	exposed, err := r.OpenExposedDir(ctx, framework.Ref{Collection: "jobs", Name: "b"})
 	w.must(err)
-	if want := []framework.Capability{{Kind: "directory", Name: "d"}, {Kind: "protocol", Name: "work"}}; !slices.Equal(exposed, want) {
+	if want := []framework.Capability{{Kind: "directory", Name: "d"}, {Kind: "protocol", Name: "work"}}; !reflect.DeepEqual(exposed, want) {
 		t.Errorf("exposed %v", exposed)
 	}
 	c, err := r.ConnectExposed(ctx, framework.Ref{Collection: "jobs", Name: "b"}, "work")

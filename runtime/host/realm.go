@@ -62,6 +62,11 @@ var realmMethods = map[string]method{
 		slices.SortFunc(out.Capabilities, order)
 		// A service of several sources is one capability.
 		out.Capabilities = slices.CompactFunc(out.Capabilities, func(a, b *componentpb.Capability) bool { return order(a, b) == 0 })
+		for _, c := range out.Capabilities {
+			if c.Kind == manifest.KindService.String() {
+				c.Instances, _ = s.cfg.Tree.ExposedInstances(ctx, m, c.Name) // one that leads nowhere has none
+			}
+		}
 		return out, nil
 	}),
 	"ConnectExposed": giving(func(ctx context.Context, s *session, q *componentpb.ConnectExposed) (proto.Message, *os.File, error) {
@@ -69,7 +74,15 @@ var realmMethods = map[string]method{
 		if err != nil {
 			return nil, nil, err
 		}
-		f, err := s.connect(ctx, m, q.Name)
+		f, err := s.connect(ctx, m, q.Name, q.Instance)
+		return nil, f, err
+	}),
+	"OpenDirectory": giving(func(ctx context.Context, s *session, q *componentpb.ConnectExposed) (proto.Message, *os.File, error) {
+		m, err := s.child(ctx, s.scope, q.Child)
+		if err != nil {
+			return nil, nil, err
+		}
+		f, err := s.cfg.Tree.OpenExposed(ctx, m, q.Name)
 		return nil, f, err
 	}),
 	"OpenController": giving(func(ctx context.Context, s *session, q *componentpb.ChildRef) (proto.Message, *os.File, error) {
@@ -257,20 +270,21 @@ func offerOf(w *componentpb.Offer, d *manifest.Component) (manifest.Offer, error
 	return o, nil
 }
 
-// connect connects to a protocol that m exposes.
-func (s *session) connect(ctx context.Context, m name.Moniker, protocol string) (*os.File, error) {
+// connect connects to a protocol that m exposes, or to an instance of a service.
+func (s *session) connect(ctx context.Context, m name.Moniker, capability, instance string) (*os.File, error) {
 	n, ok := s.cfg.Tree.Node(m)
 	if !ok {
 		return nil, notFound("there is no instance %s", m)
 	}
-	r, err := s.cfg.Tree.Engine().Exposed(ctx, n, manifest.KindProtocol, protocol)
+	if instance != "" {
+		return s.cfg.Tree.ConnectExposed(ctx, m, capability, instance)
+	}
+	r, err := s.cfg.Tree.Engine().Exposed(ctx, n, manifest.KindProtocol, capability)
 	if err != nil {
 		return nil, err
 	}
 	if r.Source.Kind != capabilities.FromComponent {
-		return nil, &rpc.Error{
-			Why: capabilities.Unavailable, Text: fmt.Sprintf("%s of %s comes from %s, not from a component", protocol, m, r.Source),
-		}
+		return s.cfg.Tree.ConnectExposed(ctx, m, capability, "")
 	}
 	return s.cfg.Tree.Connect(ctx, r.Source.At, r.Source.Name)
 }

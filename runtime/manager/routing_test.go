@@ -292,7 +292,7 @@ func (l *live) Look(ctx context.Context, q routingtest.Question) error {
 		if q.Kind != manifest.KindProtocol || q.Err != nil {
 			return nil
 		}
-		f, err := l.m.Realm().ConnectExposed(ctx, m, q.Name)
+		f, err := l.m.Realm().ConnectExposed(ctx, m, q.Name, "")
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 )
 
 // This file brings what was routed to the program that is started. A route that leads nowhere keeps no program from starting: it
@@ -598,22 +599,81 @@ func (r *Realm) Connect(ctx context.Context, m name.Moniker, capability string) 
 	return so.Dial(ctx)
 }
 
-// ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from. It is as if m's parent did, or for the
-// root an operator; what provides it is started by the connection.
-func (r *Realm) ConnectExposed(ctx context.Context, m name.Moniker, capability string) (*os.File, error) {
+// exposedBy is where what m exposes leads to, and whose it is to take it: m's parent, or for the root an operator, who stands for it.
+func (r *Realm) exposedBy(ctx context.Context, m name.Moniker, k manifest.Kind, capability string) (*capabilities.Route, *instance, error) {
 	i, err := r.reach(ctx, m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	route, err := r.engine.Exposed(ctx, i, manifest.KindProtocol, capability)
+	route, err := r.engine.Exposed(ctx, i, k, capability)
+	if err != nil {
+		return nil, nil, err
+	}
+	if i.parent != nil {
+		i = i.parent
+	}
+	return route, i, nil
+}
+
+// ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from, or to an instance of a service: "" for a
+// protocol. It is as if m's parent did; what provides it is started by the connection.
+func (r *Realm) ConnectExposed(ctx context.Context, m name.Moniker, capability, inst string) (*os.File, error) {
+	k := manifest.KindProtocol
+	if inst != "" {
+		k = manifest.KindService
+	}
+	route, user, err := r.exposedBy(ctx, m, k, capability)
 	if err != nil {
 		return nil, err
 	}
-	user := name.Root
-	if i.parent != nil {
-		user = i.parent.moniker
+	if k == manifest.KindService {
+		all := instancesOf(route)
+		at := slices.IndexFunc(all, func(s serviceMember) bool { return s.name == inst })
+		if at < 0 {
+			return nil, &Error{
+				Op: "connect to", At: m, Why: capabilities.NotFound, Err: fmt.Errorf("service %s has no instance %q", capability, inst),
+			}
+		}
+		if route, err = all[at].route, all[at].err; err != nil {
+			return nil, err
+		}
 	}
-	return r.open(ctx, user, []Delivery{{Route: route}})
+	return r.open(ctx, user.moniker, []Delivery{{Route: route}})
+}
+
+// ExposedInstances names the instances of a service that m exposes, sorted.
+func (r *Realm) ExposedInstances(ctx context.Context, m name.Moniker, service string) ([]string, error) {
+	route, _, err := r.exposedBy(ctx, m, manifest.KindService, service)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, s := range instancesOf(route) {
+		if s.err == nil && s.route.Source.Kind != capabilities.FromVoid {
+			out = append(out, s.name)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// OpenExposed opens a directory that m exposes, as if m's parent did, and starts what provides it. The descriptor is the caller's; it
+// leads nowhere else, and has the rights of the route as far as the manager may see to that.
+func (r *Realm) OpenExposed(ctx context.Context, m name.Moniker, directory string) (*os.File, error) {
+	route, user, err := r.exposedBy(ctx, m, manifest.KindDirectory, directory)
+	if err != nil {
+		return nil, err
+	}
+	f, err := r.directory(ctx, user, route, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	dir, err := os.Open(mnt.Name(f, ".")) // to be read, too
+	if err != nil {
+		return nil, err
+	}
+	return confine.Give(dir, route.Rights)
 }
 
 // afterEnd has what i provides watched again, unless a restart that is due will take it.

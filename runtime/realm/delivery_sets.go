@@ -184,7 +184,7 @@ func (s *serviceSet) show(ctx context.Context, route *capabilities.Route, err er
 	var members []serviceMember
 	lacks := ""
 	if err == nil {
-		members = serviceMembers(route, "")
+		members = instancesOf(route)
 	} else if lacks = err.Error(); lacks != s.lacks {
 		s.i.missing(s.use, err)
 	}
@@ -206,11 +206,7 @@ func (s *serviceSet) show(ctx context.Context, route *capabilities.Route, err er
 			}
 			continue
 		}
-		n := m.name
-		for k := 2; want[n] != nil; k++ {
-			n = m.name + "-" + strconv.Itoa(k)
-		}
-		want[n] = so
+		want[m.name] = so
 	}
 	for n, so := range s.have {
 		if want[n] != so {
@@ -250,6 +246,20 @@ type serviceMember struct {
 	name  string
 	route *capabilities.Route
 	err   error
+}
+
+// instancesOf are the instances of the service that route leads to, each with a name of its own.
+func instancesOf(route *capabilities.Route) []serviceMember {
+	all := serviceMembers(route, "")
+	taken := make(map[string]bool, len(all))
+	for i := range all {
+		n := all[i].name
+		for k := 2; taken[n]; k++ {
+			n = all[i].name + "-" + strconv.Itoa(k)
+		}
+		all[i].name, taken[n] = n, true
+	}
+	return all
 }
 
 // serviceMembers are the instances of the service that route leads to, with names: "default" for that of one source, and where it
