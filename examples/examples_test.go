@@ -38,7 +38,7 @@ func TestExamples(t *testing.T) {
 	for _, file := range files {
 		t.Run(filepath.Dir(file), func(t *testing.T) {
 			t.Parallel()
-			if d := filepath.Dir(file); slices.Contains([]string{"echo", "python-runner", "resolver"}, d) {
+			if d := filepath.Dir(file); slices.Contains([]string{"diagnostics", "echo", "python-runner", "resolver"}, d) {
 				needs.Tool(t, "python3")
 			}
 			expect(t, cmgr, file)
