@@ -739,3 +739,14 @@ func mdocText(src string) string {
 	}
 	return out.String()
 }
+
+// The watchdog has options of Erlang's; a person who asks what it is gets an answer, by all of its names.
+func TestHeartHelp(t *testing.T) {
+	_, want, _ := run("help", "heart")
+	for _, args := range [][]string{{"cmgr", "heart", "--help"}, {"cmgr", "heart", "-h"}, {"/usr/lib/heart", "-help"}} {
+		var out, err bytes.Buffer
+		if code := Main(args, strings.NewReader(""), &out, &err); code != exitFine || out.String() != want || !strings.Contains(want, "cmgr heart [-pid PID]") {
+			t.Errorf("%q: %d\n%s%s", args, code, out.String(), err.String())
+		}
+	}
+}

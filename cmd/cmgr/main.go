@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 
 	"github.com/cmgr/cmgr/runners/runit/early"
-	"github.com/cmgr/cmgr/runtime/heart"
 )
 
 func main() { os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
@@ -24,9 +23,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	switch {
 	case filepath.Base(args[0]) == "heart":
-		return heart.Main(args, stdin, stdout, stderr)
+		return heartProgram(args, stdin, stdout, stderr)
 	case len(args) > 1 && args[1] == "heart":
-		return heart.Main(args[1:], stdin, stdout, stderr)
+		return heartProgram(args[1:], stdin, stdout, stderr)
 	case len(args) > 1 && args[1] == "init":
 		if p := initProgram(args[2:]); p != nil {
 			return p(args[1:], stdin, stdout, stderr)

@@ -129,7 +129,7 @@ var subcommands = []func(*app) *cobra.Command{
 	newStart, newStop, newRestart, newEnable, newDisable, newKill, newSignal, newConnect, newExplore, newConfig, newStorage, newCp,
 	newResolve, newUnresolve, newReload, newCreate, newDestroy, newShutdown,
 	newInit, newImport, newCheck, newFmt, newInclude, newMerge, newCheckIncludes, newValidateReferences, newJSON5, newDecompile,
-	newFetch, newScript, newSystools,
+	newFetch, newScript, newSystools, newHeart,
 	newSchema, newReference, newLSP, newCompletion, newVersion,
 }
 
