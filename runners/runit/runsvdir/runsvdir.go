@@ -224,7 +224,11 @@ func (r *runsvdir) scan(changes chan<- change) {
 		return
 	}
 	if err != nil {
-		r.warnErr("unable to change directory to "+r.name, err)
+		what := "unable to change directory to "
+		if unix.Faccessat(r.wd, r.name, unix.X_OK, unix.AT_EACCESS) == nil && err == unix.EACCES {
+			what = "unable to open directory "
+		}
+		r.warnErr(what+r.name, err)
 		return
 	}
 	f := os.NewFile(uintptr(dir), r.name)

@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,6 +130,85 @@ func pidOf(service string) int {
 }
 
 const sleeper = "#!/bin/sh\nexec sleep 100000\n"
+
+// TestAsTheOriginal has both say what is wrong, in their title if there is a log, and end.
+func TestAsTheOriginal(t *testing.T) {
+	original := needs.Tool(t, "runsvdir")
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "sv/a/run"), "#!/bin/sh\necho hello >&2; printf 'a\\0b\\n' >&2; exec sleep 100000\n")
+	write(t, filepath.Join(dir, "file"), "")
+	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/nosuch", filepath.Join(dir, "empty/dangling")); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args []string
+		sig  syscall.Signal
+	}{
+		{nil, 0},
+		{[]string{"-P"}, 0},
+		{[]string{"--"}, 0},
+		{[]string{"-x"}, unix.SIGTERM},
+		{[]string{"-"}, unix.SIGTERM},
+		{[]string{"empty", "abc"}, unix.SIGTERM},
+		{[]string{"empty", "abcdef"}, unix.SIGHUP},
+		{[]string{"none"}, unix.SIGTERM},
+		{[]string{"--", "-P"}, unix.SIGTERM},
+		{[]string{"file"}, unix.SIGHUP},
+		{[]string{"empty"}, unix.SIGTERM},
+		{[]string{"sv", "log: 01234567890123456789"}, unix.SIGHUP},
+		{[]string{"none", "log: 0"}, unix.SIGHUP},
+	} {
+		run := func(program, want string) (got string) {
+			c := exec.Command(program, test.args...)
+			c.Args[0], c.Dir = "runsvdir", dir
+			said, err := os.CreateTemp(t.TempDir(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer said.Close()
+			c.Stderr = said
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			look := func() {
+				title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.Process.Pid))
+				b, _ := os.ReadFile(said.Name())
+				lines := strings.Split(string(b), "\n") // some the original says again and again
+				got = fmt.Sprintf("%q, title %q", slices.Compact(lines), title)
+			}
+			if test.sig != 0 {
+				if want == "" {
+					time.Sleep(2500 * time.Millisecond) // the original looks after a second
+				}
+				for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+					if look(); want == "" || strings.HasPrefix(want, got) || time.Now().After(end) {
+						break
+					}
+				}
+				_ = c.Process.Signal(test.sig)
+			}
+			_ = c.Wait()
+			until(t, "end of the service", func() bool {
+				fd, err := unix.Open(filepath.Join(dir, "sv/a/supervise/ok"), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+				if err == nil {
+					unix.Close(fd)
+				}
+				return err != nil
+			})
+			if test.sig == 0 {
+				look()
+			}
+			return fmt.Sprintf("%s, exit %d", got, c.ProcessState.ExitCode())
+		}
+		theirs := run(original, "")
+		if ours := run(runittest.Link(t, "runsvdir"), theirs); ours != theirs {
+			t.Errorf("runsvdir %q: %s\nwant %s", test.args, ours, theirs)
+		}
+	}
+}
 
 // TestKilledKeeper shows that a keeper that was killed is replaced, and the service goes on under the new one.
 func TestKilledKeeper(t *testing.T) {

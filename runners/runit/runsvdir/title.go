@@ -43,6 +43,7 @@ func newTitle(arg string) (t *title, why string) {
 		in: make(chan []byte), done: make(chan struct{}),
 	}
 	go t.read()
+	t.dot()
 	return t, ""
 }
 
