@@ -49,6 +49,7 @@ bench: ## cmgr beside other supervisors and runit's programs (root, gcc, python3
 	tools/bench/peers.sh
 	tools/bench/inet.sh
 	python3 tools/bench/runit.py
+	python3 tools/bench/confined.py
 	go test -run '^$$' -bench . -benchmem -count=$${COUNT:-10} ./... | tee bench.out
 	$(TOOL) benchstat bench.out # "load/json" is how many times encoding/json's time a manifest takes
 

@@ -51,7 +51,7 @@ func used(b *testing.B) time.Duration {
 
 // BenchmarkConfined starts and ends a tiny program in turns bare and confined in several ways, each in its job, so that the
 // ratios hold on a busy machine too; and apart from that, since what it leaves to be cleaned up would be the next one's, by
-// bubblewrap. It reports µs of CPU, and the wall time of the start alone.
+// bubblewrap. It reports µs of CPU, and the wall time of the start alone and to the end.
 func BenchmarkConfined(b *testing.B) {
 	free := confine.Grants{Unconfined: true}
 	r := newRig(b, " confined")
@@ -68,7 +68,7 @@ func BenchmarkConfined(b *testing.B) {
 	}
 	compare := func(ways ...way) func(b *testing.B) {
 		return func(b *testing.B) {
-			cpu, wall := make([]time.Duration, len(ways)), make([]time.Duration, len(ways))
+			cpu, wall, run := make([]time.Duration, len(ways)), make([]time.Duration, len(ways)), make([]time.Duration, len(ways))
 			for b.Loop() {
 				for i, w := range ways {
 					grants = w.grants
@@ -87,12 +87,14 @@ func BenchmarkConfined(b *testing.B) {
 					if err != nil || !x.OK() {
 						b.Fatal(w.name, x, err)
 					}
+					run[i] += time.Since(now)
 					cpu[i] += used(b) - before
 				}
 			}
 			for i, w := range ways {
 				b.ReportMetric(float64(cpu[i].Microseconds())/float64(b.N), w.name+"-cpu-µs")
 				b.ReportMetric(float64(wall[i].Microseconds())/float64(b.N), w.name+"-start-µs")
+				b.ReportMetric(float64(run[i].Microseconds())/float64(b.N), w.name+"-run-µs")
 			}
 			if len(ways) > 1 {
 				b.ReportMetric(float64(cpu[1])/float64(cpu[0]), "confined/bare")
