@@ -199,6 +199,33 @@ func BenchmarkRunnerSiblings9000(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/9000, "ns/question")
 }
 
+// The usual question: a protocol of a sibling's, of 9,000, through the parent's offer.
+func BenchmarkUse9000(b *testing.B) {
+	const n = 9000
+	all, e := siblings(n), New(elf)
+	d := all[0].parent.decl
+	d.Offers = nil
+	for i, c := range all {
+		next := fmt.Sprintf("c%d", (i+1)%n)
+		d.Offers = append(d.Offers, manifest.Offer{
+			Kind: manifest.KindProtocol, Source: childRef(next), SourceName: "p", Target: childRef(fmt.Sprintf("c%d", i)), TargetName: "p",
+		})
+		c.decl.Uses = []manifest.Use{{Kind: manifest.KindProtocol, Source: parent, SourceName: "p"}}
+		c.decl.Exposes = []manifest.Expose{{Kind: manifest.KindProtocol, Source: self, SourceName: "p", TargetName: "p"}}
+		c.decl.Capabilities = []manifest.Capability{{Kind: manifest.KindProtocol, Name: "p"}}
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		c := all[i%n]
+		if _, err := e.Use(b.Context(), c, &c.decl.Uses[0]); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "questions/s")
+}
+
 // The same for `program.runner` out of the root's environment, which is the usual case.
 func BenchmarkRunnerEnvironment(b *testing.B) {
 	r, e := root(&manifest.Component{}), New(elf)

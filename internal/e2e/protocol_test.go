@@ -6,9 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cmgr/cmgr/internal/needs"
+	"github.com/cmgr/cmgr/proto/controlpb"
+	"github.com/cmgr/cmgr/runtime/control"
 )
 
 // A provider that echoes, and serves twice before it ends of itself.
@@ -121,5 +126,79 @@ func BenchmarkConnect(b *testing.B) {
 		b.ReportMetric(routed, "routed-ns")
 		b.ReportMetric(bare, "bare-ns")
 		b.ReportMetric(routed/bare, "routed/bare")
+	}
+}
+
+// BenchmarkRoutes asks a manager of 1,000 components for the routes of one after the other, over its socket: ten each, of protocols
+// of a sibling's. One that asks waits for each answer; ten do not wait for each other.
+func BenchmarkRoutes(b *testing.B) {
+	const components, each = 1000, 10
+	dir := b.TempDir()
+	file := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	names := `"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"`
+	file("c.cml", `{ use: [ { protocol: [ `+names+` ] } ], capabilities: [ { protocol: [ `+names+` ] } ],
+		expose: [ { protocol: [ `+names+` ], from: "self" } ] }`)
+	var children, offers strings.Builder
+	for n := range components {
+		fmt.Fprintf(&children, "{ name: \"c%d\", url: \"c.cml\", startup: \"eager\" },", n)
+		fmt.Fprintf(&offers, "{ protocol: [ %s ], from: \"#c%d\", to: \"#c%d\", dependency: \"weak\" },", names, (n+1)%components, n)
+	}
+	children.WriteString(`{ name: "up", url: "up.cml", startup: "eager" },`) // or the manager would have nothing to wait for
+	file("root.cml", "{ children: ["+children.String()+"], offer: ["+offers.String()+"] }")
+	file("up.cml", `{ program: { runner: "elf", binary: "/bin/sleep", args: [ "1000" ] } }`)
+	socket := filepath.Join(dir, "s")
+	cmd := exec.Command(binary, "run", filepath.Join(dir, "root.cml"), "--socket", socket, "--state", filepath.Join(dir, "state"))
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			b.Error(err)
+		}
+	}()
+	var client *control.Client
+	for end := time.Now().Add(bound); ; time.Sleep(10 * time.Millisecond) {
+		var err error
+		if client, err = control.Dial(b.Context(), "", socket); err == nil {
+			break
+		} else if time.Now().After(end) {
+			b.Fatal(err)
+		}
+	}
+	defer client.Close()
+	ask := func(i int64) error {
+		r, err := client.Route(b.Context(), &controlpb.RouteRequest{Query: fmt.Sprintf("/c%d", i%components), Filters: []string{"use:p"}})
+		if err == nil && (len(r.GetRoutes()) != each || r.GetRoutes()[0].GetOutcome() != "Success") {
+			err = fmt.Errorf("routes: %v", r)
+		}
+		return err
+	}
+	for i := range int64(components) { // each is resolved by the first question
+		if err := ask(i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, callers := range []int{1, 10} {
+		b.Run(fmt.Sprintf("%d callers", callers), func(b *testing.B) {
+			var next atomic.Int64
+			var group sync.WaitGroup
+			for range callers {
+				group.Go(func() {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						if err := ask(i); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+			b.ReportMetric(float64(b.N*each)/b.Elapsed().Seconds(), "questions/s")
+		})
 	}
 }

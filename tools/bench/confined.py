@@ -5,8 +5,8 @@ runc, one after the other in rounds. Prints medians and ratios, and what they ar
 
 	ROUNDS=3 COUNTS='10 1000' (components, in order; 9000 takes a minute a round) RESTARTS=200 MOUNTS=500
 
-A start is one start and end of a program that does nothing: by the ELF runner, confined and bare in turns in one process,
-or by what others offer, their caller included. A restart is that of one component in a manager with N of them: RESTARTS are killed,
+A start is one start and end of a program that does nothing: by the ELF runner, confined and bare in turns in one process, or by
+what others offer, their caller included. A restart is that of one component in a manager with N of them: RESTARTS are killed,
 each when the last has been started again; beside N there may be MOUNTS mounts on the host. A boot is from the exec of cmgr to
 the first instruction of the last of N components. CPU is that of all processes.
 
@@ -269,7 +269,8 @@ def table():
         ("crun : a confined start, wall", ratio("start, µs", "crun", "start, µs", "confined"), ">= 20"),
         ("runc : a confined start, wall", ratio("start, µs", "runc", "start, µs", "confined"), ">= 20"),
         ("a confined restart : a bare one, CPU", ratio(restart % few, "confined", restart % few, "bare"), ""),
-        ("a confined restart in %d : in %d, CPU" % (many, few), ratio(restart % many, "confined", restart % few, "confined"), "1"),
+        ("a confined restart in %d : in %d, CPU" % (many, few),
+         ratio(restart % many, "confined", restart % few, "confined"), "1"),
         ("a confined restart with %d mounts : without, CPU" % mounts,
          ratio("restart in %d and %d mounts, CPU µs" % (few, mounts), "confined", restart % few, "confined"), "1"),
         ("boot of 1000 confined : C limit, wall", ratio(boot + "ms", "confined", boot + "ms", "C limit"), "<= 5"),
