@@ -108,7 +108,10 @@ processes, in the reverse order of their starts.`,
 				}
 				return badScript(errors.New(strings.Join(lines, "\n")))
 			}
-			if plan.Tree != nil && !stale && cfg.BootLoader == "" {
+			if plan.Tree != nil && stale {
+				plan.Tree.Sources = nil
+			}
+			if plan.Tree != nil && cfg.BootLoader == "" {
 				if err := fresh(file, plan.Tree); err != nil {
 					return err
 				}
@@ -204,8 +207,12 @@ func missingBoot(file string) error {
 // fresh refuses a tree whose sources have changed.
 func fresh(file string, t *boot.Tree) error {
 	changed, err := t.Stale()
-	if err != nil {
-		return fileError(file, err)
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		e := fileError(pe.Path, err)
+		if c, ok := errors.AsType[*control.Error](e); ok {
+			c.Problem.Hint = file + " was compiled from it; --stale runs it without asking"
+		}
+		return e
 	}
 	if changed == nil {
 		return nil
@@ -213,7 +220,7 @@ func fresh(file string, t *boot.Tree) error {
 	return &control.Error{Problem: &control.Problem{
 		Kind:    capabilities.Precondition.String(),
 		Message: fmt.Sprintf("%s is stale: since it was compiled these have changed: %s", file, strings.Join(changed, ", ")),
-		Hint:    "compile it again (cmgr compile --boot), or run it as it was (--stale)",
+		Hint:    resolver.StaleHint,
 	}}
 }
 

@@ -171,6 +171,54 @@ func TestBootCompiled(t *testing.T) {
 	tool(t, dir, 1, "compile", "--boot", "root.cml", "-o", "site")
 }
 
+// TestBootMoved: all that was compiled of a directory goes with it, also what an absolute URL names, and nothing is looked for where it was.
+// A source that cannot be read is told of, one that is gone isn't missed.
+func TestBootMoved(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "old place")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(dir, "root.cml"), `{ children: [
+		{ name: "a", url: "file://`+strings.ReplaceAll(dir, " ", "%20")+`/pkg#meta/a.cm", startup: "eager" },
+		{ name: "b", url: "sub/b.cml", startup: "eager" },
+	] }`)
+	put(t, filepath.Join(dir, "pkg/meta/a.cml"), `{ program: { runner: "elf", binary: "bin/a.sh" }, children: [ { name: "c", url: "#meta/c.cm", startup: "eager" } ] }`)
+	put(t, filepath.Join(dir, "pkg/meta/c.cml"), sh("echo c says this"))
+	put(t, filepath.Join(dir, "pkg/bin/a.sh"), "#!/bin/sh\necho a is in $0\n")
+	put(t, filepath.Join(dir, "sub/b.cml"), `{ program: { runner: "elf", binary: "b.sh" } }`)
+	put(t, filepath.Join(dir, "sub/b.sh"), "#!/bin/sh\necho b is in $0\n")
+	tool(t, dir, 0, "compile", "--boot", "root.cml", "-o", "site")
+	moved := filepath.Join(top, "new place")
+	if err := os.Rename(dir, moved); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, code int, want ...string) {
+		t.Helper()
+		r := boot(t, top, "new place/site")
+		if got := r.wait(); got != code {
+			t.Errorf("%s: exit code %d", what, got)
+		}
+		for _, w := range want {
+			if !strings.Contains(r.out()+r.err(), w) {
+				t.Errorf("%s: no %q in\n%s%s", what, w, r.out(), r.err())
+			}
+		}
+	}
+	all := []string{"/a | a is in " + moved + "/pkg/bin/a.sh", "/a/c | c says this", "/b | b is in " + moved + "/sub/b.sh"}
+	check("moved", 0, all...)
+	for _, source := range []string{"root.cml", "pkg/meta/a.cml", "pkg/meta/c.cml", "sub/b.cml"} {
+		if err := os.Remove(filepath.Join(moved, source)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("without sources", 0, all...)
+	if err := os.Mkdir(filepath.Join(moved, "root.cml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	check("a source that cannot be read", 1, "new place/root.cml: it is a directory", "--stale")
+}
+
 // BenchmarkBoot starts 1,000 components from their sources, from sources that are verified first, as a compiled tree was, and from that. Once
 // with programs, whose starts take nearly all of the time, and once without, so that it is the loading that is measured.
 func BenchmarkBoot(b *testing.B) {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,10 +66,11 @@ func files(all ...map[string]string) map[string]string {
 // TestBootLoaded boots scripts of which everything is on another host, or behind a port program.
 func TestBootLoaded(t *testing.T) {
 	dir := write(t, files(echoes("c", "one", "one says this"), echoes("d/two/meta", "two", "never"), map[string]string{
-		"d/two/two.sh":   "#!/bin/sh\necho two says this\n",
-		"tree/root.cml":  `{ children: [ { name: "a", url: "sub/a.cml", startup: "eager" } ] }`,
-		"tree/sub/a.cml": `{ program: { runner: "elf", binary: "a.sh" } }`,
-		"tree/sub/a.sh":  "#!/bin/sh\necho a says this\n",
+		"d/two/two.sh":    "#!/bin/sh\necho two says this\n",
+		"tree/root.cml":   `{ children: [ { name: "a", url: "sub/a.cml", startup: "eager" }, { name: "b", url: "late/b.cml" } ] }`,
+		"tree/sub/a.cml":  `{ program: { runner: "elf", binary: "a.sh" } }`,
+		"tree/sub/a.sh":   "#!/bin/sh\necho a says this\n",
+		"tree/late/b.cml": sh("echo never"),
 		"cat.sh": `#!/bin/sh
 read -r name; name=${name#f}
 if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
@@ -78,6 +80,18 @@ if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
 	script(t, dir, "gone", `{path,["$ROOT/c"]},{primLoad,[one,three]},{progress,started}`)
 	put(t, filepath.Join(dir, "junk.boot"), "no term")
 	tool(t, dir, 0, "compile", "--boot", "tree/root.cml", "-o", "tree/site")
+	for _, where := range []string{"changed", "without"} { // sources, since they were compiled
+		if err := os.CopyFS(filepath.Join(dir, where), os.DirFS(filepath.Join(dir, "tree"))); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(dir, where, "sub/a.sh"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, filepath.Join(dir, "changed/late/b.cml"), sh("echo changed"))
+	if err := errors.Join(os.Remove(filepath.Join(dir, "without/root.cml")), os.Remove(filepath.Join(dir, "without/sub/a.cml"))); err != nil {
+		t.Fatal(err)
+	}
 	empty := t.TempDir()
 	server, guarded := bootServer(t, dir), bootServer(t, dir, "--cookie", "secret")
 	inet := []string{"-loader", "inet", "-hosts", server, "-id", "edge7"}
@@ -97,6 +111,9 @@ if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
 		{"found in root", append([]string{"one/site", "-root", "/tree/.."}, inet...), 1, "enoent"},
 		{"interactive", append([]string{"/site", "-mode", "interactive", "-boot_var", "D", "/d"}, inet...), 0, "two says this"},
 		{"a tree", append([]string{"/tree/site"}, inet...), 0, "a says this"},
+		{"a tree whose sources are gone", append([]string{"/without/site"}, inet...), 0, "a says this"},
+		{"a tree whose sources have changed", append([]string{"/changed/site"}, inet...), 1, "changed: /changed/late/b.cml"},
+		{"that all the same", append([]string{"/changed/site", "--stale"}, inet...), 0, "a says this"},
 		{"path", append([]string{"/gone", "-path", "/c"}, inet...), 1, "component three: no three.cm, three.cml or three/meta/three.cm in /c"},
 		{"failover", []string{"/tree/site", "-loader", "inet", "-hosts", "127.0.0.1:9", server}, 0, "a says this"},
 		{"cookie", []string{"/tree/site", "-loader", "inet", "-hosts", guarded, "-setcookie", "secret"}, 0, "a says this"},
@@ -111,7 +128,9 @@ if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
 		{"port, no such file", append([]string{"/nothing"}, port...), 1, "/nothing.boot"},
 	} {
 		r := boot(t, empty, c.args...)
-		if code := r.wait(); code != c.code || !strings.Contains(r.out()+r.err(), c.want) {
+		if code := r.wait(); c.code != 0 && strings.Contains(r.out(), "says this") {
+			t.Errorf("%s: started\n%s%s", c.name, r.out(), r.err())
+		} else if code != c.code || !strings.Contains(r.out()+r.err(), c.want) {
 			t.Errorf("%s: exit code %d, want %d and %q\n%s%s", c.name, code, c.code, c.want, r.out(), r.err())
 		}
 	}

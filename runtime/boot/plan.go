@@ -432,6 +432,8 @@ func (c *checker) application(t term.Term) {
 			c.wrong("%w", err)
 		case c.Plan.Tree != nil || len(c.components) > 0:
 			c.wrong("a script has one tree and nothing beside it")
+		default:
+			tr.Lazy = c.o.Interactive
 		}
 		c.Plan.Tree, out.tree = tr, tr
 		return

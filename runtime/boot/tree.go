@@ -32,6 +32,8 @@ type Tree struct {
 	Manifests map[[32]byte]string
 	// Sources are the files that it was made of, with their sums.
 	Sources map[string][32]byte
+	// Lazy: packages that a loader gets are fetched at their first use.
+	Lazy bool
 
 	seen map[[2]string]bool // while it is made: what has a record, by parent and reference
 }
@@ -165,7 +167,11 @@ func (t *Tree) script(dir string) term.Term {
 	bySum := func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) }
 	var records, manifests, sources, start []term.Term
 	for _, r := range t.Records {
-		records = append(records, term.Tuple{place(r.Parent), place(r.Ref), place(r.URL), place(r.Dir), place(r.Tree), place(r.Package), sum(r.Manifest)})
+		ref := bits(r.Ref) // as it stands in the parent's manifest, which isn't changed when it is moved
+		if r.Parent == "" {
+			ref = place(r.Ref)
+		}
+		records = append(records, term.Tuple{place(r.Parent), ref, place(r.URL), place(r.Dir), place(r.Tree), place(r.Package), sum(r.Manifest)})
 	}
 	for _, s := range slices.SortedFunc(maps.Keys(t.Manifests), bySum) {
 		manifests = append(manifests, term.Tuple{sum(s), bits(base64.StdEncoding.EncodeToString([]byte(t.Manifests[s])))})

@@ -18,7 +18,10 @@ func (m *Manager) bootResolvers() (root string, err error) {
 	p, all := m.cfg.Boot, m.resolvers
 	if t := p.Tree; t != nil {
 		loaded, _ := all[m.cfg.BootLoader].(*resolver.Loaded)
-		all["file"] = resolver.NewCompiled(t.Records, t.Manifests, all["file"], loaded)
+		m.compiled = resolver.NewCompiled(resolver.CompiledConfig{
+			Records: t.Records, Manifests: t.Manifests, Sources: t.Sources, Rest: all["file"], Loaded: loaded,
+		})
+		all["file"] = m.compiled
 		return t.URL, nil
 	}
 	all[boot.Scheme], err = boot.NewResolver(p, m.bootFiles(), true)
@@ -35,12 +38,16 @@ func (m *Manager) bootFiles() boot.Files {
 }
 
 // bootUp runs the boot script. The whole of it is checked first: each component that is not lazy is resolved, with all below it, and
-// each of their routes must lead somewhere. A tree that was compiled has been checked then.
+// each of their routes must lead somewhere. A tree that was compiled has been checked then, but for its packages.
 func (m *Manager) bootUp(ctx context.Context) error {
-	if m.cfg.Boot.Tree == nil {
-		if err := m.checkBoot(ctx); err != nil {
-			return err
-		}
+	var err error
+	if t := m.cfg.Boot.Tree; t == nil {
+		err = m.checkBoot(ctx)
+	} else if !t.Lazy {
+		err = m.compiled.Fetch(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	return m.boot.Run(ctx)
 }

@@ -118,7 +118,8 @@ type Manager struct {
 	alive     func()
 	down      chan struct{} // closed when the tree must go down
 	downOnce  sync.Once
-	boot      *boot.Boot // nil without a script
+	boot      *boot.Boot         // nil without a script
+	compiled  *resolver.Compiled // nil without one of a tree
 	above     routing.Builtins
 	resolvers map[string]resolver.Resolver
 
