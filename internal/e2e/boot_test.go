@@ -5,9 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cmgr/cmgr/internal/needs"
 )
 
 // script writes DIR/NAME.script, and NAME.boot by systools.
@@ -217,6 +221,75 @@ func TestBootMoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("a source that cannot be read", 1, "new place/root.cml: it is a directory", "--stale")
+}
+
+// TestBootFlags: a script's path, with the options about it in all orders, is the one that Erlang's init makes of them.
+func TestBootFlags(t *testing.T) {
+	for _, tool := range []string{"erl", "escript"} {
+		needs.Tool(t, tool)
+	}
+	dir := write(t, map[string]string{"real.escript": `
+main(_) ->
+	{ok,Bin} = file:read_file(filename:join(code:root_dir(), "bin/start_clean.boot")),
+	{script,Id,Is} = binary_to_term(Bin),
+	Path = {path,["$ROOT/r", "$V/y", "$V", "/abs/$V", rel]},
+	More = [case I of {progress,started} -> [Path,I]; _ -> [I] end || I <- Is],
+	ok = file:write_file("real.boot", term_to_binary({script,Id,lists:append(More)})),
+	[io:format("~s ", [filename:dirname(code:which(M))]) || M <- [kernel,lists]],
+	io:format("~s", [code:root_dir()]).
+`})
+	cmd := exec.Command("escript", "real.escript")
+	cmd.Dir = dir
+	said, err := cmd.CombinedOutput()
+	of := strings.Fields(string(said))
+	if err != nil || len(of) != 3 {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	script(t, dir, "ours", `{path,["$ROOT/r","$V/y","$V","/abs/$V",rel]},{primLoad,[gone]},{progress,started}`)
+	for _, flags := range []string{
+		"-boot_var V /v",
+		"-boot_var V /v1 -boot_var V /v2",
+		"-boot_var V /v -boot_var ROOT /other",
+		"-boot_var V /v -pa /a",
+		"-boot_var V /v -pa /a /b -pa /c",
+		"-boot_var V /v -pz /x /y -pz /z",
+		"-pz /x -pa /a -boot_var V /v -pz /y -pa /b /c",
+		"-boot_var V /v -path /p /q",
+		"-boot_var V /v -path /p -pa /a -pz /z",
+		"-boot_var W /w",
+		"",
+	} {
+		words := strings.Fields(flags)
+		theirs := words
+		if strings.Contains(flags, "-path") { // Erlang must find itself there
+			theirs = strings.Fields(strings.Replace(flags, "-path", "-path "+of[0]+" "+of[1], 1))
+		}
+		real := exec.Command("erl", append([]string{"-noshell", "-boot", "./real", "-eval", `{ok,P} = erl_prim_loader:get_path(), io:format("PATH~p~n", [P]), halt().`}, theirs...)...)
+		real.Dir, real.Env = dir, append(os.Environ(), "ERL_CRASH_DUMP_SECONDS=0")
+		said, _ := real.CombinedOutput()
+		var want []string
+		for _, m := range regexp.MustCompile(`"([^"]*)"`).FindAllStringSubmatch(string(said[max(0, strings.Index(string(said), "PATH")):]), -1) {
+			if m[1] != of[0] && m[1] != of[1] {
+				want = append(want, filepath.Clean(m[1]))
+			}
+		}
+		r := boot(t, dir, append([]string{"ours", "-root", of[2]}, words...)...)
+		if code := r.wait(); code != 1 {
+			t.Errorf("%s: exit code %d", flags, code)
+		}
+		ours := r.err()
+		if _, at, _ := strings.Cut(string(said), "'cannot expand $V in bootfile'"); at != "" {
+			if !strings.Contains(ours, "cannot expand $V") {
+				t.Errorf("%s: Erlang says\n%s, and we\n%s", flags, said, ours)
+			}
+			continue
+		}
+		_, list, _ := strings.Cut(ours, "gone/meta/gone.cm in ")
+		list, _, _ = strings.Cut(list, "\n")
+		if got := strings.Split(list, ", "); !slices.Equal(got, want) {
+			t.Errorf("%s: the path is %q, Erlang's %q\n%s", flags, got, want, ours)
+		}
+	}
 }
 
 // BenchmarkBoot starts 1,000 components from their sources, from sources that are verified first, as a compiled tree was, and from that. Once
