@@ -31,7 +31,10 @@ does not run is not started.
 
 On a terminal the shell has one of its own. Otherwise it reads commands from
 standard input; the exit code is the command's, or 128 and the number of the
-signal that ended it. A confined component's shell sees no other process.`,
+signal that ended it. Beside a confined component that runs, the shell is in its
+very namespaces, where jobs are cgroups: it sees its files and processes, and
+can as little do anything to these as any other component. With --tools it is in
+namespaces of its own.`,
 		Example: `  cmgr explore /core/web
   cmgr explore web -c 'ls -l /data && cat /config/config.json'
   cmgr explore web --tools /opt/debug/bin   # with programs of one's own`,

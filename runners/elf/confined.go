@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/sys/proc"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
@@ -77,7 +78,13 @@ func (r *Runner) confine(s *settings, info *runners.StartInfo, spec *job.Spec) (
 			opened = append(opened, root)
 		}
 	}
-	world, done, err := r.Confine.World(in, file, dir)
+	var world *proc.World
+	var done func()
+	if s.join != 0 {
+		world, done, err = r.Confine.Join(s.join, in, file, dir)
+	} else {
+		world, done, err = r.Confine.World(in, file, dir)
+	}
 	if err != nil {
 		return nil, &worldError{err}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/proc"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/job"
 )
 
 // exploring begins the names of the jobs of explorations.
@@ -19,7 +20,8 @@ const exploring = "explore"
 const toolsPath = "/tools"
 
 // Explore runs an operator's program as the component's own would be: its user, environment, directory, limits and world. Beside a
-// run it is in a job within that one's, if jobs are cgroups. Tools are found at /tools.
+// run it is in a job within that one's, if jobs are cgroups, and then in its very world, if that needs no place for Tools, which are
+// found at /tools.
 func (r *Runner) Explore(ctx context.Context, info runners.StartInfo, x runners.Exploration) (runners.Program, error) {
 	for _, h := range info.Handles { // their numbers are the program's own affair
 		h.File.Close()
@@ -78,7 +80,24 @@ func (r *Runner) explore(ctx context.Context, info *runners.StartInfo, x runners
 		in.beside, _ = b.main.(*program)
 	}
 	if in.beside != nil {
-		s.resources = nil // the run's hold for it, too
+		s.resources = nil                                           // the run's hold for it, too
+		if x.Tools == nil && r.Jobs.Backend().Name == job.Cgroup2 { // else it would be a keeper that entered
+			in.beside.mu.Lock()
+			s.join = in.beside.pid
+			in.beside.mu.Unlock()
+		}
 	}
+	if s.join > 0 {
+		handles := len(info.Handles)
+		if p, err := r.begin(ctx, s, info, in); err == nil {
+			return p, nil
+		}
+		// What the run was given is not what it would be given now, or it ends.
+		for _, h := range info.Handles[handles:] {
+			h.File.Close()
+		}
+		info.Handles = info.Handles[:handles]
+	}
+	s.join = 0
 	return r.begin(ctx, s, info, in)
 }

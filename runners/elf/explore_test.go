@@ -8,8 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cmgr/cmgr/internal/needs"
 	"github.com/cmgr/cmgr/manifest"
+	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runners/elf/job"
 )
 
@@ -80,6 +83,52 @@ func TestExplore(t *testing.T) {
 			t.Errorf("it ended by %v", x)
 		}
 	})
+}
+
+// Beside a run it is in that one's world: the same mounts, private files, and processes, under the same limits.
+func TestExploreJoins(t *testing.T) {
+	needs.Cgroup2(t)
+	r := newRig(t, job.Cgroup2+" confined")
+	r.Grants = func(name.Moniker) confine.Grants { return confine.Grants{Tmp: true} }
+	b := sh("echo kept >/tmp/note; readlink /proc/self/ns/mnt /proc/self/ns/pid /proc/self/ns/ipc /proc/self/ns/net; echo up; exec sleep 1000")
+	main := r.start(t, b)
+	var theirs string
+	for {
+		line, err := main.out.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line == "up\n" {
+			break
+		}
+		theirs += line
+	}
+	info := r.info
+	info.Program, info.Namespace = b, r.entries(t)
+	out, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const look = `readlink /proc/self/ns/mnt /proc/self/ns/pid /proc/self/ns/ipc /proc/self/ns/net; cat /tmp/note /proc/1/comm
+		grep -E '^(CapBnd|CapEff|NoNewPrivs|Seccomp):' /proc/self/status | cut -f2 | tr '\n' ' '; kill -9 1 2>/dev/null || echo no`
+	p, err := r.Explore(t.Context(), info, runners.Exploration{
+		Command: []string{"/bin/sh", "-c", look}, Files: [3]*os.File{in, w}, Beside: main.Program,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(out)
+	if want := theirs + "kept\nsleep\n0000000000000000 0000000000000000 1 2 no\n"; string(said) != want || err != nil {
+		t.Errorf("it says\n%s, want\n%s(%v)", said, want, err)
+	}
+	if x := wait(t, p); !x.OK() {
+		t.Errorf("it ended by %v", x)
+	}
 }
 
 func TestExploreErrors(t *testing.T) {

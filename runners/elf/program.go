@@ -48,6 +48,7 @@ type settings struct {
 	stdout     bool // forwarded to the log
 	stderr     bool
 	critical   bool
+	join       int // the process whose world it is to be in; 0: one of its own
 }
 
 // The policies that guard keys of the program block, by their names in security_policy.job_policy.

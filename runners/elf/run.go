@@ -241,11 +241,11 @@ func (p *program) end() {
 	p.End(x)
 }
 
-// isEnding says whether the end of p has begun.
+// isEnding says whether the end of p has begun. Of a PID namespace the first process is the last one that is heard of.
 func (p *program) isEnding() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.reaped != nil
+	return p.reaped != nil || p.pid > 0 && exiting(p.pid)
 }
 
 // hearReady looks whether Ready has come and the loop has not got to it yet, if Start waits for it; with mu held.

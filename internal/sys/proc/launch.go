@@ -122,6 +122,9 @@ func (l *launcher) on(base *Base) (*launcher, error) {
 		if err := b.begin(); err != nil {
 			return nil, err
 		}
+		if base.Once {
+			return b, nil
+		}
 		if l.based == nil {
 			l.based = map[*Base]*launcher{}
 		}
@@ -305,6 +308,9 @@ func (l *launcher) start(s *Spec, exited func(Status)) (*Process, error) {
 		var err error
 		if l, err = l.on(s.World.Base); err != nil {
 			return nil, &Error{Kind: kindOf(err), Op: "confine", Path: s.Path, Err: err}
+		}
+		if l.base != nil && l.base.Once {
+			defer l.end()
 		}
 	}
 	r := request{s, exited, make(chan result, 1)}

@@ -48,6 +48,8 @@ const Worlds = canVfork
 type Base struct {
 	Steps []Step
 	Files []int // must stay open until the first start
+	// Once says that it is used once: its thread ends with the start.
+	Once bool
 }
 
 // take has the calling thread take on b.

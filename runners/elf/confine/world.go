@@ -129,19 +129,28 @@ func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release 
 		b.enter("mount", m.path, unix.SYS_MOVE_MOUNT, m.tree, proc.Text(""), proc.Int(unix.AT_FDCWD), proc.Text(m.path),
 			proc.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.privileges(&b, k, keep); err != nil {
+	if err := c.finish(&b, in, keep); err != nil {
 		return nil, nil, err
 	}
-	if err := c.restrict(&b, in, k); err != nil {
-		return nil, nil, err
+	return b.w, release, nil
+}
+
+// finish adds what follows when the files are in place.
+func (c *Confiner) finish(b *builder, in Contents, keep uint64) error {
+	k := in.Grants.kind()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.privileges(b, k, keep); err != nil {
+		return err
+	}
+	if err := c.restrict(b, in, k); err != nil {
+		return err
 	}
 	b.w.Seal = []proc.Step{{
 		Op: "filter system calls", Trap: unix.SYS_SECCOMP,
 		Args: []proc.Arg{proc.Int(unix.SECCOMP_SET_MODE_FILTER), proc.Int(0), proc.Filter(c.filter[k])},
 	}}
-	return b.w, release, nil
+	return nil
 }
 
 // checkPath says what is wrong with a path as the place of something.
