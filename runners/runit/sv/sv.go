@@ -149,7 +149,11 @@ func (c *call) await(services []string) {
 	looked := false
 	for left := len(services); left > 0; {
 		results := make([]string, len(services))
-		for round := time.Now().Add(again); ; {
+		round := time.Now()
+		if looked { // what is so already is told at once
+			round = round.Add(again)
+		}
+		for {
 			if looked {
 				w.wait(max(0, min(time.Until(round), time.Until(c.deadline))))
 			}
