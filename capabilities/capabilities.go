@@ -104,9 +104,10 @@ const (
 	FromVoid                         // nobody, on purpose
 	FromCapability                   // made by the manager out of another capability (StorageAdmin)
 	FromCollection                   // aggregated from the instances of a collection, or of several sources
+	FromDictionary                   // an item of a dictionary that At's program provides (Capability), which may not have it
 )
 
-var sourceKinds = [...]string{"component", "builtin", "framework", "void", "capability", "collection"}
+var sourceKinds = [...]string{"component", "builtin", "framework", "void", "capability", "collection", "dictionary"}
 
 func (k SourceKind) String() string { return sourceKinds[k] }
 

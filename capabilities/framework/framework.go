@@ -44,6 +44,8 @@ const (
 	Controller = "cmgr.component.Controller"
 	// Resolver is what a component provides that resolves URLs for others.
 	Resolver = "cmgr.component.Resolver"
+	// Dictionary is what a component provides whose program makes what is in a dictionary: see ServeDictionary.
+	Dictionary = "cmgr.component.Dictionary"
 )
 
 // Protocols are those that a component can use from "framework".
@@ -63,7 +65,7 @@ func Restricted(protocol string) bool {
 // Packets says whether the protocol is spoken in packets with descriptors (SOCK_SEQPACKET); else it is a stream of bytes.
 func Packets(protocol string) bool {
 	switch protocol {
-	case Realm, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector, StorageAdmin, Controller, Resolver:
+	case Realm, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector, StorageAdmin, Controller, Resolver, Dictionary:
 		return true
 	}
 	return false

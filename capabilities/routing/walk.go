@@ -536,8 +536,12 @@ func (w *walk) item(s step) (step, bool, error) {
 	switch {
 	case found.Kind != capabilities.FromComponent:
 		return s, false, w.fail(s, capabilities.NotFound, "", "item `%s` is not present in dictionary at component `%s`", s.name, found)
+	case found.Capability.Path != "" && s.kind != manifest.KindProtocol:
+		return s, false, w.fail(s, capabilities.Invalid, "",
+			"the dictionary that the program of `%s` provides holds protocols, not %s capabilities", found.At, s.kind)
 	case found.Capability.Path != "":
-		return s, false, w.fail(s, capabilities.Denied, "", "dynamic dictionaries are not allowed at component `%s`", found.At)
+		w.r.Source = capabilities.Source{Kind: capabilities.FromDictionary, At: found.At, Name: s.name, Capability: found.Capability}
+		return s, true, nil
 	}
 	d, err := owner.Decl(w.ctx)
 	if err != nil {

@@ -148,6 +148,9 @@ func (s *Settings) allowsFramework(protocol string, scope, user name.Moniker) bo
 
 // forbids says why target may not have a capability, and how it would be allowed to; "" where it may.
 func (s *Settings) forbids(k manifest.Kind, src capabilities.Source, target name.Moniker) (reason, hint string) {
+	if src.Kind == capabilities.FromDictionary {
+		src.Kind = capabilities.FromComponent
+	}
 	var about []string
 	for i := range s.CapabilityPolicy {
 		r := &s.CapabilityPolicy[i]

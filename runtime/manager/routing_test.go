@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -60,6 +61,11 @@ func component(me string) {
 				if err != nil {
 					panic(err)
 				}
+				if u, ok := c.(*net.UnixConn); ok && n == "live" {
+					own := &items{me: me, names: []string{"grow", "item"}, changed: make(chan struct{}, 1)}
+					go framework.ServeDictionary(context.Background(), u, own, own.changed)
+					continue
+				}
 				if l.Addr().Network() == "unixpacket" {
 					go remote.Serve(context.Background(), c.(*net.UnixConn), nobody{})
 					continue
@@ -70,6 +76,35 @@ func component(me string) {
 		}()
 	}
 	select {}
+}
+
+// items are the dictionary "live" of a component: each says whose it is, and "grow" adds "more".
+type items struct {
+	me      string
+	changed chan struct{}
+	mu      sync.Mutex
+	names   []string
+}
+
+func (d *items) Names(context.Context) ([]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.names), nil
+}
+
+func (d *items) Open(_ context.Context, item string, conn net.Conn) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !slices.Contains(d.names, item) {
+		return &fs.PathError{Op: "open", Path: item, Err: fs.ErrNotExist}
+	}
+	if item == "grow" {
+		d.names = append(d.names, "more")
+		d.changed <- struct{}{}
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "%s %s\n", d.me, item)
+	return nil
 }
 
 // nobody runs programs that do nothing, if it sees their packages.
@@ -467,6 +502,9 @@ func (l *live) view(ctx context.Context, m name.Moniker) (string, error) {
 		return "", fmt.Errorf("%s has processes %v, %w", m, pids, err)
 	}
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pids[0]))
+	for ; err == nil && !bytes.Contains(env, []byte("CMGR_MONIKER=")); time.Sleep(time.Millisecond) { // its exec is not over
+		env, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pids[0]))
+	}
 	for _, e := range bytes.Split(env, []byte{0}) {
 		if dir, ok := strings.CutPrefix(string(e), "CMGR_NAMESPACE="); ok {
 			return dir, err
@@ -497,8 +535,15 @@ func (l *live) found(ctx context.Context, q routingtest.Question, base string) e
 	case manifest.KindService:
 		return l.foundService(q, at)
 	case manifest.KindDictionary:
-		_, err := os.ReadDir(at)
-		return err
+		if _, err := os.ReadDir(at); err != nil || q.Err != nil || q.Route.Source.Capability == nil || q.Route.Source.Capability.Path == "" {
+			return err
+		}
+		c, err := dialLong(filepath.Join(at, "item"), syscall.SOCK_STREAM)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return says(c, capabilities.Source{At: q.Route.Source.At, Name: "item"})
 	case manifest.KindConfig:
 		text, err := os.ReadFile(filepath.Join(base, "config/config.json"))
 		var values map[string]any
@@ -506,7 +551,7 @@ func (l *live) found(ctx context.Context, q routingtest.Question, base string) e
 			return err
 		}
 		want := fmt.Sprint(q.Use.Config.Default)
-		if q.Route.Source.Kind == capabilities.FromComponent {
+		if q.Err == nil && q.Route.Source.Kind == capabilities.FromComponent {
 			want = fmt.Sprint(q.Route.Source.Capability.Config.Value)
 		}
 		if got := fmt.Sprint(values[q.Use.Config.Key]); got != want {

@@ -59,7 +59,7 @@ func socketType(k manifest.Kind) sock.Type {
 	if k == manifest.KindProtocol || k == manifest.KindService {
 		return sock.Stream
 	}
-	return sock.Packets // runners and resolvers speak internal/rpc
+	return sock.Packets // runners, resolvers and dictionaries speak internal/rpc
 }
 
 // heldOf are the capabilities of d whose sockets the manager holds.
@@ -67,7 +67,10 @@ func heldOf(d *manifest.Component) (names []string, types []sock.Type) {
 	for i := range d.Capabilities {
 		c := &d.Capabilities[i]
 		switch c.Kind {
-		case manifest.KindProtocol, manifest.KindService, manifest.KindRunner, manifest.KindResolver:
+		case manifest.KindProtocol, manifest.KindService, manifest.KindRunner, manifest.KindResolver, manifest.KindDictionary:
+			if c.Kind == manifest.KindDictionary && c.Path == "" {
+				continue
+			}
 			if c.Activate == manifest.ActivationListen {
 				names, types = append(names, c.Name), append(types, socketType(c.Kind))
 			}
@@ -530,6 +533,14 @@ func (r *Realm) open(ctx context.Context, user name.Moniker, by []Delivery) (*os
 		return so.Dial(ctx)
 	case capabilities.FromVoid:
 		return nil, &Error{Op: "connect", At: user, Why: capabilities.NotFound, Err: fmt.Errorf("%s is absent on purpose", route.Kind)}
+	}
+	if route.Source.Kind == capabilities.FromDictionary {
+		a, b, err := sock.Connected(sock.Stream)
+		if err != nil {
+			return nil, err
+		}
+		r.spawn(func() { r.hand(r.ctx, user, by[0].Use, route.Source, os.NewFile(uintptr(b), "connection")) })
+		return os.NewFile(uintptr(a), "connection"), nil
 	}
 	if at := r.hostSocket(route.Source); at != "" {
 		c, err := (&net.Dialer{}).DialContext(ctx, "unix", at)

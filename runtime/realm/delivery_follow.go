@@ -10,6 +10,7 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/protocol"
+	"github.com/cmgr/cmgr/internal/sys/sock"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
@@ -209,6 +210,12 @@ func (p *placed) show(ctx context.Context, routed []Delivery, lacks []lack) erro
 			var so protocol.End
 			if so, err = r.heldSocket(ctx, src); err == nil {
 				want, put = shown{end: so}, func() error { return p.i.linkSocket(v, p.at, src, so) }
+			}
+		case src.Kind == capabilities.FromDictionary:
+			want.text = fmt.Sprintf("%s of %s of %s", src.Name, src.Capability.Name, src.At)
+			use, user := p.use, p.i.moniker
+			put = func() error {
+				return v.Serve(p.at, sock.Stream, r.spawn, func(conn *os.File) { r.hand(r.ctx, user, use, src, conn) })
 			}
 		case r.hostSocket(src) != "":
 			err = errLate

@@ -73,7 +73,10 @@ func (i *instance) putItems(
 		}
 	}
 	inside = append(inside[:len(inside):len(inside)], id)
-	if src.Kind != capabilities.FromComponent || src.Capability.Path != "" {
+	if src.Kind == capabilities.FromComponent && src.Capability.Path != "" {
+		return i.putProvided(ctx, got, u, at, src)
+	}
+	if src.Kind != capabilities.FromComponent {
 		i.missing(u, fmt.Errorf("%s: what is in it is not known from manifests", src))
 		return nil
 	}

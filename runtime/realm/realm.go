@@ -89,8 +89,9 @@ type Realm struct {
 	killed sync.Once
 	waits  waits
 
-	remoteRunners   links[*remote.Runner]
-	remoteResolvers links[*resolver.Remote]
+	remoteRunners      links[*remote.Runner]
+	remoteResolvers    links[*resolver.Remote]
+	remoteDictionaries links[dictionary]
 
 	reloading chan struct{} // holds who reloads
 
@@ -158,6 +159,7 @@ func (r *Realm) Close() {
 	r.cancel()
 	r.remoteRunners.close()
 	r.remoteResolvers.close()
+	r.remoteDictionaries.close()
 	done := make(chan struct{})
 	go func() { r.wg.Wait(); close(done) }()
 	select {
@@ -165,6 +167,10 @@ func (r *Realm) Close() {
 	case <-time.After(KillTimeout): // somebody's runner has a program that no kill ends; it has been said
 		r.cfg.Log.Warn("programs outlive the manager", "monikers", r.running())
 	}
+	r.exposing.Lock()
+	r.exposed.end()
+	r.exposed = nil
+	r.exposing.Unlock()
 	r.root.closeSockets()
 	r.events.close()
 }

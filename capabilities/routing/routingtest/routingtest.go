@@ -28,6 +28,7 @@
 //
 //	-> M KIND NAME                      a component declares it; M is <component manager> for a built-in, <framework of M> for
 //	                                    the framework's, "storage of M" for what the manager makes of storage
+//	-> dictionary D of M KIND NAME      the program of M has it in its dictionary D, or not
 //	-> M aggregate NAME                 a service put together; its members follow, a line each
 //	-> void                             absent on purpose
 //	-> none                             nothing is needed
@@ -463,6 +464,8 @@ func source(r *capabilities.Route) string {
 		s = "void"
 	case capabilities.FromCapability:
 		s = fmt.Sprintf("storage of %s %s", r.Source.At, r.Source.Name)
+	case capabilities.FromDictionary:
+		s = fmt.Sprintf("dictionary %s of %s %s %s", r.Source.Capability.Name, r.Source.At, r.Kind, r.Source.Name)
 	case capabilities.FromCollection:
 		s = fmt.Sprintf("%s aggregate %s", r.Source.At, r.Source.Name)
 	default:
