@@ -204,6 +204,8 @@ func answer(r verify.Result) string {
 	switch x.Source.Kind {
 	case capabilities.FromVoid:
 		s = "-> void"
+	case capabilities.FromDictionary:
+		s = fmt.Sprintf("-> dictionary %s of %s %s %s", x.Source.Capability.Name, x.Source.At, r.Kind, x.Source.Name)
 	case capabilities.FromCapability:
 		s = fmt.Sprintf("-> storage of %s %s", x.Source.At, x.Source.Name)
 	case capabilities.FromCollection:
