@@ -66,10 +66,10 @@ type Confiner struct {
 	// Descriptors, made on first use; under mu.
 	mu     sync.Mutex
 	closed bool
-	empty  int           // the network namespace of those without one; -1: not made yet
-	base   [2]*proc.Base // what worlds without and with the network begin with
-	scope  [2]int        // Landlock's rulesets for them; -1: not made yet
-	filter [kinds][]byte
+	empty  int               // the network namespace of those without one; -1: not made yet
+	base   [kinds]*proc.Base // what worlds begin with, by kind
+	scope  [2]int            // Landlock's rulesets for them; -1: not made yet
+	filter [kinds]struct{ all, first, last []byte }
 	seeds  map[string]*seed
 	clock  int // counts uses of seeds
 	things []thing
@@ -86,7 +86,8 @@ func Open(o Options) (*Confiner, error) {
 	c.landlock, _ = probe.Landlock()
 	c.memfd = unix.Access(memfdNoexec, unix.W_OK) == nil
 	for k := range kinds {
-		c.filter[k] = filter(k)
+		f := &c.filter[k]
+		f.all, f.first, f.last = filter(k)
 	}
 	// The seed without anything of a component's own tries most of what can fail.
 	if _, release, err := c.seed(nil); err != nil {

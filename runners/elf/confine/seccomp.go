@@ -154,8 +154,17 @@ func checked(network bool) map[uint32][]instruction {
 	}
 }
 
-// filter is the program for components of a kind, as the kernel reads it.
-func filter(k kind) []byte {
+// entering are the system calls by which a process is made and comes into its world, as far as a program is refused them. A
+// step of a world that makes another such call adds it here.
+var entering = []uint32{
+	unix.SYS_CLONE3, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_FSOPEN, unix.SYS_FSCONFIG,
+	unix.SYS_FSMOUNT, unix.SYS_MOUNT_SETATTR,
+}
+
+// filter is the filter for components of a kind. The kernel takes up to 90 µs to make a program of it and to try each number on
+// it. So it is also there in two parts that together are the same: first, which the thread that makes processes has put on once
+// and for all, and last, which refuses what is needed to come into a world.
+func filter(k kind) (all, first, last []byte) {
 	special := checked(k&withNetwork != 0)
 	decide := func(nr uint32) []instruction {
 		switch code, ok := special[nr]; {
@@ -168,6 +177,24 @@ func filter(k kind) []byte {
 		}
 		return ret(refuse(unix.EPERM))
 	}
+	all = program(decide)
+	first = program(func(nr uint32) []instruction {
+		if slices.Contains(entering, nr) {
+			return ret(allow)
+		}
+		return decide(nr)
+	})
+	last = program(func(nr uint32) []instruction {
+		if slices.Contains(entering, nr) {
+			return decide(nr)
+		}
+		return ret(allow)
+	})
+	return all, first, last
+}
+
+// program is a filter, as the kernel reads it, that does what decide says of each system call of this architecture.
+func program(decide func(nr uint32) []instruction) []byte {
 	// Runs of numbers with the same decision, by their first.
 	type run struct {
 		first uint32
@@ -188,10 +215,10 @@ func filter(k kind) []byte {
 		half := len(runs) / 2
 		return when(atLeast, runs[half].first, tree(runs[half:]), tree(runs[:half]))
 	}
-	program := slices.Concat([]instruction{{Code: load, K: archAt}},
+	code := slices.Concat([]instruction{{Code: load, K: archAt}},
 		when(equal, arch, slices.Concat([]instruction{{Code: load, K: nrAt}}, tree(runs)), ret(refuse(unix.EPERM))))
-	b := make([]byte, 0, len(program)*unix.SizeofSockFilter)
-	for _, i := range program {
+	b := make([]byte, 0, len(code)*unix.SizeofSockFilter)
+	for _, i := range code {
 		b = binary.NativeEndian.AppendUint16(b, i.Code)
 		b = append(b, i.Jt, i.Jf)
 		b = binary.NativeEndian.AppendUint32(b, i.K)

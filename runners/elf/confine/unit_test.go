@@ -62,9 +62,22 @@ func TestFilter(t *testing.T) {
 	eperm := refuse(unix.EPERM)
 	for k := range kinds {
 		network := k&withNetwork != 0
-		code := filter(k)
+		code, first, last := filter(k)
 		if n := len(code) / 8; n > 4096 || n == 0 {
 			t.Fatalf("%d instructions", n)
+		}
+		// The two parts are the whole.
+		for nr := range uint32(known + 100) {
+			for bit := range 33 {
+				args := []uint64{1 << bit >> 1, 1 << bit >> 1, 1 << bit >> 1}
+				got := verdict(t, first, nr, arch, args...)
+				if got == allow {
+					got = verdict(t, last, nr, arch, args...)
+				}
+				if want := verdict(t, code, nr, arch, args...); got != want {
+					t.Fatalf("system call %d %x: %#x in two parts, want %#x", nr, args, got, want)
+				}
+			}
 		}
 		special := checked(network)
 		for nr := range uint32(known + 100) {

@@ -146,11 +146,19 @@ func (c *Confiner) finish(b *builder, in Contents, keep uint64) error {
 	if err := c.restrict(b, in, k); err != nil {
 		return err
 	}
-	b.w.Seal = []proc.Step{{
-		Op: "filter system calls", Trap: unix.SYS_SECCOMP,
-		Args: []proc.Arg{proc.Int(unix.SECCOMP_SET_MODE_FILTER), proc.Int(0), proc.Filter(c.filter[k])},
-	}}
+	code := c.filter[k].all
+	if b.w.Base != nil {
+		code = c.filter[k].last
+	}
+	b.w.Seal = []proc.Step{filterStep(code)}
 	return nil
+}
+
+func filterStep(code []byte) proc.Step {
+	return proc.Step{
+		Op: "filter system calls", Trap: unix.SYS_SECCOMP,
+		Args: []proc.Arg{proc.Int(unix.SECCOMP_SET_MODE_FILTER), proc.Int(0), proc.Filter(code)},
+	}
 }
 
 // checkPath says what is wrong with a path as the place of something.
@@ -219,7 +227,7 @@ func (c *Confiner) privileges(b *builder, k kind, keep uint64) error {
 	zero := proc.Int(0)
 	const op = "give up capabilities"
 	const noRoot, locked = 1 << 0, 1 << 1 // SECBIT_NOROOT, SECBIT_NOROOT_LOCKED
-	if keep != 0 || c.base[k&withNetwork] == nil {
+	if keep != 0 || c.base[k] == nil {
 		for i := range c.lastCap + 1 {
 			if keep&(1<<i) == 0 {
 				add(op, "", unix.SYS_PRCTL, proc.Int(unix.PR_CAPBSET_DROP), proc.Int(i), zero, zero, zero)
@@ -239,7 +247,7 @@ func (c *Confiner) privileges(b *builder, k kind, keep uint64) error {
 			add("enter network namespace", "", unix.SYS_SETNS, b.file(net), proc.Int(unix.CLONE_NEWNET))
 		}
 		b.w.Enter = append(b.w.Enter, away...)
-	case c.base[k&withNetwork] == nil:
+	case c.base[k] == nil:
 		// Who keeps nothing has all of this from birth.
 		base := &proc.Base{}
 		if k&withNetwork == 0 {
@@ -250,11 +258,11 @@ func (c *Confiner) privileges(b *builder, k kind, keep uint64) error {
 			add("enter network namespace", "", unix.SYS_SETNS, proc.File(0), proc.Int(unix.CLONE_NEWNET))
 			base.Files = []int{net}
 		}
-		base.Steps = away
-		c.base[k&withNetwork] = base
+		base.Steps = append(away, filterStep(c.filter[k].first))
+		c.base[k] = base
 	}
 	if keep == 0 {
-		b.w.Base = c.base[k&withNetwork]
+		b.w.Base = c.base[k]
 	}
 	lo, hi := keep&0xffffffff, keep>>32
 	// A header with pid 0; then effective, permitted and inheritable, of 32 bits each, twice (capset(2)).
