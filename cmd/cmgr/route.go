@@ -94,6 +94,18 @@ func (a *app) routes(r *controlpb.RouteResponse, verbose bool) {
 		case "Success":
 			row("Result", mark+" Success")
 			row("Source", x.GetSourceMoniker())
+			key := "Instances"
+			for _, i := range x.GetServiceInstances() {
+				text := fmt.Sprintf("%s  %s of %s", i.GetName(), i.GetSourceName(), i.GetSourceMoniker())
+				if i.GetError() != "" {
+					text = i.GetName() + "  " + s.red("[✗]") + " " + i.GetError()
+				}
+				row(key, text)
+				key = "and"
+			}
+			if names := x.GetDictionaryEntries(); len(names) > 0 {
+				row("Contents", strings.Join(names, ", "))
+			}
 		case "Void":
 			row("Result", mark+" Routed from void")
 		default:

@@ -11,13 +11,25 @@ import (
 func TestLook(t *testing.T) {
 	dir := write(t, map[string]string{
 		"root.cml": `{
-			children: [ { name: "echo", url: "echo.cml" }, { name: "user", url: "user.cml", startup: "eager" } ],
-			offer: [ { protocol: "echo", from: "#echo", to: "#user" } ],
+			children: [ { name: "echo", url: "echo.cml" }, { name: "user", url: "user.cml", startup: "eager" },
+				{ name: "sets", url: "sets.cml" } ],
+			offer: [ { protocol: "echo", from: "#echo", to: "#user" },
+				{ service: "store", from: "#sets", to: "#user" } ],
+		}`,
+		"sets.cml": `{
+			children: [ { name: "ann", url: "store.cml" }, { name: "ben", url: "store.cml" } ],
+			capabilities: [ { dictionary: "kit" } ],
+			offer: [ { service: "store", from: "#ann", to: "self/kit" }, { protocol: "tell", from: "#ben", to: "self/kit" } ],
+			expose: [ { service: "store", from: [ "#ann", "#ben" ] }, { dictionary: "kit", from: "self" } ],
+		}`,
+		"store.cml": `{
+			program: { runner: "elf", binary: "/bin/cat" }, capabilities: [ { service: "store" }, { protocol: "tell" } ],
+			expose: [ { service: "store", from: "self" }, { protocol: "tell", from: "self" } ],
 		}`,
 		"echo.cml": `{
 			program: { runner: "elf", binary: "/bin/cat" }, capabilities: [ { protocol: "echo" } ], expose: [ { protocol: "echo", from: "self" } ],
 		}`,
-		"user.cml": `{ program: { runner: "elf", binary: "/bin/true" }, use: [ { protocol: "echo" } ] }`,
+		"user.cml": `{ program: { runner: "elf", binary: "/bin/true" }, use: [ { protocol: "echo" }, { service: "store" } ] }`,
 	})
 	r := run(t, dir, "--stay")
 	r.until("the user's end", func() bool { return strings.Contains(r.out()+r.err(), "/user exited code=0") })
@@ -27,11 +39,15 @@ func TestLook(t *testing.T) {
 		want string // a part of the output, which is otherwise the error's text
 	}{
 		{"route user use:echo --why", 0, "expose echo by /echo (" + dir + "/echo.cml:2:"},
-		{"route user nix", 1, "route /user: it uses and exposes nothing like nix\ncmgr: hint: it has use:echo, use:elf\n"},
+		{"route user nix", 1, "route /user: it uses and exposes nothing like nix\ncmgr: hint: it has use:echo, use:elf, use:store\n"},
 		{"route user nix --json", 1, `"kind":"not_found"`},
 		{"route /", 0, "Moniker: /\nIt uses and exposes nothing.\n"},
+		{"route user store", 0, "Instances:  ann  store of /sets/ann\n          and:  ben  store of /sets/ben\n"},
+		{"route sets", 0, "Contents:  store, tell\n"},
+		{"route user store --json", 0, `"service_instances":[{"name":"ann","source_moniker":"/sets/ann","source_name":"store","error":""},`},
+		{"route sets kit --json", 0, `"dictionary_entries":["store","tell"]`},
 		{"__complete route user e", 0, ":4\n"},
-		{"__complete route user use:", 0, "use:elf\nuse:echo\n:4\n"},
+		{"__complete route user use:", 0, "use:elf\nuse:echo\nuse:store\n:4\n"},
 		{"__complete connect user ", 0, "echo\n:4\n"},
 		{"__complete cp /us", 0, "/user:/\tResolved\n:2\n"},
 		{"__complete storage copy /us", 0, "/user::\tResolved\n:2\n"},

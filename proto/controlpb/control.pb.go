@@ -2027,9 +2027,13 @@ type RouteReport struct {
 	// required, optional, transitional or same_as_target, as the manifest asks for it.
 	Availability string `protobuf:"bytes,8,opt,name=availability,proto3" json:"availability,omitempty"`
 	// The way that was walked, from this instance's declaration on.
-	Hops          []*Hop `protobuf:"bytes,9,rep,name=hops,proto3" json:"hops,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Hops []*Hop `protobuf:"bytes,9,rep,name=hops,proto3" json:"hops,omitempty"`
+	// Of a service: its instances, as whoever uses it finds them.
+	ServiceInstances []*ServiceInstance `protobuf:"bytes,10,rep,name=service_instances,json=serviceInstances,proto3" json:"service_instances,omitempty"`
+	// Of a dictionary: the names of what is in it, sorted.
+	DictionaryEntries []string `protobuf:"bytes,11,rep,name=dictionary_entries,json=dictionaryEntries,proto3" json:"dictionary_entries,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *RouteReport) Reset() {
@@ -2125,6 +2129,90 @@ func (x *RouteReport) GetHops() []*Hop {
 	return nil
 }
 
+func (x *RouteReport) GetServiceInstances() []*ServiceInstance {
+	if x != nil {
+		return x.ServiceInstances
+	}
+	return nil
+}
+
+func (x *RouteReport) GetDictionaryEntries() []string {
+	if x != nil {
+		return x.DictionaryEntries
+	}
+	return nil
+}
+
+type ServiceInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Who provides it, and as what.
+	SourceMoniker string `protobuf:"bytes,2,opt,name=source_moniker,json=sourceMoniker,proto3" json:"source_moniker,omitempty"`
+	SourceName    string `protobuf:"bytes,3,opt,name=source_name,json=sourceName,proto3" json:"source_name,omitempty"`
+	// Why it is not there; "" if it is.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceInstance) Reset() {
+	*x = ServiceInstance{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceInstance) ProtoMessage() {}
+
+func (x *ServiceInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceInstance.ProtoReflect.Descriptor instead.
+func (*ServiceInstance) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ServiceInstance) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServiceInstance) GetSourceMoniker() string {
+	if x != nil {
+		return x.SourceMoniker
+	}
+	return ""
+}
+
+func (x *ServiceInstance) GetSourceName() string {
+	if x != nil {
+		return x.SourceName
+	}
+	return ""
+}
+
+func (x *ServiceInstance) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type CapabilityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The whole name, on either side of a rename.
@@ -2135,7 +2223,7 @@ type CapabilityRequest struct {
 
 func (x *CapabilityRequest) Reset() {
 	*x = CapabilityRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2235,7 @@ func (x *CapabilityRequest) String() string {
 func (*CapabilityRequest) ProtoMessage() {}
 
 func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2248,7 @@ func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityRequest.ProtoReflect.Descriptor instead.
 func (*CapabilityRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CapabilityRequest) GetName() string {
@@ -2183,7 +2271,7 @@ type CapabilityResponse struct {
 
 func (x *CapabilityResponse) Reset() {
 	*x = CapabilityResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2283,7 @@ func (x *CapabilityResponse) String() string {
 func (*CapabilityResponse) ProtoMessage() {}
 
 func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2296,7 @@ func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityResponse.ProtoReflect.Descriptor instead.
 func (*CapabilityResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CapabilityResponse) GetDeclarations() []*Mention {
@@ -2258,7 +2346,7 @@ type Mention struct {
 
 func (x *Mention) Reset() {
 	*x = Mention{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2358,7 @@ func (x *Mention) String() string {
 func (*Mention) ProtoMessage() {}
 
 func (x *Mention) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2371,7 @@ func (x *Mention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mention.ProtoReflect.Descriptor instead.
 func (*Mention) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Mention) GetMoniker() string {
@@ -2348,7 +2436,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2448,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2461,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Hop) GetMoniker() string {
@@ -2416,7 +2504,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2516,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2529,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Position) GetFile() string {
@@ -2476,7 +2564,7 @@ type GraphRequest struct {
 
 func (x *GraphRequest) Reset() {
 	*x = GraphRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2576,7 @@ func (x *GraphRequest) String() string {
 func (*GraphRequest) ProtoMessage() {}
 
 func (x *GraphRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2589,7 @@ func (x *GraphRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphRequest.ProtoReflect.Descriptor instead.
 func (*GraphRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GraphRequest) GetOnly() string {
@@ -2528,7 +2616,7 @@ type GraphResponse struct {
 
 func (x *GraphResponse) Reset() {
 	*x = GraphResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2628,7 @@ func (x *GraphResponse) String() string {
 func (*GraphResponse) ProtoMessage() {}
 
 func (x *GraphResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2641,7 @@ func (x *GraphResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphResponse.ProtoReflect.Descriptor instead.
 func (*GraphResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GraphResponse) GetInstances() []*Instance {
@@ -2583,7 +2671,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2683,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +2696,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2653,7 +2741,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +2753,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +2766,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogsRequest) GetQueries() []string {
@@ -2720,7 +2808,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2820,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2833,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LogLine) GetMoniker() string {
@@ -2801,7 +2889,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +2901,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2914,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *EventsRequest) GetSinceSeq() float64 {
@@ -2888,7 +2976,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +2988,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3001,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Event) GetSeq() float64 {
@@ -2990,7 +3078,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3002,7 +3090,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3015,7 +3103,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WaitRequest) GetQuery() string {
@@ -3044,7 +3132,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3144,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3157,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WaitResponse) GetMoniker() string {
@@ -3101,7 +3189,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3113,7 +3201,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3126,7 +3214,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 type DoctorResponse struct {
@@ -3138,7 +3226,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3238,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3251,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -3187,7 +3275,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[46]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3287,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[46]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3300,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Check) GetStatus() string {
@@ -3251,7 +3339,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[47]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +3351,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[47]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +3364,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 type ShutdownResponse struct {
@@ -3287,7 +3375,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[48]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3299,7 +3387,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[48]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3312,7 +3400,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 type VersionRequest struct {
@@ -3323,7 +3411,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[49]
+	mi := &file_proto_control_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3423,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[49]
+	mi := &file_proto_control_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3436,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 type VersionResponse struct {
@@ -3364,7 +3452,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[50]
+	mi := &file_proto_control_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3464,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[50]
+	mi := &file_proto_control_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3477,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3448,7 +3536,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[51]
+	mi := &file_proto_control_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3548,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[51]
+	mi := &file_proto_control_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3561,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Problem) GetKind() string {
@@ -3534,7 +3622,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[52]
+	mi := &file_proto_control_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3546,7 +3634,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[52]
+	mi := &file_proto_control_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3559,7 +3647,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Finding) GetPosition() *Position {
@@ -3612,7 +3700,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[53]
+	mi := &file_proto_control_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3624,7 +3712,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[53]
+	mi := &file_proto_control_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3637,7 +3725,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 type StatusResponse struct {
@@ -3657,7 +3745,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[54]
+	mi := &file_proto_control_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +3757,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[54]
+	mi := &file_proto_control_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +3770,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *StatusResponse) GetInternal() string {
@@ -3893,7 +3981,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\afilters\x18\x02 \x03(\tR\afilters\"_\n" +
 	"\rRouteResponse\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x124\n" +
-	"\x06routes\x18\x02 \x03(\v2\x1c.cmgr.control.v1.RouteReportR\x06routes\"\xa6\x02\n" +
+	"\x06routes\x18\x02 \x03(\v2\x1c.cmgr.control.v1.RouteReportR\x06routes\"\xa4\x03\n" +
 	"\vRouteReport\x12\x1b\n" +
 	"\tdecl_type\x18\x01 \x01(\tR\bdeclType\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1e\n" +
@@ -3905,7 +3993,16 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\rerror_summary\x18\x06 \x01(\tR\ferrorSummary\x12\x12\n" +
 	"\x04hint\x18\a \x01(\tR\x04hint\x12\"\n" +
 	"\favailability\x18\b \x01(\tR\favailability\x12(\n" +
-	"\x04hops\x18\t \x03(\v2\x14.cmgr.control.v1.HopR\x04hops\"'\n" +
+	"\x04hops\x18\t \x03(\v2\x14.cmgr.control.v1.HopR\x04hops\x12M\n" +
+	"\x11service_instances\x18\n" +
+	" \x03(\v2 .cmgr.control.v1.ServiceInstanceR\x10serviceInstances\x12-\n" +
+	"\x12dictionary_entries\x18\v \x03(\tR\x11dictionaryEntries\"\x83\x01\n" +
+	"\x0fServiceInstance\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0esource_moniker\x18\x02 \x01(\tR\rsourceMoniker\x12\x1f\n" +
+	"\vsource_name\x18\x03 \x01(\tR\n" +
+	"sourceName\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"'\n" +
 	"\x11CapabilityRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xe6\x01\n" +
 	"\x12CapabilityResponse\x12<\n" +
@@ -4072,7 +4169,7 @@ func file_proto_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_v1_control_proto_rawDescData
 }
 
-var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_proto_control_v1_control_proto_goTypes = []any{
 	(*Instance)(nil),               // 0: cmgr.control.v1.Instance
 	(*Exit)(nil),                   // 1: cmgr.control.v1.Exit
@@ -4104,146 +4201,148 @@ var file_proto_control_v1_control_proto_goTypes = []any{
 	(*RouteRequest)(nil),           // 27: cmgr.control.v1.RouteRequest
 	(*RouteResponse)(nil),          // 28: cmgr.control.v1.RouteResponse
 	(*RouteReport)(nil),            // 29: cmgr.control.v1.RouteReport
-	(*CapabilityRequest)(nil),      // 30: cmgr.control.v1.CapabilityRequest
-	(*CapabilityResponse)(nil),     // 31: cmgr.control.v1.CapabilityResponse
-	(*Mention)(nil),                // 32: cmgr.control.v1.Mention
-	(*Hop)(nil),                    // 33: cmgr.control.v1.Hop
-	(*Position)(nil),               // 34: cmgr.control.v1.Position
-	(*GraphRequest)(nil),           // 35: cmgr.control.v1.GraphRequest
-	(*GraphResponse)(nil),          // 36: cmgr.control.v1.GraphResponse
-	(*Edge)(nil),                   // 37: cmgr.control.v1.Edge
-	(*LogsRequest)(nil),            // 38: cmgr.control.v1.LogsRequest
-	(*LogLine)(nil),                // 39: cmgr.control.v1.LogLine
-	(*EventsRequest)(nil),          // 40: cmgr.control.v1.EventsRequest
-	(*Event)(nil),                  // 41: cmgr.control.v1.Event
-	(*WaitRequest)(nil),            // 42: cmgr.control.v1.WaitRequest
-	(*WaitResponse)(nil),           // 43: cmgr.control.v1.WaitResponse
-	(*DoctorRequest)(nil),          // 44: cmgr.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 45: cmgr.control.v1.DoctorResponse
-	(*Check)(nil),                  // 46: cmgr.control.v1.Check
-	(*ShutdownRequest)(nil),        // 47: cmgr.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 48: cmgr.control.v1.ShutdownResponse
-	(*VersionRequest)(nil),         // 49: cmgr.control.v1.VersionRequest
-	(*VersionResponse)(nil),        // 50: cmgr.control.v1.VersionResponse
-	(*Problem)(nil),                // 51: cmgr.control.v1.Problem
-	(*Finding)(nil),                // 52: cmgr.control.v1.Finding
-	(*StatusRequest)(nil),          // 53: cmgr.control.v1.StatusRequest
-	(*StatusResponse)(nil),         // 54: cmgr.control.v1.StatusResponse
-	nil,                            // 55: cmgr.control.v1.CreateRequest.ConfigEntry
-	nil,                            // 56: cmgr.control.v1.SetConfigRequest.ValuesEntry
-	(*timestamppb.Timestamp)(nil),  // 57: google.protobuf.Timestamp
+	(*ServiceInstance)(nil),        // 30: cmgr.control.v1.ServiceInstance
+	(*CapabilityRequest)(nil),      // 31: cmgr.control.v1.CapabilityRequest
+	(*CapabilityResponse)(nil),     // 32: cmgr.control.v1.CapabilityResponse
+	(*Mention)(nil),                // 33: cmgr.control.v1.Mention
+	(*Hop)(nil),                    // 34: cmgr.control.v1.Hop
+	(*Position)(nil),               // 35: cmgr.control.v1.Position
+	(*GraphRequest)(nil),           // 36: cmgr.control.v1.GraphRequest
+	(*GraphResponse)(nil),          // 37: cmgr.control.v1.GraphResponse
+	(*Edge)(nil),                   // 38: cmgr.control.v1.Edge
+	(*LogsRequest)(nil),            // 39: cmgr.control.v1.LogsRequest
+	(*LogLine)(nil),                // 40: cmgr.control.v1.LogLine
+	(*EventsRequest)(nil),          // 41: cmgr.control.v1.EventsRequest
+	(*Event)(nil),                  // 42: cmgr.control.v1.Event
+	(*WaitRequest)(nil),            // 43: cmgr.control.v1.WaitRequest
+	(*WaitResponse)(nil),           // 44: cmgr.control.v1.WaitResponse
+	(*DoctorRequest)(nil),          // 45: cmgr.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 46: cmgr.control.v1.DoctorResponse
+	(*Check)(nil),                  // 47: cmgr.control.v1.Check
+	(*ShutdownRequest)(nil),        // 48: cmgr.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 49: cmgr.control.v1.ShutdownResponse
+	(*VersionRequest)(nil),         // 50: cmgr.control.v1.VersionRequest
+	(*VersionResponse)(nil),        // 51: cmgr.control.v1.VersionResponse
+	(*Problem)(nil),                // 52: cmgr.control.v1.Problem
+	(*Finding)(nil),                // 53: cmgr.control.v1.Finding
+	(*StatusRequest)(nil),          // 54: cmgr.control.v1.StatusRequest
+	(*StatusResponse)(nil),         // 55: cmgr.control.v1.StatusResponse
+	nil,                            // 56: cmgr.control.v1.CreateRequest.ConfigEntry
+	nil,                            // 57: cmgr.control.v1.SetConfigRequest.ValuesEntry
+	(*timestamppb.Timestamp)(nil),  // 58: google.protobuf.Timestamp
 }
 var file_proto_control_v1_control_proto_depIdxs = []int32{
-	57, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	58, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
-	57, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
+	58, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
 	2,  // 3: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
-	57, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
-	57, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
+	58, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
+	58, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 6: cmgr.control.v1.ReloadResponse.instance:type_name -> cmgr.control.v1.Instance
 	7,  // 7: cmgr.control.v1.ReloadResponse.changes:type_name -> cmgr.control.v1.Change
-	34, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
+	35, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
 	0,  // 9: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
 	0,  // 10: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
 	13, // 11: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
 	1,  // 12: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
-	57, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
+	58, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
 	19, // 14: cmgr.control.v1.Resolved.configuration:type_name -> cmgr.control.v1.ConfigValue
 	14, // 15: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
-	57, // 16: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
+	58, // 16: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
 	2,  // 17: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
 	15, // 18: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
-	55, // 19: cmgr.control.v1.CreateRequest.config:type_name -> cmgr.control.v1.CreateRequest.ConfigEntry
+	56, // 19: cmgr.control.v1.CreateRequest.config:type_name -> cmgr.control.v1.CreateRequest.ConfigEntry
 	19, // 20: cmgr.control.v1.ConfigResponse.values:type_name -> cmgr.control.v1.ConfigValue
-	56, // 21: cmgr.control.v1.SetConfigRequest.values:type_name -> cmgr.control.v1.SetConfigRequest.ValuesEntry
+	57, // 21: cmgr.control.v1.SetConfigRequest.values:type_name -> cmgr.control.v1.SetConfigRequest.ValuesEntry
 	24, // 22: cmgr.control.v1.StorageResponse.stored:type_name -> cmgr.control.v1.Stored
 	29, // 23: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
-	33, // 24: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
-	32, // 25: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
-	32, // 26: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
-	32, // 27: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
-	32, // 28: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
-	34, // 29: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
-	34, // 30: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
-	0,  // 31: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
-	37, // 32: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
-	57, // 33: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	57, // 34: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	57, // 35: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 36: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
-	1,  // 37: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
-	46, // 38: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
-	57, // 39: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	52, // 40: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
-	7,  // 41: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
-	34, // 42: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	34, // 43: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
-	57, // 44: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
-	10, // 45: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 46: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 47: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 48: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 49: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 50: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 51: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 52: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 53: cmgr.control.v1.Control.Disable:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 54: cmgr.control.v1.Control.Enable:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 55: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 56: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 57: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 58: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 59: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 60: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
-	20, // 61: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
-	21, // 62: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
-	22, // 63: cmgr.control.v1.Control.Storage:input_type -> cmgr.control.v1.StorageRequest
-	25, // 64: cmgr.control.v1.Control.DeleteStorage:input_type -> cmgr.control.v1.DeleteStorageRequest
-	27, // 65: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	30, // 66: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	35, // 67: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	38, // 68: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	40, // 69: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	42, // 70: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	53, // 71: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
-	44, // 72: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	47, // 73: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	49, // 74: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 75: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 76: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 77: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 78: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 79: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 80: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 81: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 82: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 83: cmgr.control.v1.Control.Disable:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 84: cmgr.control.v1.Control.Enable:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 85: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 86: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 87: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 88: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 89: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	18, // 90: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
-	8,  // 91: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 92: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	23, // 93: cmgr.control.v1.Control.Storage:output_type -> cmgr.control.v1.StorageResponse
-	26, // 94: cmgr.control.v1.Control.DeleteStorage:output_type -> cmgr.control.v1.DeleteStorageResponse
-	28, // 95: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	31, // 96: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	36, // 97: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	39, // 98: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	41, // 99: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	43, // 100: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	54, // 101: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
-	45, // 102: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	48, // 103: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	50, // 104: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	75, // [75:105] is the sub-list for method output_type
-	45, // [45:75] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	34, // 24: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
+	30, // 25: cmgr.control.v1.RouteReport.service_instances:type_name -> cmgr.control.v1.ServiceInstance
+	33, // 26: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
+	33, // 27: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
+	33, // 28: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
+	33, // 29: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
+	35, // 30: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
+	35, // 31: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
+	0,  // 32: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
+	38, // 33: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
+	58, // 34: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	58, // 35: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	58, // 36: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 37: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
+	1,  // 38: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
+	47, // 39: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
+	58, // 40: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	53, // 41: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
+	7,  // 42: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
+	35, // 43: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
+	35, // 44: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	58, // 45: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
+	10, // 46: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	3,  // 47: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 48: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 49: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 50: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 51: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 52: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 53: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 54: cmgr.control.v1.Control.Disable:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 55: cmgr.control.v1.Control.Enable:input_type -> cmgr.control.v1.InstanceRequest
+	4,  // 56: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	5,  // 57: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	16, // 58: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	17, // 59: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	3,  // 60: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	3,  // 61: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
+	20, // 62: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
+	21, // 63: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
+	22, // 64: cmgr.control.v1.Control.Storage:input_type -> cmgr.control.v1.StorageRequest
+	25, // 65: cmgr.control.v1.Control.DeleteStorage:input_type -> cmgr.control.v1.DeleteStorageRequest
+	27, // 66: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	31, // 67: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	36, // 68: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	39, // 69: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	41, // 70: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	43, // 71: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	54, // 72: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	45, // 73: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	48, // 74: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	50, // 75: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	11, // 76: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	12, // 77: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	8,  // 78: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 79: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 80: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 81: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 82: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 83: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 84: cmgr.control.v1.Control.Disable:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 85: cmgr.control.v1.Control.Enable:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 86: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	6,  // 87: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	8,  // 88: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 89: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	9,  // 90: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	18, // 91: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
+	8,  // 92: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 93: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	23, // 94: cmgr.control.v1.Control.Storage:output_type -> cmgr.control.v1.StorageResponse
+	26, // 95: cmgr.control.v1.Control.DeleteStorage:output_type -> cmgr.control.v1.DeleteStorageResponse
+	28, // 96: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	32, // 97: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	37, // 98: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	40, // 99: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	42, // 100: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	44, // 101: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	55, // 102: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	46, // 103: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	49, // 104: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	51, // 105: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	76, // [76:106] is the sub-list for method output_type
+	46, // [46:76] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
@@ -4252,15 +4351,15 @@ func file_proto_control_v1_control_proto_init() {
 		return
 	}
 	file_proto_control_v1_control_proto_msgTypes[2].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[38].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[41].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[39].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_v1_control_proto_rawDesc), len(file_proto_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   57,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

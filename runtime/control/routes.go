@@ -3,12 +3,14 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/proto/controlpb"
+	"github.com/cmgr/cmgr/runtime/realm"
 )
 
 // The outcomes of a route, in the words of the reference.
@@ -33,10 +35,38 @@ func (s *Server) Route(ctx context.Context, req *controlpb.RouteRequest) (*contr
 		return nil, failed("route", string(i.Moniker), err)
 	}
 	out := &controlpb.RouteResponse{Moniker: string(i.Moniker)}
-	for _, r := range s.routes(ctx, n, d, req.GetFilters()) {
-		out.Routes = append(out.Routes, r.report())
+	for _, q := range s.routes(ctx, n, d, req.GetFilters()) {
+		r := q.report()
+		if r.Outcome == routed {
+			r.DictionaryEntries = s.entries(ctx, q)
+		}
+		out.Routes = append(out.Routes, r)
 	}
 	return out, nil
+}
+
+// entries are the names of what is in the dictionary that q leads to; none if it is none.
+func (s *Server) entries(ctx context.Context, q question) []string {
+	src := q.route.Source
+	if q.kind != manifest.KindDictionary || src.Kind != capabilities.FromComponent {
+		return nil
+	}
+	n, ok := s.cfg.Tree.Node(src.At)
+	if !ok {
+		return nil
+	}
+	d, err := n.Decl(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for k := range d.Offers {
+		if o := &d.Offers[k]; o.Target.Kind == manifest.RefSelf && o.Target.Dictionary == src.Name {
+			names = append(names, o.TargetName)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // A question is asked of the router, and answered.
@@ -112,6 +142,15 @@ func (q question) report() *controlpb.RouteReport {
 		out.Outcome, walked = void, q.route.Hops
 	default:
 		out.SourceMoniker, walked = q.route.Source.String(), q.route.Hops
+		if q.kind == manifest.KindService {
+			for _, i := range realm.ServiceInstances(q.route) {
+				x := &controlpb.ServiceInstance{Name: i.Name, SourceName: i.Source.Name, Error: errorText(i.Err)}
+				if i.Err == nil {
+					x.SourceMoniker = i.Source.String()
+				}
+				out.ServiceInstances = append(out.ServiceInstances, x)
+			}
+		}
 	}
 	for _, h := range walked {
 		out.Hops = append(out.Hops, &controlpb.Hop{Moniker: string(h.At), Decl: h.Decl, Capability: h.Name, Position: position(h.Pos)})

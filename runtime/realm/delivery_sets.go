@@ -244,6 +244,26 @@ func (s *serviceSet) end() {
 	s.over = true
 }
 
+// A ServiceInstance is one instance of a service, as whoever uses it finds it.
+type ServiceInstance struct {
+	Name   string
+	Source capabilities.Source // if Err is nil
+	Err    error               // why it is not there
+}
+
+// ServiceInstances are the instances of the service that route leads to.
+func ServiceInstances(route *capabilities.Route) []ServiceInstance {
+	var out []ServiceInstance
+	for _, m := range instancesOf(route) {
+		i := ServiceInstance{Name: m.name, Err: m.err}
+		if m.err == nil {
+			i.Source = m.route.Source
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
 // A serviceMember is one instance of a service.
 type serviceMember struct {
 	name  string
