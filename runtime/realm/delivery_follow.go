@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -103,30 +104,38 @@ func (r *Realm) fill(f follower) {
 	}
 }
 
-// passing says whether route may soon lead elsewhere without a reload: it fails, or leads over dynamic children that can go while
-// user stays.
-func passing(user name.Moniker, route *capabilities.Route, err error) bool {
-	if err != nil || route == nil {
-		return true
-	}
+// passing says whether what i uses may soon lead elsewhere without a reload: it leads, or would lead, over dynamic children that can
+// come and go while i stays. err says why it leads nowhere, if it does.
+func (i *instance) passing(route *capabilities.Route, err error) bool {
 	leaves := func(at name.Moniker) bool {
 		m := name.Root
 		for _, seg := range at.Segments() {
-			if m = m.Child(seg); strings.Contains(seg, ":") && !m.Contains(user) {
+			if m = m.Child(seg); strings.Contains(seg, ":") && !m.Contains(i.moniker) {
 				return true
 			}
 		}
 		return false
 	}
-	if route.Source.Kind == capabilities.FromCollection || leaves(route.Source.At) {
-		return true
-	}
-	for _, h := range route.Hops {
-		if leaves(h.At) {
+	var hops []capabilities.Hop
+	if err == nil {
+		if hops = route.Hops; route.Source.Kind == capabilities.FromCollection || leaves(route.Source.At) {
 			return true
 		}
+	} else {
+		if f, ok := errors.AsType[*capabilities.Error](err); ok {
+			if hops = f.Hops; leaves(f.At) {
+				return true
+			}
+		}
+		for n := i; n != nil; n = n.parent { // it may be offered what a sibling has that is not there
+			for k := range n.decl.offers {
+				if strings.Contains(n.decl.offers[k].Source.Name, ":") {
+					return true
+				}
+			}
+		}
 	}
-	return false
+	return slices.ContainsFunc(hops, func(h capabilities.Hop) bool { return leaves(h.At) })
 }
 
 // A lack is a use that leads nowhere.
@@ -282,12 +291,8 @@ func (i *instance) place(
 		}
 	}
 	p := &placed{i: i, use: u, view: v, at: at, ask: ask}
-	for _, d := range routed {
-		if passing(i.moniker, d.Route, nil) {
-			i.realm.follow(p)
-		}
-	}
-	if len(lacks) > 0 {
+	if slices.ContainsFunc(routed, func(d Delivery) bool { return i.passing(d.Route, nil) }) ||
+		slices.ContainsFunc(lacks, func(l lack) bool { return i.passing(nil, l.err) }) {
 		i.realm.follow(p)
 	}
 	got.follows = append(got.follows, p)

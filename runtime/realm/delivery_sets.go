@@ -49,7 +49,7 @@ func (i *instance) putSet(
 	if k == manifest.KindService {
 		s := &serviceSet{i: i, use: u, view: v, at: at, ask: ask}
 		got.follows = append(got.follows, s)
-		if passing(i.moniker, route, err) {
+		if i.passing(route, err) {
 			i.realm.follow(s)
 		}
 		return s.show(ctx, route, err)
