@@ -21,7 +21,6 @@ import (
 	"github.com/cmgr/cmgr/runtime/boot/term"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/heart"
-	"github.com/cmgr/cmgr/runtime/loader/port"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
 	"github.com/cmgr/cmgr/runtime/resolver"
@@ -68,8 +67,7 @@ processes, in the reverse order of their starts.`,
 			if mode != "embedded" && mode != "interactive" {
 				return usagef(cmd, "usage: "+cmd.UseLine(), "-mode is embedded or interactive, not %q", mode)
 			}
-			from.Transport = port.Transport(framing)
-			if err := checkLoader(cmd, from); err != nil {
+			if err := checkLoader(cmd, &from, framing); err != nil {
 				return err
 			}
 			o := boot.Options{Interactive: mode == "interactive", Pa: groups(pa, true), Pz: groups(pz, false), Version: versionString()}

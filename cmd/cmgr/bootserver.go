@@ -43,7 +43,7 @@ func (b *bootserverFlags) listen(log *slog.Logger) (*inet.Server, error) {
 	}
 	root, err := os.OpenRoot(b.root)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("boot server: --root: %w", err)
 	}
 	b.cfg.Root, b.cfg.Log = root, log
 	return inet.Listen(b.cfg)

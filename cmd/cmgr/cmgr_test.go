@@ -429,6 +429,21 @@ reload
 reload /core/net --dry-run
 reload /core /core/net
 reload --json
+fetch
+fetch /no/such
+fetch /no/such --json
+fetch /dev
+fetch /dev/null
+fetch --path /no --path /such file
+fetch --framing raw /dev/null
+fetch --framing cooked --loader ./program file
+fetch --loader inet /dev/null
+fetch --hosts 127.0.0.1 /dev/null
+fetch --timeout -1 /dev/null
+fetch --outdir /no/such /dev/null
+bootserver
+bootserver --addr 127.0.0.1:0 --allow 127.0.0.1 --root /no/such
+bootserver --addr 127.0.0.1:0 --allow 10.0.0.1/8 --root /dev
 `
 
 func TestGolden(t *testing.T) {

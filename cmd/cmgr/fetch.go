@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,9 +44,14 @@ func pathFlags(f *pflag.FlagSet, cfg *prim.Config) {
 	f.StringArrayVar(&cfg.Pz, "pz", nil, "look in `DIR` after the others")
 }
 
-// checkLoader says what is wrong with the flags together.
-func checkLoader(cmd *cobra.Command, cfg prim.Config) error {
+// checkLoader takes the framing over and says what is wrong with the flags together.
+func checkLoader(cmd *cobra.Command, cfg *prim.Config, framing string) error {
+	cfg.Transport = port.Transport(framing)
 	switch kind := cfg.Kind(); {
+	case framing != "" && cfg.Transport != port.Raw && cfg.Transport != port.Packet4:
+		return usagef(cmd, "usage: "+cmd.UseLine(), "--framing is raw or packet4, not %q", framing)
+	case framing != "" && kind != "port":
+		return usagef(cmd, "usage: "+cmd.UseLine(), "--framing is for a port program")
 	case kind == prim.Inet && len(cfg.Hosts) == 0:
 		return usagef(cmd, "usage: "+cmd.UseLine(), "--loader inet needs --hosts")
 	case kind != prim.Inet && len(cfg.Hosts) > 0:
@@ -82,10 +88,17 @@ did not answer, or not as it should.`,
 			defer meter.end()
 			cfg.Progress = meter.progress
 			cfg.Log = slog.New(&plainLog{w: meter.above(a.err)})
-			if err := checkLoader(cmd, cfg); err != nil {
+			if err := checkLoader(cmd, &cfg, transport); err != nil {
 				return err
 			}
-			cfg.Transport = port.Transport(transport)
+			if timeout < 0 {
+				return usagef(cmd, "usage: "+cmd.UseLine(), "--timeout is a number of seconds, not %v", timeout)
+			}
+			if outdir != "" {
+				if st, err := os.Stat(outdir); err != nil || !st.IsDir() {
+					return fmt.Errorf("--outdir: %w", cmp.Or(err, error(&os.PathError{Op: "write to", Path: outdir, Err: syscall.ENOTDIR})))
+				}
+			}
 			l, err := prim.Start(cfg)
 			if err != nil {
 				return err
@@ -104,7 +117,10 @@ did not answer, or not as it should.`,
 					return err
 				}
 				defer f.Close()
-				return to(f)
+				if err := to(f); err != nil {
+					return &unwritten{err}
+				}
+				return nil
 			}
 			if outdir == "" {
 				err = fetch(args[0], func(f loader.File) error { _, err := io.Copy(a.out, f); return err })
@@ -190,6 +206,11 @@ func saveFile(name string, f io.Reader) error {
 	}
 	return err
 }
+
+// An unwritten is an error of what was fetched, on this side: whatever is not there, it is not the file that was asked for.
+type unwritten struct{ err error }
+
+func (e *unwritten) Error() string { return e.err.Error() }
 
 // fetchError is err as it is reported: what the other side answered is a failure, anything else the system's.
 func fetchError(err error) error {
@@ -367,7 +388,12 @@ func (h *plainLog) WithAttrs(a []slog.Attr) slog.Handler {
 func (h *plainLog) Handle(_ context.Context, r slog.Record) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "cmgr: %s", strconv.Quote(r.Message)[1:len(strconv.Quote(r.Message))-1])
-	each := func(a slog.Attr) bool { fmt.Fprintf(&b, " %s=%v", a.Key, a.Value); return true }
+	each := func(a slog.Attr) bool {
+		if a.Value.String() != "" {
+			fmt.Fprintf(&b, " %s=%v", a.Key, a.Value)
+		}
+		return true
+	}
 	for _, a := range h.attrs {
 		each(a)
 	}

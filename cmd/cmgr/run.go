@@ -24,7 +24,6 @@ import (
 	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/heart"
-	"github.com/cmgr/cmgr/runtime/loader/port"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
 	front "github.com/cmgr/cmgr/runtime/screen"
@@ -131,10 +130,9 @@ func loadBy(cmd *cobra.Command, cfg *manager.Config, from prim.Config, framing s
 	if !said {
 		return nil
 	}
-	if err := checkLoader(cmd, from); err != nil {
+	if err := checkLoader(cmd, &from, framing); err != nil {
 		return err
 	}
-	from.Transport = port.Transport(framing)
 	kind := from.Kind()
 	cfg.Loaders = map[string]prim.Config{kind: from}
 	if cfg.Root != "" && name.Scheme(cfg.Root) == "" {

@@ -95,7 +95,7 @@ func (l *Loader) openRegular(ctx context.Context, path string) (loader.File, fs.
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: path, Err: fmt.Errorf("is no regular file but %s", kind(info.Mode()))}
+		err = &fs.PathError{Op: "open", Path: path, Err: notRegular(info.Mode())}
 	}
 	if err != nil {
 		f.Close()
@@ -197,17 +197,27 @@ func classify(op, path string, err error) error {
 	return &fs.PathError{Op: op, Path: path, Err: cause}
 }
 
-func kind(m fs.FileMode) string {
-	switch {
-	case m.IsDir():
-		return "a directory"
-	case m&fs.ModeNamedPipe != 0:
-		return "a FIFO"
-	case m&fs.ModeSocket != 0:
-		return "a socket"
-	default:
-		return "a device"
+// notRegular is the error of opening what is no file, as errno what a boot server says of it.
+type notRegular fs.FileMode
+
+func (m notRegular) Error() string {
+	kind := "a device"
+	switch fs.FileMode(m) & fs.ModeType {
+	case fs.ModeDir:
+		kind = "a directory"
+	case fs.ModeNamedPipe:
+		kind = "a FIFO"
+	case fs.ModeSocket:
+		kind = "a socket"
 	}
+	return "is no regular file but " + kind
+}
+
+func (m notRegular) Unwrap() error {
+	if fs.FileMode(m).IsDir() {
+		return syscall.EISDIR
+	}
+	return syscall.EACCES
 }
 
 type file struct {

@@ -140,7 +140,16 @@ func (l *Loader) get(ctx context.Context, name string) (loader.File, error) {
 	if g, ok := l.medium.(loader.Getter); ok {
 		return g.Get(ctx, name)
 	}
-	return l.medium.Open(ctx, below(name))
+	f, err := l.medium.Open(ctx, below(name))
+	return f, named(err, name)
+}
+
+// named is err, in which the medium has its name for what is called name here.
+func named(err error, name string) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return &fs.PathError{Op: pe.Op, Path: name, Err: pe.Err}
+	}
+	return err
 }
 
 // List is the directory called name, as Get finds it, and Stat what lies there. A medium that can't tell gives errors.ErrUnsupported.
@@ -151,7 +160,7 @@ func (l *Loader) List(ctx context.Context, name string) (entries []fs.DirEntry, 
 	}
 	err = l.along(name, func(at string) error {
 		entries, err = lister.List(ctx, below(at))
-		return err
+		return named(err, at)
 	})
 	return entries, err
 }
@@ -164,7 +173,7 @@ func (l *Loader) Stat(ctx context.Context, name string) (info fs.FileInfo, err e
 	}
 	err = l.along(name, func(at string) error {
 		info, err = stater.Stat(ctx, below(at))
-		return err
+		return named(err, at)
 	})
 	return info, err
 }
