@@ -175,6 +175,12 @@ func TestProvidedRunner(t *testing.T) {
 	if i, _ := w.Instance("/b"); i.LastExit.Cause != runners.ByRunner || i.LastExit.Well() {
 		t.Errorf("exit %v", i.LastExit)
 	}
+	// Who served the connection that is gone sees that by itself.
+	for end := time.Now().Add(bound); len(p.inner.Running()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the runner keeps %q", p.inner.Running())
+		}
+	}
 	w.must(w.Start(ctx, "/b", "test"))
 	if p.dials["/run"] != 2 {
 		t.Errorf("%d connections", p.dials["/run"])
