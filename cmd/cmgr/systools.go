@@ -84,9 +84,10 @@ check that they fit together, and write REL.script and REL.boot: the same terms,
 and the same boot file byte for byte, as systools:make_script of OTP 25 writes.
 
 .app files are looked for in the directories of --path (a * stands for any part
-of a name), in the working directory, and in those of $ERL_LIBS. The result of
---json is {"result":"ok","warnings":TERM} or {"result":"error","error":TERM}, with
-systools' own terms as cmgr script dump --json writes them.
+of a name), in the working directory, and in those of $ERL_LIBS and of an Erlang
+that is installed. The result of --json is {"result":"ok","warnings":TERM} or
+{"result":"error","error":TERM}, with systools' own terms as cmgr script dump
+--json writes them.
 
 With --components the modules of the applications are components of cmgr, and
 kernel and stdlib are not needed; cmgr boot runs what is made then.`,
