@@ -444,6 +444,27 @@ func TestStop(t *testing.T) {
 	})
 }
 
+// TestStopApplied: what is started, or run, by an apply goes before the kernel processes, in its turn among the applications.
+func TestStopApplied(t *testing.T) {
+	in(t, func(t *testing.T) {
+		w := newWorld(t, `{kernelProcess,a,{component,start,[a]}},{apply,{component,start,[b]}},
+			{apply,{application,load,[{application,one,[{modules,[c]}]}]}},{apply,{application,start_boot,[one,permanent]}},
+			{apply,{component,start,[d]}},{apply,{component,run,[e]}}`)
+		w.watch()
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- w.Run(ctx) }()
+		synctest.Wait() // e runs
+		cancel()
+		<-over
+		before := len(w.fake.Log())
+		w.Stop(t.Context())
+		if s := strings.Join(w.fake.Log()[before:], ", "); s != "stop /e, stop /d, stop /c, stop /b, stop /a" {
+			t.Error(s)
+		}
+	})
+}
+
 // FuzzCheck checks any script. The law: what is accepted is the same plan when it is printed and read again, and each of its steps names
 // only components that it loads.
 func FuzzCheck(f *testing.F) {

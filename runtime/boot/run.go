@@ -48,7 +48,7 @@ type Boot struct {
 	status  Status
 	watched map[name.Moniker]Type
 	kernel  []name.Moniker   // in the order of their starts
-	apps    [][]name.Moniker // what each application of the script has, likewise
+	others  [][]name.Moniker // what each application, or each apply of a component, starts, likewise
 }
 
 // New makes a boot of p on tree, whose root must be the one that the plan has. tell may be called from several goroutines.
@@ -140,12 +140,14 @@ func (b *Boot) do(ctx context.Context, s step) error {
 		if err != nil {
 			return err
 		}
+		b.mu.Lock()
 		if do.watch != "" {
-			b.mu.Lock()
 			b.watched[m] = do.watch
 			b.kernel = append(b.kernel, m)
-			b.mu.Unlock()
+		} else {
+			b.others = append(b.others, []name.Moniker{m})
 		}
+		b.mu.Unlock()
 		return b.start(ctx, m, do.timeout)
 	case run:
 		return b.once(ctx, do)
@@ -190,6 +192,9 @@ func (b *Boot) once(ctx context.Context, do run) error {
 	if err != nil {
 		return err
 	}
+	b.mu.Lock()
+	b.others = append(b.others, []name.Moniker{m})
+	b.mu.Unlock()
 	ctx, cancel := within(ctx, do.timeout, "not ended")
 	defer cancel()
 	events := b.tree.Subscribe(b.tree.LastEvent())
@@ -222,18 +227,25 @@ const atOnce = 64
 
 // application starts an application's components.
 func (b *Boot) application(ctx context.Context, do start) error {
-	var mu sync.Mutex
-	var failed []error
-	var all []name.Moniker
-	for _, level := range do.levels {
-		slots := make(chan struct{}, atOnce)
-		var wait sync.WaitGroup
-		for _, n := range level {
+	levels := make([][]name.Moniker, len(do.levels))
+	for i, names := range do.levels {
+		for _, n := range names {
 			m, err := Moniker(n)
 			if err != nil {
 				return err
 			}
-			all = append(all, m)
+			levels[i] = append(levels[i], m)
+		}
+	}
+	b.mu.Lock()
+	b.others = append(b.others, slices.Concat(levels...))
+	b.mu.Unlock()
+	var mu sync.Mutex
+	var failed []error
+	for _, level := range levels {
+		slots := make(chan struct{}, atOnce)
+		var wait sync.WaitGroup
+		for _, m := range level {
 			if do.watch != Temporary {
 				b.mu.Lock()
 				b.watched[m] = do.watch
@@ -251,9 +263,6 @@ func (b *Boot) application(ctx context.Context, do start) error {
 		}
 		wait.Wait()
 	}
-	b.mu.Lock()
-	b.apps = append(b.apps, all)
-	b.mu.Unlock()
 	if do.watch == Permanent && len(failed) > 0 {
 		return fmt.Errorf("application %s is permanent: %w", do.app, errors.Join(failed...))
 	}
@@ -299,19 +308,20 @@ func (b *Boot) ends(m name.Moniker, x *runners.Exit, down func(name.Moniker, str
 	return true
 }
 
-// Stop stops what the script started: applications in the reverse order of their starts, then kernel processes, one by one, each
-// within the stop timeout of its environment. What a tree has is left to the tree, which knows what depends on what.
+// Stop stops what the script started: applications, and components that were applied, in the reverse order of their starts, then kernel
+// processes, one by one, each within the stop timeout of its environment. What a tree has is left to the tree, which knows what depends
+// on what.
 func (b *Boot) Stop(ctx context.Context) {
 	b.set(func(st *Status) { st.Internal = "stopping" }, News{})
 	if b.plan.Tree != nil {
 		return
 	}
 	b.mu.Lock()
-	apps, kernel := slices.Clone(b.apps), slices.Clone(b.kernel)
+	others, kernel := slices.Clone(b.others), slices.Clone(b.kernel)
 	b.mu.Unlock()
-	for _, app := range slices.Backward(apps) {
+	for _, group := range slices.Backward(others) {
 		var wait sync.WaitGroup
-		for _, m := range app {
+		for _, m := range group {
 			wait.Go(func() { _ = b.tree.Stop(ctx, m) }) // what doesn't end is told by the tree
 		}
 		wait.Wait()
