@@ -50,6 +50,7 @@ func (m *manager) start() {
 		m.t.Fatal(err)
 	}
 	m.t.Cleanup(func() { m.run.Process.Kill(); m.run.Wait() })
+	m.until("the manager", func() bool { _, err := os.Stat(m.socket); return err == nil })
 }
 
 // stop ends it; it must end well.
