@@ -105,20 +105,24 @@ func (h *half) startMarked(spec *proc.Spec, end Kind, ended func(proc.Status)) (
 		return h.cfg.Launcher.Start(spec, ended)
 	}
 	defer unix.Close(fd)
-	if !proc.Worlds { // then there is a moment
-		m := mark{end: end, before: sinceBoot(), boot: bootID()}
+	if proc.Worlds {
+		marking(spec, fd, end)
 		p, err := h.cfg.Launcher.Start(spec, ended)
-		if err == nil {
-			m.pid, m.after = p.PID(), sinceBoot()
-			_, _ = unix.Pwrite(fd, m.encode(), 0)
+		e, ok := errors.AsType[*proc.Error](err)
+		if !ok || e.Op != opMark && !errors.Is(e, unix.ENOSYS) {
+			return p, err
 		}
-		return p, err
-	}
-	marking(spec, fd, end)
-	p, err := h.cfg.Launcher.Start(spec, ended)
-	if e, ok := errors.AsType[*proc.Error](err); ok && e.Op == opMark {
 		spec.World = nil
-		return h.cfg.Launcher.Start(spec, ended)
+		if e.Op == opMark {
+			return h.cfg.Launcher.Start(spec, ended)
+		}
+	}
+	// No worlds on this architecture, or no clone3(2), as in some containers: then there is a moment.
+	m := mark{end: end, before: sinceBoot(), boot: bootID()}
+	p, err := h.cfg.Launcher.Start(spec, ended)
+	if err == nil {
+		m.pid, m.after = p.PID(), sinceBoot()
+		_, _ = unix.Pwrite(fd, m.encode(), 0)
 	}
 	return p, err
 }
