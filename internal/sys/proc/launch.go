@@ -377,6 +377,17 @@ func (r request) run(rx, null int) (*Process, error) {
 	if s.World != nil {
 		return r.enter(files, dir, fds[next:])
 	}
+	if Worlds && s.cloneflags == 0 {
+		// Cheaper by a tenth than syscall.ForkExec, which makes a pipe for the child's error and has each signal's handler reset.
+		bare := *s
+		bare.World, bare.Limits = &World{Dir: s.Dir}, nil // limits are for the shim
+		r.spec = &bare
+		p, err := r.enter(files, dir, nil)
+		if e, ok := errors.AsType[*Error](err); !ok || e.Op != opMake {
+			return p, err
+		}
+		// clone3(2) is not to be had on an old kernel or in some containers; clone may be.
+	}
 	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Setctty: s.Terminal, Credential: s.Credential, Cloneflags: s.cloneflags}
 	if s.cloneflags&unix.CLONE_NEWUSER != 0 {
 		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}

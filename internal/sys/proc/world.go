@@ -356,7 +356,7 @@ func (l *life) fork(flags uintptr, cgroup int) (pid int, err error) {
 	runtime.KeepAlive(l)
 	if errno != 0 {
 		err := syscall.Errno(errno)
-		return 0, &Error{Kind: kindOf(err), Op: "make a process for", Reason: cloneReason(err, cgroup >= 0), Err: err}
+		return 0, &Error{Kind: kindOf(err), Op: opMake, Reason: cloneReason(err, cgroup >= 0), Err: err}
 	}
 	if l.errno == 0 {
 		return int(p), nil
@@ -378,8 +378,10 @@ func (l *life) fork(flags uintptr, cgroup int) (pid int, err error) {
 	return 0, e
 }
 
-// opBecome is the steps that change user and group.
-const opBecome = "become"
+const (
+	opBecome = "become"             // the steps that change user and group
+	opMake   = "make a process for" // clone3(2) itself
+)
 
 func cloneReason(err error, cgroup bool) string {
 	switch {
@@ -462,13 +464,19 @@ func (s *Spec) enter(files []int, dirFD int, world []int, cgroup int) (pid int, 
 		path = s.Path
 	}
 	argv, env := l.pointers(s.argv()), l.pointers(s.Env)
-	for _, list := range [][]Step{
+	lists := [...][]Step{
 		// The program's directory is entered as the program's user; what that may not see it shall not be in.
 		w.Enter, own, who, w.Drop,
 		{chdir},
 		last, w.Seal,
 		{step("exec", s.Path, unix.SYS_EXECVE, Text(path), argv, env)},
-	} {
+	}
+	n := 0
+	for _, list := range lists {
+		n += len(list)
+	}
+	l.calls, l.steps = make([]call, 0, n), make([]Step, 0, n)
+	for _, list := range lists {
 		if err := l.add(world, list...); err != nil {
 			return 0, &Error{Kind: Invalid, Op: "confine", Path: s.Path, Reason: err.Error()}
 		}
