@@ -515,5 +515,18 @@ func (r Rights) Names() []string {
 	return out
 }
 
+// Short is Names, or one alias ("rw*") if that says the same.
+func (r Rights) Short() []string {
+	for _, a := range []struct {
+		r    Rights
+		name string
+	}{{RightsR, "r*"}, {RightsW, "w*"}, {RightsX, "x*"}, {RightsRW, "rw*"}, {RightsRX, "rx*"}} {
+		if r == a.r {
+			return []string{a.name}
+		}
+	}
+	return r.Names()
+}
+
 // Has says whether every right of other is in r.
 func (r Rights) Has(other Rights) bool { return r&other == other }

@@ -151,6 +151,9 @@ func (w *walk) notBuiltin(s step) *capabilities.Error {
 			hint += ", which has " + strings.Join(all, ", ")
 		}
 		hint += `: take it from a child, or declare it in "capabilities"`
+		if s.kind == manifest.KindProtocol || s.kind == manifest.KindDirectory {
+			hint += ", or give it the host's by namespace_capabilities of the manager's --config"
+		}
 	}
 	return w.fail(s, capabilities.NotFound, hint, "`%s` is not a built-in capability", s.name)
 }

@@ -280,22 +280,7 @@ func (w *walk) rights(n Node, r manifest.Rights, pos manifest.Pos) error {
 	return nil
 }
 
-func rightsText(r manifest.Rights) string {
-	switch r {
-	case manifest.RightsR:
-		return "r*"
-	case manifest.RightsW:
-		return "w*"
-	case manifest.RightsX:
-		return "x*"
-	case manifest.RightsRW:
-		return "rw*"
-	case manifest.RightsRX:
-		return "rx*"
-	default:
-		return strings.Join(r.Names(), ", ")
-	}
-}
+func rightsText(r manifest.Rights) string { return strings.Join(r.Short(), ", ") }
 
 func (w *walk) scope(n Node, refs []manifest.Ref) {
 	if len(refs) == 0 {

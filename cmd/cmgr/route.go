@@ -94,6 +94,12 @@ func (a *app) routes(r *controlpb.RouteResponse, verbose bool) {
 		case "Success":
 			row("Result", mark+" Success")
 			row("Source", x.GetSourceMoniker())
+			if rights := x.GetRights(); len(rights) > 0 {
+				row("Rights", strings.Join(rights, ", "))
+			}
+			if x.GetSubdir() != "" {
+				row("Subdirectory", x.GetSubdir())
+			}
 			key := "Instances"
 			for _, i := range x.GetServiceInstances() {
 				text := fmt.Sprintf("%s  %s of %s", i.GetName(), i.GetSourceName(), i.GetSourceMoniker())

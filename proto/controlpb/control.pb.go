@@ -2032,8 +2032,13 @@ type RouteReport struct {
 	ServiceInstances []*ServiceInstance `protobuf:"bytes,10,rep,name=service_instances,json=serviceInstances,proto3" json:"service_instances,omitempty"`
 	// Of a dictionary: the names of what is in it, sorted.
 	DictionaryEntries []string `protobuf:"bytes,11,rep,name=dictionary_entries,json=dictionaryEntries,proto3" json:"dictionary_entries,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Of a route that failed: not_found, invalid, denied, unavailable, precondition or internal.
+	ErrorCode string `protobuf:"bytes,12,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
+	// Of a directory: what may be done in it ("r*", "read_bytes", …), and where it lies below what its source provides.
+	Rights        []string `protobuf:"bytes,13,rep,name=rights,proto3" json:"rights,omitempty"`
+	Subdir        string   `protobuf:"bytes,14,opt,name=subdir,proto3" json:"subdir,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteReport) Reset() {
@@ -2141,6 +2146,27 @@ func (x *RouteReport) GetDictionaryEntries() []string {
 		return x.DictionaryEntries
 	}
 	return nil
+}
+
+func (x *RouteReport) GetErrorCode() string {
+	if x != nil {
+		return x.ErrorCode
+	}
+	return ""
+}
+
+func (x *RouteReport) GetRights() []string {
+	if x != nil {
+		return x.Rights
+	}
+	return nil
+}
+
+func (x *RouteReport) GetSubdir() string {
+	if x != nil {
+		return x.Subdir
+	}
+	return ""
 }
 
 type ServiceInstance struct {
@@ -3981,7 +4007,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\afilters\x18\x02 \x03(\tR\afilters\"_\n" +
 	"\rRouteResponse\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x124\n" +
-	"\x06routes\x18\x02 \x03(\v2\x1c.cmgr.control.v1.RouteReportR\x06routes\"\xa4\x03\n" +
+	"\x06routes\x18\x02 \x03(\v2\x1c.cmgr.control.v1.RouteReportR\x06routes\"\xf3\x03\n" +
 	"\vRouteReport\x12\x1b\n" +
 	"\tdecl_type\x18\x01 \x01(\tR\bdeclType\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1e\n" +
@@ -3996,7 +4022,11 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04hops\x18\t \x03(\v2\x14.cmgr.control.v1.HopR\x04hops\x12M\n" +
 	"\x11service_instances\x18\n" +
 	" \x03(\v2 .cmgr.control.v1.ServiceInstanceR\x10serviceInstances\x12-\n" +
-	"\x12dictionary_entries\x18\v \x03(\tR\x11dictionaryEntries\"\x83\x01\n" +
+	"\x12dictionary_entries\x18\v \x03(\tR\x11dictionaryEntries\x12\x1d\n" +
+	"\n" +
+	"error_code\x18\f \x01(\tR\terrorCode\x12\x16\n" +
+	"\x06rights\x18\r \x03(\tR\x06rights\x12\x16\n" +
+	"\x06subdir\x18\x0e \x01(\tR\x06subdir\"\x83\x01\n" +
 	"\x0fServiceInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0esource_moniker\x18\x02 \x01(\tR\rsourceMoniker\x12\x1f\n" +

@@ -131,7 +131,7 @@ func (q question) report() *controlpb.RouteReport {
 	switch {
 	case q.err != nil:
 		p := ProblemOf(q.err)
-		out.Outcome, out.ErrorSummary, out.Hint = broken, p.GetMessage(), p.GetHint()
+		out.Outcome, out.ErrorCode, out.ErrorSummary, out.Hint = broken, p.GetKind(), p.GetMessage(), p.GetHint()
 		if e, ok := errors.AsType[*capabilities.Error](q.err); ok {
 			out.ErrorSummary, walked = e.Reason, e.Hops
 			if e.Err != nil {
@@ -142,6 +142,7 @@ func (q question) report() *controlpb.RouteReport {
 		out.Outcome, walked = void, q.route.Hops
 	default:
 		out.SourceMoniker, walked = q.route.Source.String(), q.route.Hops
+		out.Rights, out.Subdir = q.route.Rights.Short(), q.route.Subdir
 		if q.kind == manifest.KindService {
 			for _, i := range realm.ServiceInstances(q.route) {
 				x := &controlpb.ServiceInstance{Name: i.Name, SourceName: i.Source.Name, Error: errorText(i.Err)}

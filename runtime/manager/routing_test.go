@@ -374,16 +374,19 @@ func (l *live) sameOverSocket(ctx context.Context, q routingtest.Question) error
 	switch {
 	case q.Err != nil:
 		want.Outcome, want.ErrorSummary, want.Hint, hops = "Failed", q.Err.Reason, q.Err.Hint, len(q.Err.Hops)
+		want.ErrorCode = q.Err.Why.String()
 	case q.Route.Source.Kind == capabilities.FromVoid:
 		want.Outcome, hops = "Void", len(q.Route.Hops)
 	default:
 		want.SourceMoniker, hops = q.Route.Source.String(), len(q.Route.Hops)
+		want.Rights, want.Subdir = q.Route.Rights.Short(), q.Route.Subdir
 	}
 	for _, r := range got.GetRoutes() {
 		if r.GetDeclType() != want.GetDeclType() || r.GetKind() != want.GetKind() || q.Name != "" && r.GetCapability() != q.Name {
 			continue
 		}
-		if r.GetOutcome() != want.GetOutcome() || r.GetSourceMoniker() != want.GetSourceMoniker() ||
+		if r.GetErrorCode() != want.GetErrorCode() || !slices.Equal(r.GetRights(), want.GetRights()) || r.GetSubdir() != want.GetSubdir() ||
+			r.GetOutcome() != want.GetOutcome() || r.GetSourceMoniker() != want.GetSourceMoniker() ||
 			want.GetHint() != "" && r.GetHint() != want.GetHint() || // a resolver may have one more
 			!strings.HasPrefix(r.GetErrorSummary(), want.GetErrorSummary()) || len(r.GetHops()) != hops {
 			return fmt.Errorf("the management socket says %v, want %v and %d hops", r, want, hops)

@@ -1233,7 +1233,8 @@ func TestHintsKnowSiblings(t *testing.T) {
 		`above the root there is only cmgr itself; write from: "#log"`,
 		`{ children: [ { name: 'web', url: 'web.cml' } ], capabilities: [ { dictionary: 'd' } ],
 			offer: [ { protocol: 'log', from: 'parent', to: '#web' } ] }`: //
-		`above the root there is only cmgr itself, which has linux.Network: take it from a child, or declare it in "capabilities"`,
+		`above the root there is only cmgr itself, which has linux.Network: take it from a child, or declare it in "capabilities", ` +
+			`or give it the host's by namespace_capabilities of the manager's --config`,
 		`{ children: [ { name: 'web', url: 'web.cml' } ] }`: //
 		`add { protocol: "log", from: "self", to: "#web" } to "offer" of / (DIR/root.cml), and declare it in "capabilities" there ` +
 			`(or offer it from the child that provides it)`,
