@@ -286,7 +286,7 @@ func (a *app) compileBoot(ctx context.Context, root, out string) error {
 	out = strings.TrimSuffix(strings.TrimSuffix(out, ".boot"), ".script")
 	dir, err := realDir(filepath.Dir(out))
 	if err != nil {
-		return fileError(out, err)
+		return fmt.Errorf("write %s.boot: %w", out, cause(err))
 	}
 	v := verifier{app: a, limit: verify.DefaultLimit}
 	t, done, err := v.open(ctx, root)
@@ -311,7 +311,7 @@ func (a *app) compileBoot(ctx context.Context, root, out string) error {
 		return err
 	}
 	if err := systools.Write(out, script); err != nil {
-		return fileError(out, err)
+		return fmt.Errorf("write %s.boot: %w", out, cause(err))
 	}
 	if !a.json {
 		return nil

@@ -262,10 +262,18 @@ func (c *checker) builtins(t term.Term) {
 	if !ok {
 		c.wrong("not a list of what is built in")
 	}
+	var missing []string
 	for _, m := range mods {
 		if a, ok := m.(term.Atom); !ok || !slices.Contains(systools.Builtins, a) {
-			c.wrong("%s is not built into this cmgr", term.Text(m))
+			missing = append(missing, term.Text(m))
 		}
+	}
+	switch n := len(missing); n {
+	case 0:
+	case 1, 2, 3, 4:
+		c.wrong("%s is not built into this cmgr", strings.Join(missing, ", "))
+	default:
+		c.wrong("%s and %d more are not built into this cmgr", strings.Join(missing[:3], ", "), n-3)
 	}
 }
 
