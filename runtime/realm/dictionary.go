@@ -28,11 +28,14 @@ import (
 // to an item connects to a socket of the manager's, which gives the program that very connection: nothing stands between.
 
 const (
-	// maxItems bounds what a program may have in its dictionary, maxList the answer that says so, in bytes.
-	maxItems = 4096
+	// maxItems bounds what a program may have in its dictionary: each is a socket of the manager's for each who uses it. maxList bounds the
+	// answer that says so, in bytes.
+	maxItems = 256
 	maxList  = 1 << 20
 	// listPatience is how long the start of a program waits for what is in a dictionary.
 	listPatience = 3 * time.Second
+	// openPatience is how long a program has to take a connection.
+	openPatience = 30 * time.Second
 )
 
 // A dictionary is the connection to one.
@@ -112,7 +115,9 @@ func (r *Realm) hand(ctx context.Context, user name.Moniker, use *manifest.Use, 
 	defer conn.Close()
 	d, err := r.dictionary(ctx, user, src)
 	if err == nil {
-		err = d.open(ctx, src.Name, conn)
+		soon, cancel := context.WithTimeout(ctx, openPatience)
+		err = d.open(soon, src.Name, conn)
+		cancel()
 	}
 	if err == nil || ctx.Err() != nil {
 		return
