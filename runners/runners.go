@@ -259,6 +259,8 @@ type Exploration struct {
 	Terminal bool
 	// Tools is a directory with more programs, which are found first; nil for none.
 	Tools *os.File
+	// Launched, if not nil, is called once it runs, by whoever called Explore.
+	Launched func()
 	// Beside is the run that it belongs to: it is accounted to that, and ends with it. nil: the component does not run.
 	Beside Program
 }

@@ -133,16 +133,16 @@ func (e *ends) terminal(x *control.Exploration, in, out *os.File) error {
 		}
 	}
 	resize()
-	before, err := term.MakeRaw(int(in.Fd()))
-	if err != nil {
-		signal.Stop(resized)
-		return err
-	}
+	var before *term.State
 	e.restore = func() {
 		signal.Stop(resized)
 		close(resized)
-		_ = term.Restore(int(in.Fd()), before)
+		if before != nil {
+			_ = term.Restore(int(in.Fd()), before)
+		}
 	}
+	// Until there is somebody to interrupt, Ctrl-C is for this process.
+	x.Launched = func() { before, _ = term.MakeRaw(int(in.Fd())) }
 	go func() {
 		for range resized {
 			resize()

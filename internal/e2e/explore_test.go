@@ -223,9 +223,20 @@ func TestExploreTerminalConfined(t *testing.T) {
 func testExploreTerminal(t *testing.T, args ...string) {
 	needs.Tool(t, "bash")
 	dir := write(t, map[string]string{
-		"root.cml": `{ children: [ { name: "app", url: "app.cml", startup: "eager" }, { name: "idle", url: "app.cml" } ] }`,
-		"app.cml":  `{ program: { runner: "elf", binary: "bin/app" } }`,
-		"bin/app":  "#!/bin/sh\necho ready\nexec sleep 1000\n",
+		"root.cml": `{
+			children: [
+				{ name: "app", url: "app.cml", startup: "eager" }, { name: "idle", url: "app.cml" },
+				{ name: "stuck", url: "stuck.cml" }, { name: "slow", url: "slow.cml" },
+			],
+			offer: [ { directory: "d", from: "#slow", to: "#stuck" } ],
+		}`,
+		"stuck.cml": `{ program: { runner: "elf", binary: "bin/app" }, use: [ { directory: "d", rights: [ "r*" ], path: "/d" } ] }`,
+		"slow.cml": `{
+			program: { runner: "elf", binary: "bin/app", ready: "lifecycle", lifecycle: { stop_event: "ignore" } },
+			capabilities: [ { directory: "d", rights: [ "r*" ], path: "/d" } ], expose: [ { directory: "d", from: "self" } ],
+		}`,
+		"app.cml": `{ program: { runner: "elf", binary: "bin/app" } }`,
+		"bin/app": "#!/bin/sh\necho ready\nexec sleep 1000\n",
 	})
 	r := run(t, dir, append(args, "--stay")...)
 	r.until("ready", func() bool { return strings.Contains(r.out(), "/app | ready\n") })
@@ -251,8 +262,12 @@ func testExploreTerminal(t *testing.T, args ...string) {
 		}
 	}
 
-	// A command can be interrupted, and a shell ends with its component.
-	s := r.explore(t, "/idle", "-c", "echo begun; sleep 1000")
+	// Who waits for a shell can give up, a command can be interrupted, and a shell ends with its component.
+	s := r.explore(t, "/stuck")
+	r.until("the provider", func() bool { return strings.Contains(r.out(), "/slow | ready\n") })
+	s.types("\x03", "^C")
+	s.ends(-1)
+	s = r.explore(t, "/idle", "-c", "echo begun; sleep 1000")
 	s.awaits("begun\r\n")
 	s.types("\x03", "")
 	s.ends(130)

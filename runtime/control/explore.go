@@ -27,8 +27,9 @@ import (
 //	POST /explore?query=QUERY&command=TEXT&terminal=BOOL&env=NAME%3DVALUE…
 //
 // The answer is "101 Switching Protocols", or an error with its Problem as JSON. Then the client sends one byte with three
-// descriptors (SCM_RIGHTS): standard input, output and error, and perhaps a fourth, of a directory with tools. In the end the server
-// sends a line of JSON, {"exit": Exit} or {"problem": Problem}. A client that goes away ends the shell.
+// descriptors (SCM_RIGHTS): standard input, output and error, and perhaps a fourth, of a directory with tools. The server sends lines of
+// JSON: {"launched": true} when the shell runs, and in the end {"exit": Exit} or {"problem": Problem}. A client that goes away ends the
+// shell.
 const explorePath = "/explore"
 
 // An Exploration is a shell in the place of a component's program.
@@ -41,6 +42,8 @@ type Exploration struct {
 	Files    [3]*os.File
 	Terminal bool
 	Env      []string // "NAME=value"
+	// Launched, if not nil, is called once it runs.
+	Launched func()
 	// Tools is a directory with programs that it finds first; nil for none.
 	Tools *os.File
 }
@@ -65,10 +68,11 @@ func (x *Exploration) command() []string {
 	return []string{"/bin/sh"}
 }
 
-// outcome is what the server sends in the end.
+// outcome is what the server sends.
 type outcome struct {
-	Exit    json.RawMessage `json:"exit,omitempty"`
-	Problem json.RawMessage `json:"problem,omitempty"`
+	Launched bool            `json:"launched,omitempty"`
+	Exit     json.RawMessage `json:"exit,omitempty"`
+	Problem  json.RawMessage `json:"problem,omitempty"`
 }
 
 // explore answers explorePath.
@@ -95,6 +99,11 @@ func (s *Server) explore(w http.ResponseWriter, r *http.Request) {
 	text := Exploration{Command: q.Get("command"), Terminal: q.Get("terminal") == "true"}
 	x := runners.Exploration{Command: text.command(), Terminal: text.Terminal, Env: q["env"]}
 	var out outcome
+	send := func(o outcome) {
+		u.SetWriteDeadline(time.Now().Add(answerTime))
+		_ = json.NewEncoder(u).Encode(o) // what can fail is telling the peer, who will notice
+	}
+	x.Launched = func() { send(outcome{Launched: true}) }
 	ctx, cancel := s.untilClose(context.WithoutCancel(r.Context())) // the server takes a request that gave its connection away for done
 	defer cancel()
 	exited := runners.Exit{}
@@ -117,8 +126,7 @@ func (s *Server) explore(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	u.SetWriteDeadline(time.Now().Add(answerTime))
-	_ = json.NewEncoder(u).Encode(out) // what can fail is telling the peer, who will notice
+	send(out)
 }
 
 // whoIs says who is at the other end of ctx's connection.
@@ -223,8 +231,14 @@ func (c *Client) Explore(ctx context.Context, x Exploration) (*controlpb.Exit, e
 		return nil, unanswered(ctx, err)
 	}
 	var out outcome
-	if err := json.NewDecoder(answers).Decode(&out); err != nil {
-		return nil, unanswered(ctx, err)
+	for said := json.NewDecoder(answers); len(out.Problem)+len(out.Exit) == 0; {
+		if err := said.Decode(&out); err != nil {
+			return nil, unanswered(ctx, err)
+		}
+		if out.Launched && x.Launched != nil {
+			x.Launched()
+			x.Launched = nil
+		}
 	}
 	if len(out.Problem) > 0 {
 		p := &Problem{}

@@ -43,6 +43,7 @@ func TestExplore(t *testing.T) {
 				gone <- context.Cause(ctx)
 				return runners.Exit{Signal: syscall.SIGKILL}, nil
 			}
+			x.Launched()
 			b, err := io.ReadAll(x.Files[0])
 			fmt.Fprintf(x.Files[1], "got %s", b)
 			return runners.Exit{Code: 7}, err
@@ -64,12 +65,14 @@ func TestExplore(t *testing.T) {
 	defer outR.Close()
 	fmt.Fprint(inW, "text")
 	inW.Close()
+	launched := 0
 	exit, err := c.Explore(bounded(t), Exploration{
 		Query: "app", Command: "do it", Files: [3]*os.File{inR, outW, null}, Env: []string{"A=b c", "D=&"}, Tools: dir,
+		Launched: func() { launched++ },
 	})
 	outW.Close()
-	if err != nil || exit.GetCode() != 7 {
-		t.Fatalf("%v, %v", exit, err)
+	if err != nil || exit.GetCode() != 7 || launched != 1 {
+		t.Fatalf("%v, %v; launched %d times", exit, err, launched)
 	}
 	if b, err := io.ReadAll(outR); string(b) != "got text" || err != nil {
 		t.Errorf("%q, %v", b, err)

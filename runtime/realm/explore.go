@@ -70,6 +70,9 @@ func (r *Realm) Explore(ctx context.Context, m name.Moniker, x runners.Explorati
 	if err != nil {
 		return runners.Exit{}, err
 	}
+	if x.Launched != nil {
+		x.Launched()
+	}
 	exit, err := p.Wait(ctx)
 	if err != nil {
 		_ = p.Kill(context.Background())
