@@ -121,7 +121,7 @@ processes, in the reverse order of their starts.`,
 	f := cmd.Flags()
 	managerFlags(f, &cfg, &watch, &verbose)
 	loaderFlags(f, &from, &framing)
-	managersLoaderFlags(f, &cfg, &from)
+	treesLoaderFlags(f, &cfg.Trust, &from)
 	f.StringVar(&mode, "mode", "embedded", "embedded: resolve everything at once; interactive: at first use")
 	f.StringArrayVar(&pa, "pa", nil, "look in `DIR`... first")
 	f.StringArrayVar(&pz, "pz", nil, "look in `DIR`... last")
@@ -305,7 +305,7 @@ func (a *app) compileBoot(ctx context.Context, root, out string) error {
 		v.text(t, s, found, nil)
 		return errFailed
 	}
-	_, resolvers := manager.Above(cml.Options{}, nil)
+	_, resolvers := manager.Above(cml.Options{}, nil, nil)
 	script, err := boot.Compile(ctx, url, dir, resolvers["file"])
 	if err != nil {
 		return err

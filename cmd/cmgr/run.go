@@ -62,7 +62,8 @@ With two arguments: create a component in a collection of the tree that runs, an
 			} else if len(cfg.Files) == 0 {
 				return usagef(cmd, "usage: "+cmd.UseLine(), "the root component's manifest is missing")
 			}
-			if err := loadBy(cmd, &cfg, from, framing); err != nil {
+			var err error
+			if cfg.Root, cfg.Loaders, err = loadBy(cmd, cfg.Root, from, framing); err != nil {
 				return err
 			}
 			return a.run(cmd, cfg, watch, verbose)
@@ -72,7 +73,7 @@ With two arguments: create a component in a collection of the tree that runs, an
 	managerFlags(f, &cfg, &watch, &verbose)
 	loaderFlags(f, &from, &framing)
 	pathFlags(f, &from)
-	managersLoaderFlags(f, &cfg, &from)
+	treesLoaderFlags(f, &cfg.Trust, &from)
 	f.BoolVar(&recreate, "recreate", false, "in a collection: destroy an instance of that name first")
 	return cmd
 }
@@ -89,10 +90,10 @@ func managerFlags(f *pflag.FlagSet, cfg *manager.Config, watch *heart.Config, ve
 	f.BoolVarP(verbose, "verbose", "v", false, "also show what only concerns manifests, and what the manager does")
 }
 
-// managersLoaderFlags are the flags about loaders that only a manager has.
-func managersLoaderFlags(f *pflag.FlagSet, cfg *manager.Config, from *prim.Config) {
+// treesLoaderFlags are the flags about loaders of commands that load a tree.
+func treesLoaderFlags(f *pflag.FlagSet, trust *string, from *prim.Config) {
 	f.StringVar(&from.Cookie, "setcookie", "", "inet: the secret `COOKIE` of cmgr's boot servers; Erlang's never get it")
-	f.StringVar(&cfg.Trust, "trust", "", "load only packages whose hash or signer stands in `FILE`")
+	f.StringVar(trust, "trust", "", "load only packages whose hash or signer stands in `FILE`")
 }
 
 // checkHeart says what is wrong with the flags about the watchdog, and makes its program's name absolute.
@@ -121,28 +122,27 @@ func checkHeart(cmd *cobra.Command, watch *heart.Config) error {
 	return nil
 }
 
-// loadBy has the root, unless it is a URL, loaded by what the flags say.
-func loadBy(cmd *cobra.Command, cfg *manager.Config, from prim.Config, framing string) error {
+// loadBy is what the flags say of a loader, if they do, and the URL of the root that it loads; a URL stays as it is.
+func loadBy(cmd *cobra.Command, root string, from prim.Config, framing string) (string, map[string]prim.Config, error) {
 	said := false
 	for _, f := range []string{"loader", "framing", "hosts", "id", "erts-version", "setcookie", "path", "pa", "pz"} {
 		said = said || cmd.Flags().Changed(f)
 	}
 	if !said {
-		return nil
+		return root, nil, nil
 	}
 	if err := checkLoader(cmd, &from, framing); err != nil {
-		return err
+		return "", nil, err
 	}
 	kind := from.Kind()
-	cfg.Loaders = map[string]prim.Config{kind: from}
-	if cfg.Root != "" && name.Scheme(cfg.Root) == "" {
-		at := (&url.URL{Path: cfg.Root}).EscapedPath()
-		if path.IsAbs(cfg.Root) {
+	if root != "" && name.Scheme(root) == "" {
+		at := (&url.URL{Path: root}).EscapedPath()
+		if path.IsAbs(root) {
 			at = "//" + at
 		}
-		cfg.Root = kind + ":" + at
+		root = kind + ":" + at
 	}
-	return nil
+	return root, map[string]prim.Config{kind: from}, nil
 }
 
 // run is the manager.

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +21,7 @@ import (
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runtime/control"
+	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
 	"github.com/cmgr/cmgr/runtime/resolver"
 	"github.com/cmgr/cmgr/runtime/verify"
@@ -29,6 +33,8 @@ func newVerify(a *app) *cobra.Command {
 	var order bool
 	var features featureFlags
 	var config []string
+	var from prim.Config
+	var framing, trust string
 	cmd := &cobra.Command{
 		Use:   "verify ROOT [--config FILE] [--allow FILE] [--sarif] [--who-can-reach CAP] [--diff OTHER] [--shutdown-order]",
 		Short: "check all routes of a tree without running it",
@@ -47,12 +53,14 @@ failures that are known (JSON5); an entry that allows nothing is an error:
 
 With --config the tree is looked at as it would run with that configuration: what
 the root is offered of the host is there, and what security_policy forbids is an
-error.
+error. With --loader ROOT, unless it is a URL, and the packages are fetched as
+cmgr run does.
 
 CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 		Example: `  cmgr verify root.cml
   cmgr verify root.cml --sarif > routes.sarif      # for code review
   cmgr verify root.cml --who-can-reach protocol:log@/core/log
+  cmgr verify --loader inet --hosts 10.0.0.1 /srv/tree/root.cml
   cmgr verify old/root.cml --diff new/root.cml     # exit code 1 if routes differ`,
 		GroupID:           groupTool,
 		Args:              between(1, 1),
@@ -66,6 +74,20 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 				if v.settings, err = manager.ReadSettings(config...); err != nil {
 					return err
 				}
+			}
+			root, more, err := loadBy(cmd, args[0], from, framing)
+			if err == nil && other != "" {
+				other, _, err = loadBy(cmd, other, from, framing)
+			}
+			if err != nil {
+				return err
+			}
+			if v.settings != nil || more != nil {
+				closed, err := v.load(more, trust)
+				if err != nil {
+					return err
+				}
+				defer closed()
 			}
 			var modes []string
 			for _, m := range []string{"json", "sarif", "who-can-reach", "diff", "shutdown-order", "allow", "stamp", "depfile"} {
@@ -85,13 +107,13 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 				if err != nil {
 					return usagef(cmd, "usage: "+cmd.UseLine(), "--who-can-reach %s: %v", reach, err)
 				}
-				return v.reach(cmd.Context(), args[0], wanted)
+				return v.reach(cmd.Context(), root, wanted)
 			case cmd.Flags().Changed("diff"):
-				return v.diff(cmd.Context(), args[0], other)
+				return v.diff(cmd.Context(), root, other)
 			case order:
-				return v.order(cmd.Context(), args[0])
+				return v.order(cmd.Context(), root)
 			default:
-				return v.check(cmd.Context(), args[0])
+				return v.check(cmd.Context(), root)
 			}
 		},
 	}
@@ -103,6 +125,9 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 	f.StringVar(&other, "diff", "", "list the routes that are different in the tree below `OTHER`")
 	f.BoolVar(&order, "shutdown-order", false, "list who would stop when the tree is shut down, step by step")
 	f.IntVar(&v.limit, "limit", verify.DefaultLimit, "refuse a tree of more than `N` instances")
+	loaderFlags(f, &from, &framing)
+	pathFlags(f, &from)
+	treesLoaderFlags(f, &trust, &from)
 	v.build.add(f, false, true)
 	features.add(cmd)
 	return cmd
@@ -117,7 +142,42 @@ type verifier struct {
 	options cml.Options
 	// settings are those that the tree would run with; nil where they are not known.
 	settings *manager.Settings
+	loaders  *manager.Loaders // nil: none
 	build    outputFlags
+}
+
+// load opens the loaders of the settings, and more. What they get is kept until closed is called.
+func (v *verifier) load(more map[string]prim.Config, trust string) (closed func(), err error) {
+	dir, err := os.MkdirTemp("", "cmgr-verify-*")
+	if err != nil {
+		return nil, err
+	}
+	v.loaders, err = manager.OpenLoaders(manager.LoadersConfig{
+		Settings: v.settings, More: more, Trust: trust, Once: func(string) bool { return true }, Dir: dir, Log: slog.New(&plainLog{w: v.err}),
+	})
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	// Whoever ends this process by a signal has its packages removed first.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		if s, ok := <-signals; ok {
+			os.RemoveAll(dir)
+			signal.Reset(s)
+			_ = syscall.Kill(os.Getpid(), s.(syscall.Signal))
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+		<-over
+		_ = v.loaders.Close()
+		os.RemoveAll(dir)
+	}, nil
 }
 
 // open reads the tree below root. The function that it returns must be called before anything is written.
@@ -134,7 +194,7 @@ func (v *verifier) open(ctx context.Context, root string) (*verify.Tree, func(),
 		debug.SetGCPercent(400)
 	}
 	cfg := verify.Config{Root: root, Limit: v.limit}
-	cfg.Builtins, cfg.Resolvers = manager.Above(v.options, v.settings)
+	cfg.Builtins, cfg.Resolvers = manager.Above(v.options, v.settings, v.loaders)
 	if v.settings != nil {
 		cfg.Policy = v.settings
 	}

@@ -428,3 +428,41 @@ func TestRoutedBootServer(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyLoaded: a tree that comes by loaders is verified as it would run, and nothing of it is left.
+func TestVerifyLoaded(t *testing.T) {
+	dir := write(t, files(echoes("c", "one", "never"), map[string]string{
+		"good.cml": `{ children: [ { name: "a", url: "c/one.cml" }, { name: "b", url: "inet:///c/one.cml" } ] }`,
+		"bad.cml":  `{ children: [ { name: "a", url: "c/one.cml" } ], offer: [ { protocol: "p", from: "#a", to: "#a" } ], use: [ { protocol: "q" } ] }`,
+	}))
+	host := bootServer(t, dir)
+	put(t, filepath.Join(dir, "here.cml"), `{ children: [ { name: "x", url: "edge:///good.cml" } ] }`)
+	put(t, filepath.Join(dir, "config.json5"), fmt.Sprintf(`{ loaders: { edge: { loader: "inet", hosts: [%q] } } }`, host))
+	put(t, filepath.Join(dir, "both.json5"), fmt.Sprintf(`{ loaders: { edge: { loader: "inet", hosts: [%q] }, inet: { loader: "inet", hosts: [%[1]q] } } }`, host))
+	put(t, filepath.Join(dir, "trust"), "sha256 "+strings.Repeat("0", 64)+"\n")
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	inet := []string{"--loader", "inet", "--hosts", host}
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{append(inet, "/good.cml"), 0, "2 manifests, 3 components"},
+		{append(inet, "--path", "/none", "--path", "/", "good.cml"), 0, "2 manifests, 3 components"},
+		{append(inet, "/bad.cml"), 1, "bad.cml:1:"},
+		{append(inet, "/none.cml"), 1, "no such manifest: tried /none.cml"},
+		{append(inet, "--trust", filepath.Join(dir, "trust"), "/good.cml"), 1, "not trusted"},
+		{append(inet, "/good.cml", "--diff", "/good.cml"), 0, ""},
+		{[]string{"--config", filepath.Join(dir, "both.json5"), filepath.Join(dir, "here.cml")}, 0, ", 4 components"},
+		{[]string{"--config", filepath.Join(dir, "config.json5"), filepath.Join(dir, "here.cml")}, 1, "resolver `inet` was not registered"},
+		{[]string{"--hosts", host, filepath.Join(dir, "here.cml")}, 100, "--hosts is for --loader inet"},
+	} {
+		if out := tool(t, dir, c.code, append([]string{"verify"}, c.args...)...); !strings.Contains(out, c.want) {
+			t.Errorf("%q: no %q in\n%s", c.args, c.want, out)
+		}
+	}
+	if left, err := os.ReadDir(temp); len(left) > 0 || err != nil {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

@@ -32,7 +32,7 @@ func (m *Manager) bootResolvers() (root string, err error) {
 func (m *Manager) bootFiles() boot.Files {
 	f := boot.Files{Resolver: m.resolvers["file"], Scheme: "file"}
 	if n := m.cfg.BootLoader; n != "" {
-		f = boot.Files{Resolver: m.resolvers[n], Scheme: n, Loader: m.prims[n]}
+		f = boot.Files{Resolver: m.resolvers[n], Scheme: n, Loader: m.loaders.prims[n]}
 	}
 	return f
 }

@@ -56,8 +56,8 @@ func (m *Manager) doctor(context.Context) []control.Check {
 		}
 	}
 	checks = append(append(checks, Machine()...), control.Check{Key: "state directory", Value: m.cfg.StateDir})
-	if m.cache != nil {
-		checks = append(checks, packageCache(m.cache))
+	if m.loaders.cache != nil {
+		checks = append(checks, packageCache(m.loaders.cache))
 	}
 	return append(checks,
 		control.Check{Key: "management socket", Value: m.socket.Addr().String()},

@@ -45,7 +45,6 @@ import (
 	"github.com/cmgr/cmgr/runners/runit"
 	"github.com/cmgr/cmgr/runtime/boot"
 	"github.com/cmgr/cmgr/runtime/control"
-	"github.com/cmgr/cmgr/runtime/loader/cache"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/logs"
 	"github.com/cmgr/cmgr/runtime/realm"
@@ -107,9 +106,7 @@ type Manager struct {
 	control     *control.Server
 	hosts       hosts // of the protocols that it speaks itself
 	socket      net.Listener
-	loaded      []*resolver.Loaded
-	cache       *cache.Cache // of what they got; nil without loaders
-	prims       map[string]*prim.Loader
+	loaders     *Loaders
 	directories map[string]realm.HostDirectory // those of the host that the root is offered, by name
 	hostSockets map[string]string              // likewise
 	exposed     string                         // where what the root exposes is found
@@ -163,7 +160,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, down: make(chan struct{}), phase: "starting", prims: map[string]*prim.Loader{}}
+	m := &Manager{cfg: cfg, down: make(chan struct{}), phase: "starting"}
 	if cfg.Boot == nil {
 		if m.root, err = rootURL(cfg.Root, settings); err != nil {
 			return nil, err
@@ -233,9 +230,14 @@ func New(cfg Config) (_ *Manager, err error) {
 		all["builtin"] = builtin.New(builtin.Config{Funcs: cfg.Functions, Log: cfg.Log})
 	}
 	m.resolvers = diskResolvers(cml.Options{})
-	if err := m.load(m.resolvers, settings); err != nil {
+	m.loaders, err = OpenLoaders(LoadersConfig{
+		Settings: settings, More: cfg.Loaders, Trust: cfg.Trust, Once: func(n string) bool { return n == cfg.BootLoader }, Dir: filepath.Join(cfg.StateDir, "cache"),
+		InUse: m.packages, Log: cfg.Log,
+	})
+	if err != nil {
 		return nil, err
 	}
+	maps.Copy(m.resolvers, m.loaders.Resolvers())
 	if cfg.Boot != nil {
 		if m.root, err = m.bootResolvers(); err != nil {
 			return nil, err
@@ -287,55 +289,13 @@ func New(cfg Config) (_ *Manager, err error) {
 	return m, nil
 }
 
-// load adds the resolvers that have loaders.
-func (m *Manager) load(resolvers map[string]resolver.Resolver, settings *Settings) error {
-	all := maps.Clone(settings.Loaders)
-	if all == nil {
-		all = map[string]prim.Config{}
-	}
-	maps.Copy(all, m.cfg.Loaders)
-	if len(all) == 0 {
-		return nil
-	}
-	var trust *cache.Trust
-	var err error
-	if file := cmp.Or(m.cfg.Trust, settings.Trust); file != "" {
-		if trust, err = cache.ReadTrust(file); err != nil {
-			return err
-		}
-	}
-	m.cache, err = cache.Open(cache.Config{
-		Dir: filepath.Join(m.cfg.StateDir, "cache"), MaxSize: settings.CacheMaxSize, InUse: m.packages, Log: m.cfg.Log,
-	})
-	if err != nil {
-		return fmt.Errorf("cache: %w", err)
-	}
-	for n, cfg := range all {
-		if err := name.Check(n); err != nil || n == "file" || n == resolver.ServiceScheme {
-			return fmt.Errorf("loader %q: not a name that a loader can have", n)
-		}
-		cfg.Log = m.cfg.Log
-		p, err := prim.Start(cfg)
-		if err != nil {
-			return err
-		}
-		r := resolver.NewLoaded(resolver.LoadedConfig{Loader: p, Cache: m.cache, Trust: trust, Once: n == m.cfg.BootLoader})
-		m.prims[n], m.loaded = p, append(m.loaded, r)
-		resolvers[n] = r
-	}
-	return nil
-}
-
 // packages are the directories of the packages that instances have.
 func (m *Manager) packages() []string {
 	var out []string
 	for _, i := range m.realm.Instances() {
 		out = append(out, i.PackageDir)
 	}
-	for _, l := range m.loaded {
-		out = append(out, l.Dirs()...)
-	}
-	return out
+	return append(out, m.loaders.dirs()...)
 }
 
 // own makes dir if it isn't there. One in the system's temporary directory could have been made by anybody who knew its name: it,
@@ -582,17 +542,12 @@ func (m *Manager) close() {
 	if m.elf != nil {
 		m.elf.Close()
 	}
-	var failed error
-	for _, l := range m.loaded {
-		failed = errors.Join(failed, l.Close())
+	if m.loaders != nil {
+		if err := m.loaders.Close(); err != nil {
+			m.cfg.Log.Error("loader", "error", err)
+		}
+		m.loaders = nil
 	}
-	for _, p := range m.prims {
-		failed = errors.Join(failed, p.Stop())
-	}
-	if failed != nil {
-		m.cfg.Log.Error("loader", "error", failed)
-	}
-	m.loaded, m.prims = nil, nil
 	if m.confiner != nil {
 		_ = m.confiner.Close()
 	}

@@ -99,7 +99,7 @@ func TestPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := verify.Config{Root: "file://" + filepath.Join(l.dir, "root.cml"), Policy: settings}
-	cfg.Builtins, cfg.Resolvers = Above(cml.Options{}, settings)
+	cfg.Builtins, cfg.Resolvers = Above(cml.Options{}, settings, nil)
 	tree, err := verify.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
