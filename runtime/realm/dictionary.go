@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -122,6 +123,7 @@ func (r *Realm) hand(ctx context.Context, user name.Moniker, use *manifest.Use, 
 	if err == nil || ctx.Err() != nil {
 		return
 	}
+	_ = syscall.Shutdown(int(conn.Fd()), syscall.SHUT_RDWR) // the program may have it, too
 	if i := r.find(user); i != nil {
 		if use == nil {
 			use = &manifest.Use{Kind: manifest.KindProtocol}
