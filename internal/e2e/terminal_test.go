@@ -155,6 +155,9 @@ func TestBootOnTerminal(t *testing.T) {
 	if text := v.text(); strings.Contains(text, "%") || !strings.Contains(text, "cmgr: boot: nearly\n") || strings.Count(text, "one runs") != 1 {
 		t.Errorf("at the end the terminal shows\n%s", text)
 	}
+	if first := v.erased()[0]; first != "boot [                        ]   0% starting: what it loads is resolved" {
+		t.Errorf("at first it showed %q", first)
+	}
 	for _, line := range v.erased() {
 		if line != "" && !strings.Contains(line, "%") {
 			t.Errorf("erased was %q", line)
