@@ -28,6 +28,9 @@ var codes = [...]string{"internal", "not_found", "invalid", "denied", "unavailab
 
 func (c Code) String() string { return codes[c] }
 
+// ParseCode is the code that a String is of; Internal for another one.
+func ParseCode(s string) Code { return Code(max(0, slices.Index(codes[:], s))) }
+
 // CodeOf is the code of the first error in err's chain that has one (a method `Code() Code`), else Internal.
 func CodeOf(err error) Code {
 	var c interface{ Code() Code }

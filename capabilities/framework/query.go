@@ -8,6 +8,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/codec"
 	"github.com/cmgr/cmgr/proto/componentpb"
@@ -202,6 +203,7 @@ type Report struct {
 	Source       string
 	Error, Hint  string
 	Availability string
+	Code         capabilities.Code // of a route that failed
 }
 
 // Route walks the routes of what an instance uses and exposes; uses and exposes restrict it to those in whose name one of them is.
@@ -219,7 +221,9 @@ func (c *RouteClient) Route(ctx context.Context, moniker string, uses, exposes [
 	}
 	out := make([]Report, len(got.Reports))
 	for i, r := range got.Reports {
-		out[i] = Report{r.Type, r.Kind, r.Capability, r.Outcome, r.Source, r.Error, r.Hint, r.Availability}
+		out[i] = Report{
+			r.Type, r.Kind, r.Capability, r.Outcome, r.Source, r.Error, r.Hint, r.Availability, capabilities.ParseCode(r.ErrorCode),
+		}
 	}
 	return out, nil
 }

@@ -1344,6 +1344,7 @@ type RouteReport struct {
 	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	Hint          string                 `protobuf:"bytes,7,opt,name=hint,proto3" json:"hint,omitempty"`
 	Availability  string                 `protobuf:"bytes,8,opt,name=availability,proto3" json:"availability,omitempty"`
+	ErrorCode     string                 `protobuf:"bytes,9,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"` // not_found, invalid, denied, unavailable, precondition or internal
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1430,6 +1431,13 @@ func (x *RouteReport) GetHint() string {
 func (x *RouteReport) GetAvailability() string {
 	if x != nil {
 		return x.Availability
+	}
+	return ""
+}
+
+func (x *RouteReport) GetErrorCode() string {
+	if x != nil {
+		return x.ErrorCode
 	}
 	return ""
 }
@@ -1995,7 +2003,7 @@ const file_proto_component_v1_component_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04typeJ\x04\b\x0f\x10\x10\"H\n" +
 	"\x06Routes\x128\n" +
-	"\areports\x18\x01 \x03(\v2\x1e.cmgr.component.v1.RouteReportR\areportsJ\x04\b\x0f\x10\x10\"\xdb\x01\n" +
+	"\areports\x18\x01 \x03(\v2\x1e.cmgr.component.v1.RouteReportR\areportsJ\x04\b\x0f\x10\x10\"\xfa\x01\n" +
 	"\vRouteReport\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1e\n" +
@@ -2006,7 +2014,9 @@ const file_proto_component_v1_component_proto_rawDesc = "" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x12\n" +
 	"\x04hint\x18\a \x01(\tR\x04hint\x12\"\n" +
-	"\favailability\x18\b \x01(\tR\favailabilityJ\x04\b\x0f\x10\x10\"-\n" +
+	"\favailability\x18\b \x01(\tR\favailability\x12\x1d\n" +
+	"\n" +
+	"error_code\x18\t \x01(\tR\terrorCodeJ\x04\b\x0f\x10\x10\"-\n" +
 	"\vStorageUser\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amonikerJ\x04\b\x0f\x10\x10\"0\n" +
 	"\fStorageUsers\x12\x1a\n" +

@@ -40,14 +40,7 @@ func (e *Error) Error() string {
 const hintPrefix = "\n  hint: "
 
 // Code is the error's kind.
-func (e *Error) Code() capabilities.Code {
-	for c := range wireCodes {
-		if c.String() == e.Problem.GetKind() {
-			return c
-		}
-	}
-	return capabilities.Internal
-}
+func (e *Error) Code() capabilities.Code { return capabilities.ParseCode(e.Problem.GetKind()) }
 
 var wireCodes = map[capabilities.Code]connect.Code{
 	capabilities.Internal:     connect.CodeInternal,

@@ -419,10 +419,11 @@ func TestQuery(t *testing.T) {
 	for _, r := range reports {
 		got = append(got, strings.Join([]string{r.Type, r.Kind, r.Capability, r.Outcome, r.Source}, " "))
 	}
-	if want := []string{"use protocol log success ./log", "use protocol gone failed "}; !slices.Equal(got, want) {
+	want := []string{"use runner fake success <component manager>", "use protocol log success ./log", "use protocol gone failed "}
+	if !slices.Equal(got, want) {
 		t.Errorf("routes %q", got)
 	}
-	if r := reports[1]; !strings.Contains(r.Error, "was not offered to `/core` by parent") || r.Hint == "" {
+	if r := reports[2]; !strings.Contains(r.Error, "was not offered to `/core` by parent") || r.Hint == "" || r.Code != capabilities.NotFound {
 		t.Errorf("%+v", r)
 	}
 	if some, err := routes.Route(ctx, ".", []string{"lo"}, nil); err != nil || len(some) != 1 {

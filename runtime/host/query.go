@@ -184,6 +184,10 @@ var routeMethods = map[string]method{
 		}
 		out := &componentpb.Routes{}
 		engine := s.cfg.Tree.Engine()
+		if p := d.Program; p != nil && p.Runner != "" && wanted("use", p.Runner) {
+			r, err := engine.Runner(ctx, n)
+			out.Reports = append(out.Reports, s.report("use", manifest.KindRunner, p.Runner, manifest.Required, r, err))
+		}
 		for k := range d.Uses {
 			if u := &d.Uses[k]; wanted("use", u.SourceName) {
 				r, err := engine.Use(ctx, n, u)
@@ -207,7 +211,7 @@ func (s *session) report(
 	switch {
 	case err != nil:
 		e := problem(err)
-		out.Outcome, out.Error, out.Hint = "failed", e.Text, e.Hint
+		out.Outcome, out.Error, out.ErrorCode, out.Hint = "failed", e.Text, e.Why.String(), e.Hint
 	case r.Source.Kind == capabilities.FromVoid:
 		out.Outcome = "void"
 	case r.Source.Kind == capabilities.FromComponent && s.scope.Contains(r.Source.At):
