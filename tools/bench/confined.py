@@ -296,14 +296,14 @@ try:
     those = others()
     for r in range(rounds):
         print("bench: round %d" % (r + 1), file=sys.stderr)
-        for n in counts:
+        runner()
+        for who, (command, times) in those.items():
+            single(who, command, times)
+        for n in counts:  # the most last: the kernel has to clean up after them for a while
             if os.path.exists(limit_c):
                 limit(n)
             for confined in (False, True) if r % 2 else (True, False):
                 manager(n, confined)
-        runner()
-        for who, (command, times) in those.items():
-            single(who, command, times)
     host_mounts(mounts)
     for r in range(rounds):
         for confined in (False, True) if r % 2 else (True, False):
