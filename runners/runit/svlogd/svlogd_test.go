@@ -271,6 +271,13 @@ func TestAsDebian(t *testing.T) {
 		// What was there.
 		`echo old >d/current; lines 1 | svlogd -v d 2>&1 | sed 's/@[0-9a-f]*/@T/'; tell`, `: >d/current; lines 1 | svlogd -v d 2>&1; tell`,
 		`echo old >d/current; chmod 744 d/current; lines 1 | svlogd -v d 2>&1; tell`,
+		// Signals: HUP follows the directory and its config, ALRM rotates what isn't empty, TERM ends it.
+		`mkfifo f; svlogd -v d <f 2>said & exec 3>f; has() { until test "$(grep -c $1 $2)" = $3; do sleep 0.02; done 2>/dev/null; }
+			echo one >&3; has one d/current 1; echo pNEW >d/config; kill -HUP $!; has read: said 1; echo two >&3; has two d/current 1
+			tell; kill -ALRM $!; has rename: said 1; echo three >&3; has three d/current 1
+			mv d e; mkdir d; kill -HUP $!; has close: said 2; has new: said 2; echo four >&3; has four d/current 1
+			tell; ls e | sed 's/@[0-9a-f]*/@T/'; cat e/current; kill -ALRM $!; has rename: said 2; kill -ALRM $!; sleep 0.1
+			kill -TERM $!; has sigterm said 1; exec 3>&-; wait $!; echo $?; tell; sed 's/@[0-9a-f]*/@T/' said | grep -v alarm`,
 		// Processors.
 		`printf '!tr a-z A-Z\ns20\n' >d/config; lines 9 | svlogd -l 5 d; tell`,
 		`printf '!read x <&4; echo "state:$x"; cat; echo new$x >&5\ns20\nn9\n' >d/config; lines 9 | svlogd -l 5 d; tell; cat d/state`,
