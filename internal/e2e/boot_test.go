@@ -131,6 +131,42 @@ func TestBootFails(t *testing.T) {
 	r.stop()
 }
 
+// TestStatusWait: whoever waits is told when the script has been run to its end, or will not be.
+func TestStatusWait(t *testing.T) {
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "c/a.cml"), sh("while ! [ -e "+dir+"/go ]; do sleep 0.05; done; read code <"+dir+"/go; exit $code"))
+	script(t, dir, "s", `{path,["$ROOT/c"]},{primLoad,[a]},{progress,loaded},{apply,{component,run,[a]}},{progress,started}`)
+	for _, c := range []struct {
+		exit string
+		code int
+	}{{"0", 0}, {"3", 1}} {
+		os.Remove(filepath.Join(dir, "go"))
+		r := boot(t, dir, "s", "--stay")
+		r.until("loaded", func() bool { out, _, _ := r.cmgr("status"); return strings.HasPrefix(out, "{starting,loaded}\n") })
+		if out, err, code := r.cmgr("status", "--wait", "--timeout", "200ms"); code != 1 || !strings.HasPrefix(out, "{starting,loaded}\ninstruction 4 of 5") {
+			t.Errorf("exit code %d\n%s%s", code, out, err)
+		}
+		told := make(chan string, 1)
+		go func() {
+			out, err, code := r.cmgr("status", "--wait")
+			told <- fmt.Sprintf("%s%s%d", out, err, code)
+		}()
+		put(t, filepath.Join(dir, "going"), c.exit+"\n")
+		if err := os.Rename(filepath.Join(dir, "going"), filepath.Join(dir, "go")); err != nil {
+			t.Fatal(err)
+		}
+		// One that stops may be gone before it is asked again.
+		if got := <-told; c.code == 0 && got != "{started,started}\n0" || c.code != 0 && (got == "" || strings.HasSuffix(got, "\n0")) {
+			t.Errorf("%s: it said %s", c.exit, got)
+		}
+		if c.code == 0 {
+			r.stop()
+		} else if code := r.wait(); code != 1 {
+			t.Errorf("exit code %d", code)
+		}
+	}
+}
+
 // TestBootInteractive: what is loaded after kernel_load_completed is looked for at its first use, and with -path elsewhere.
 func TestBootInteractive(t *testing.T) {
 	dir := write(t, map[string]string{"other/db.cml": daemon("db")})
