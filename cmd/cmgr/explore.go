@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,8 +69,8 @@ namespaces of its own.`,
 	return cmd
 }
 
-// drainTime is how long what the shell wrote may take to come once it has ended: something may have got hold of its output that did
-// not end with it.
+// drainTime is how long nothing more may come once the shell has ended, until nothing more is expected: something that did not end
+// with it may have got hold of its output.
 const drainTime = time.Second
 
 func (a *app) explore(ctx context.Context, c *control.Client, x control.Exploration) error {
@@ -114,8 +115,10 @@ func (a *app) explore(ctx context.Context, c *control.Client, x control.Explorat
 type ends struct {
 	mine    []*os.File // closed in the end
 	theirs  []*os.File // closed once the shell has ended
+	outputs []*os.File // of mine, those that the shell's output comes from
 	restore func()     // of the terminal
-	copies  sync.WaitGroup
+	ended   atomic.Bool
+	relays  sync.WaitGroup
 }
 
 // terminal gives the shell a terminal of its own, and has in and out relay it: the user's is not for what may be hostile.
@@ -141,8 +144,11 @@ func (e *ends) terminal(x *control.Exploration, in, out *os.File) error {
 			_ = term.Restore(int(in.Fd()), before)
 		}
 	}
-	// Until there is somebody to interrupt, Ctrl-C is for this process.
-	x.Launched = func() { before, _ = term.MakeRaw(int(in.Fd())) }
+	// Until there is somebody to interrupt, Ctrl-C is for this process; whoever sees that there is shall not be too early.
+	x.Launched = func() {
+		before, _ = term.MakeRaw(int(in.Fd()))
+		e.relay(out, master)
+	}
 	go func() {
 		for range resized {
 			resize()
@@ -150,7 +156,6 @@ func (e *ends) terminal(x *control.Exploration, in, out *os.File) error {
 	}()
 	// Not awaited: it reads what is typed until the process ends.
 	go func() { _, _ = io.Copy(master, in) }()
-	e.copies.Go(func() { _, _ = io.Copy(out, master) })
 	x.Files, x.Terminal = [3]*os.File{theirs, theirs, theirs}, true
 	if t := os.Getenv("TERM"); t != "" {
 		x.Env = append(x.Env, "TERM="+t)
@@ -191,9 +196,26 @@ func (e *ends) streams(x *control.Exploration, a *app) error {
 		}
 		e.theirs = append(e.theirs, w)
 		x.Files[n+1] = w
-		e.copies.Go(func() { _, _ = io.Copy(to, r) })
+		e.relay(to, r)
 	}
 	return nil
+}
+
+// relay copies to to what comes from the shell, as long as something may come.
+func (e *ends) relay(to io.Writer, from *os.File) {
+	e.outputs = append(e.outputs, from)
+	e.relays.Go(func() {
+		buf := make([]byte, 32<<10)
+		for {
+			if e.ended.Load() { // however long it took to write the last
+				_ = from.SetReadDeadline(time.Now().Add(drainTime))
+			}
+			n, err := from.Read(buf)
+			if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
+				return
+			}
+		}
+	})
 }
 
 // drain waits for the rest of what the shell, which has ended, wrote.
@@ -201,21 +223,19 @@ func (e *ends) drain() {
 	for _, f := range e.theirs {
 		f.Close()
 	}
-	late := time.AfterFunc(drainTime, e.shut)
-	e.copies.Wait()
-	late.Stop()
-}
-
-func (e *ends) shut() {
-	for _, f := range e.mine {
-		f.Close()
+	e.ended.Store(true)
+	for _, f := range e.outputs {
+		_ = f.SetReadDeadline(time.Now().Add(drainTime))
 	}
+	e.relays.Wait()
 }
 
 // close gives back what was taken.
 func (e *ends) close() {
-	e.shut()
-	e.copies.Wait()
+	for _, f := range e.mine {
+		f.Close()
+	}
+	e.relays.Wait()
 	if e.restore != nil {
 		e.restore()
 	}

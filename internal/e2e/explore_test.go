@@ -271,6 +271,9 @@ func testExploreTerminal(t *testing.T, args ...string) {
 	s.awaits("begun\r\n")
 	s.types("\x03", "")
 	s.ends(130)
+	s = r.explore(t, "/idle", "-c", "seq 30000")
+	s.ends(0)
+	s.awaits("\r\n29999\r\n30000\r\n") // all has come, though nobody waited for it
 	s = r.explore(t, "/app")
 	s.awaits("[/app] ")
 	r.must("stop", "/app")
