@@ -93,7 +93,7 @@ func TestThreeTier(t *testing.T) {
 	if confined {
 		needs.User(t, "www-data")
 		needs.User(t, "postgres")
-		command = []string{"three-tier/root.cml", "--config", "three-tier/config.json5"}
+		command = []string{"three-tier/root.cml"}
 	}
 	m := newManager(t, command...)
 	curl := func(args ...string) (string, bool) {

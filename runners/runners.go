@@ -51,6 +51,9 @@ type StartInfo struct {
 	Outgoing *os.File
 	// Handles are descriptors that the program finds under numbers.
 	Handles []Handle
+	// Machine names what of the machine itself was routed to the component: protocols of the manager that nobody speaks, such as
+	// linux.Network (runners/elf/confine.Protocols). A runner that confines nothing may leave it.
+	Machine []string
 	// Config is the structured configuration, a JSON object; nil for none.
 	Config []byte
 	// Stdout and Stderr are where output goes: writing ends that the runner gives to the program or writes to. nil: nowhere.

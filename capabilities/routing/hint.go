@@ -148,7 +148,7 @@ func (w *walk) notBuiltin(s step) *capabilities.Error {
 		hint = suggest(s.name, all, "")
 	default:
 		if len(all) > 0 {
-			hint += ", which has " + strings.Join(all, ", ")
+			hint += ", which has " + few(all)
 		}
 		hint += `: take it from a child, or declare it in "capabilities"`
 		if s.kind == manifest.KindProtocol || s.kind == manifest.KindDirectory {
@@ -156,6 +156,15 @@ func (w *walk) notBuiltin(s step) *capabilities.Error {
 		}
 	}
 	return w.fail(s, capabilities.NotFound, hint, "`%s` is not a built-in capability", s.name)
+}
+
+// few are the first of names, for a sentence.
+func few(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most-1], ", "), len(names)-most+1)
 }
 
 func (w *walk) notDeclared(s step, d *manifest.Component) *capabilities.Error {

@@ -38,15 +38,19 @@ can be named. "cmgr storage copy" is for components that do not run.`,
 					if err != nil {
 						return spot{}, err
 					}
-					return seen(r, "/"+p)
+					s, err := c.Sandbox(ctx, &controlpb.InstanceRequest{Query: r.GetMoniker()})
+					if err != nil {
+						return spot{}, err
+					}
+					return seen(r, s.GetConfined(), "/"+p)
 				})
 			})
 		},
 	}
 }
 
-// seen is what the program of r finds at p.
-func seen(r *controlpb.ShowResponse, p string) (spot, error) {
+// seen is what the program of r, which is confined or shares the manager's files, finds at p.
+func seen(r *controlpb.ShowResponse, confined bool, p string) (spot, error) {
 	fail := func(code capabilities.Code, hint, format string, args ...any) (spot, error) {
 		return spot{}, &control.Error{Problem: &control.Problem{
 			Kind: code.String(), Message: "copy: " + r.GetMoniker() + ": " + fmt.Sprintf(format, args...), Hint: hint,
@@ -58,15 +62,7 @@ func seen(r *controlpb.ShowResponse, p string) (spot, error) {
 	}
 	proc := fmt.Sprintf("/proc/%d", ids[0])
 	p = path.Clean(p)
-	mine, err := os.Readlink("/proc/self/ns/mnt")
-	if err != nil {
-		return spot{}, err
-	}
-	theirs, err := os.Readlink(proc + "/ns/mnt")
-	if err != nil {
-		return fail(capabilities.Denied, "", "look at its process: %v", cause(err))
-	}
-	if mine != theirs {
+	if confined {
 		root, err := os.OpenRoot(proc + "/root")
 		if err != nil {
 			return fail(capabilities.Denied, "", "open its files: %v", cause(err))

@@ -20,6 +20,7 @@ import (
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners/builtin"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runners/elf/job"
 	"github.com/cmgr/cmgr/runners/runit/pid1"
 	"github.com/cmgr/cmgr/runtime/control"
@@ -158,6 +159,7 @@ func (a *app) run(cmd *cobra.Command, cfg manager.Config, watch heart.Config, ve
 	default:
 		return usagef(cmd, fmt.Sprintf("there are %s, %s and %s", job.Cgroup2, job.PIDNS, job.Subreaper), "no such backend %q", cfg.Job)
 	}
+	_ = confine.Reenter() // the manager tells why nothing is confined
 	cfg.Name, cfg.Socket, cfg.Version = a.name, a.socket, versionString()
 	cfg.Functions = map[string]builtin.Func{"bootserver": bootserverComponent}
 	terminal := a.screen(a.out)

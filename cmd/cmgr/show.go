@@ -14,19 +14,25 @@ import (
 )
 
 func newShow(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "show QUERY",
+	var sandbox bool
+	cmd := &cobra.Command{
+		Use:   "show QUERY [--sandbox]",
 		Short: "show all that is known of an instance",
 		Long: `Show all that is known of one instance: what its manifest says, whether it runs
 and why, its processes and what they use, how its last run ended, and where its
-log is.`,
+log is. With --sandbox: all that its program can touch, and why it may; it need
+not run for that.`,
 		Example: `  cmgr show /core/net
+  cmgr show /core/net --sandbox
   cmgr show net --json | jq .resolved.started.usage`,
 		GroupID:           groupLook,
 		Args:              between(1, 1),
 		ValidArgsFunction: a.monikers(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd, func(ctx context.Context, c *control.Client) error {
+				if sandbox {
+					return a.showSandbox(ctx, c, args[0])
+				}
 				r, err := c.Show(ctx, &controlpb.InstanceRequest{Query: args[0]})
 				if err != nil {
 					return err
@@ -40,6 +46,39 @@ log is.`,
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&sandbox, "sandbox", false, "show what its program can touch")
+	return cmd
+}
+
+// showSandbox is `show --sandbox`.
+func (a *app) showSandbox(ctx context.Context, c *control.Client, query string) error {
+	r, err := c.Sandbox(ctx, &controlpb.InstanceRequest{Query: query})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(r)
+	}
+	word := "not confined"
+	if r.GetConfined() {
+		word = "confined"
+	}
+	fmt.Fprintf(a.out, "%s: %s: %s\n", r.GetMoniker(), word, printable(r.GetWhy()))
+	wide := 0
+	for _, x := range r.GetAccess() {
+		wide = max(wide, len(x.GetPath()))
+	}
+	for _, x := range r.GetAccess() {
+		line := fmt.Sprintf("  %-*s  %-3s  %s", wide, printable(x.GetPath()), x.GetMay(), printable(x.GetWhat()))
+		if w := x.GetWhy(); w != "" {
+			line += " (" + printable(w) + ")"
+		}
+		if l := x.GetNotWithheld(); len(l) > 0 {
+			line += "; not granted, but not to be withheld: " + strings.Join(l, ", ")
+		}
+		fmt.Fprintln(a.out, line)
+	}
+	return nil
 }
 
 // shown are the rows of `show`, in the order of the reference; what the reference doesn't have stands at the end.

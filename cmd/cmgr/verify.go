@@ -20,6 +20,7 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
@@ -30,13 +31,13 @@ import (
 func newVerify(a *app) *cobra.Command {
 	v := verifier{app: a}
 	var reach, other string
-	var order bool
+	var order, sandbox bool
 	var features featureFlags
 	var config []string
 	var from prim.Config
 	var framing, trust string
 	cmd := &cobra.Command{
-		Use:   "verify ROOT [--config FILE] [--allow FILE] [--sarif] [--who-can-reach CAP] [--diff OTHER] [--shutdown-order]",
+		Use:   "verify ROOT [--config FILE] [--allow FILE] [--sarif] [--who-can-reach CAP] [--diff OTHER] [--shutdown-order] [--sandbox]",
 		Short: "check all routes of a tree without running it",
 		Long: `Read the tree below the manifest ROOT, ask of each component where all that it
 uses, offers, exposes and has in environments comes from, which runner runs it
@@ -56,7 +57,11 @@ the root is offered of the host is there, and what security_policy forbids is an
 error. With --loader ROOT, unless it is a URL, and the packages are fetched as
 cmgr run does.
 
-CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
+CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.
+
+--sandbox says of each program how much of the machine and of others it can touch:
+from 0, nothing, to 100, all that the manager's user has; and which lines give it
+that. It is no more than an order in which to look at them.`,
 		Example: `  cmgr verify root.cml
   cmgr verify root.cml --sarif > routes.sarif      # for code review
   cmgr verify root.cml --who-can-reach protocol:log@/core/log
@@ -90,7 +95,7 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 				defer closed()
 			}
 			var modes []string
-			for _, m := range []string{"json", "sarif", "who-can-reach", "diff", "shutdown-order", "allow", "stamp", "depfile"} {
+			for _, m := range []string{"json", "sarif", "who-can-reach", "diff", "shutdown-order", "sandbox", "allow", "stamp", "depfile"} {
 				// JSON is a form of each but SARIF; an allowlist and what builds want are for the check, in whatever form.
 				forCheck := m == "allow" || m == "stamp" || m == "depfile"
 				if cmd.Flags().Changed(m) && (m != "json" || v.sarif) && (!forCheck || len(modes) > 0 && !v.sarif) {
@@ -112,6 +117,8 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 				return v.diff(cmd.Context(), root, other)
 			case order:
 				return v.order(cmd.Context(), root)
+			case sandbox:
+				return v.sandbox(cmd.Context(), root)
 			default:
 				return v.check(cmd.Context(), root)
 			}
@@ -124,6 +131,7 @@ CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.`,
 	f.StringVar(&reach, "who-can-reach", "", "list whom the capability `CAP` reaches, and how")
 	f.StringVar(&other, "diff", "", "list the routes that are different in the tree below `OTHER`")
 	f.BoolVar(&order, "shutdown-order", false, "list who would stop when the tree is shut down, step by step")
+	f.BoolVar(&sandbox, "sandbox", false, "list how much each program can touch, worst first, and by which lines")
 	f.IntVar(&v.limit, "limit", verify.DefaultLimit, "refuse a tree of more than `N` instances")
 	loaderFlags(f, &from, &framing)
 	pathFlags(f, &from)
@@ -470,6 +478,37 @@ func (v *verifier) reach(ctx context.Context, root string, wanted verify.Wanted)
 	}
 	if len(reached) == 0 {
 		fmt.Fprintf(v.out, "%s reaches nobody\n", wanted)
+	}
+	return nil
+}
+
+func (v *verifier) sandbox(ctx context.Context, root string) error {
+	t, done, err := v.open(ctx, root)
+	if err != nil {
+		return err
+	}
+	grants := func(name.Moniker) (none confine.Grants) { return }
+	if v.settings != nil {
+		grants = v.settings.Grants
+	}
+	all, err := t.Exposures(ctx, grants)
+	done()
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return v.marshal(append([]verify.Exposure{}, all...))
+	}
+	sc, near := v.screen(v.out), nearFiles()
+	for _, e := range all {
+		fmt.Fprintf(v.out, "%3d  %s\n", e.Score, e.Moniker)
+		for _, r := range e.Reasons {
+			where := ""
+			if r.Pos.IsValid() {
+				where = " (" + near(r.Pos.String()) + ")"
+			}
+			fmt.Fprintf(v.out, "     %+4d  %s%s\n", r.Score, r.What, sc.dim(where))
+		}
 	}
 	return nil
 }

@@ -166,6 +166,8 @@ none.cml
 good/root.cml --who-can-reach protocol:log@/log
 good/root.cml --who-can-reach elf --json
 good/root.cml --who-can-reach lgo
+good/root.cml --sandbox
+policy/root.cml --config host.json5 --config policy.json5 --sandbox --json
 good/root.cml --who-can-reach protcol:log
 bad/root.cml --who-can-reach runner:log
 good/root.cml --diff good/root.cml

@@ -10,11 +10,13 @@ import (
 	"syscall"
 
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runtime/manager"
 	"github.com/cmgr/cmgr/runtime/screen"
 )
 
 func main() {
+	_ = confine.Reenter() // before anything else; where that can't be, the manager says what follows
 	if len(os.Args) < 2 || len(os.Args) > 3 {
 		fmt.Fprintln(os.Stderr, "usage: custom-runner ROOT [STATE-DIR]")
 		os.Exit(100)

@@ -360,8 +360,8 @@ def become(start, detail):
     sys.dont_write_bytecode = True  # a package is not written to
     if package is not None:
         os.fchdir(package)
-        os.close(package)
-        sys.path[0] = ""
+        # Not "", which is by a path: here the directory may have none.
+        sys.path[0] = f"/proc/self/fd/{package}"
     component = types.ModuleType("component", "What this component was given.")
     component.moniker, component.url, component.config = start.moniker, start.url, start.config
     component.namespace, component.outgoing = namespace, outgoing

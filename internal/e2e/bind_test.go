@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,12 +46,7 @@ print("answered", k + 1, flush=True)
 // A protocol with activation "bind": its users wait for the program, which is started for them, and again when it has ended.
 func TestBind(t *testing.T) { testBind(t) }
 
-func TestBindConfined(t *testing.T) {
-	needs.Root(t)
-	config := filepath.Join(t.TempDir(), "config.json5")
-	put(t, config, confined)
-	testBind(t, "--config", config)
-}
+func TestBindUnconfined(t *testing.T) { testBind(t, unconfined(t)...) }
 
 func testBind(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")

@@ -5,19 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/cmgr/cmgr/internal/needs"
 )
 
 // cmgr cp: files from and to what a program sees, and nothing else.
 func TestCp(t *testing.T) { testCp(t) }
 
-func TestCpConfined(t *testing.T) {
-	needs.Root(t)
-	config := filepath.Join(t.TempDir(), "config.json5")
-	put(t, config, confined)
-	testCp(t, "--config", config)
-}
+func TestCpUnconfined(t *testing.T) { testCp(t, unconfined(t)...) }
 
 func testCp(t *testing.T, args ...string) {
 	dir := write(t, map[string]string{

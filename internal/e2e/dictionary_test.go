@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -77,12 +76,7 @@ print("hears", say("/words/later", b""), flush=True)
 
 func TestDictionaryOfAProgram(t *testing.T) { testDictionary(t) }
 
-func TestDictionaryOfAProgramConfined(t *testing.T) {
-	needs.Root(t)
-	config := filepath.Join(t.TempDir(), "config.json5")
-	put(t, config, confined)
-	testDictionary(t, "--config", config)
-}
+func TestDictionaryOfAProgramUnconfined(t *testing.T) { testDictionary(t, unconfined(t)...) }
 
 func testDictionary(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")

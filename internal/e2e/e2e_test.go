@@ -85,6 +85,19 @@ func put(t *testing.T, path, text string) {
 	}
 }
 
+// configured are the arguments for a manager with that configuration.
+func configured(t *testing.T, text string) []string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.json5")
+	put(t, file, text)
+	return []string{"--config", file}
+}
+
+// unconfined are those for one whose components share the machine's world: where a test is about what they do to that.
+func unconfined(t *testing.T) []string {
+	return configured(t, `{ security_policy: { sandbox: { unconfined: ["/**"] } } }`)
+}
+
 // prepare makes a tree's directories without running it.
 func prepare(t *testing.T, dir string) *tree {
 	t.Helper()

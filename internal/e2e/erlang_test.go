@@ -13,7 +13,8 @@ import (
 
 // TestErlangNode runs a real Erlang node as one component of a tree, and the boot server that it boots from as another: the node has no
 // file of Erlang's library but through the server, and runs a module that is nowhere else. The server has the directory that the root
-// routes to it, its package, and the node a route to the server's socket: it is stopped first, for which it loads code. Once more with the node, and all else, confined: it has the network only.
+// routes to it, its package, and the node a route to the server's socket: it is stopped first, for which it loads code. Once
+// more with the node, and all else, confined: it has the network only.
 func TestErlangNode(t *testing.T) {
 	t.Parallel()
 	needs.Root(t)
@@ -80,8 +81,8 @@ erl -noshell -eval '
 			},
 			use: [ { protocol: "bootserver" } ],
 		}`, programs, nowhere),
-		"open.json5":     `{ security_policy: { sandbox: { network: ["/node"] } } }`,
-		"confined.json5": `{ security_policy: { sandbox: { confined: ["/**"], network: ["/node"] } } }`,
+		"open.json5":     `{ security_policy: { sandbox: { unconfined: ["/**"] } } }`,
+		"confined.json5": `{ security_policy: { sandbox: { network: ["/node"] } } }`,
 	} {
 		put(t, filepath.Join(dir, name), text)
 	}

@@ -16,12 +16,7 @@ import (
 // What the root exposes is found by this machine's programs, and starts who provides it.
 func TestExposed(t *testing.T) { testExposed(t) }
 
-func TestExposedConfined(t *testing.T) {
-	needs.Root(t)
-	config := filepath.Join(t.TempDir(), "config.json5")
-	put(t, config, confined)
-	testExposed(t, "--config", config)
-}
+func TestExposedUnconfined(t *testing.T) { testExposed(t, unconfined(t)...) }
 
 func testExposed(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,16 +10,8 @@ import (
 // Directories, storage and configuration reach a program; storage is still there in the next run of the tree.
 func TestFiles(t *testing.T) { testFiles(t) }
 
-// confined is a manager's configuration with which everything is confined.
-const confined = `{ security_policy: { sandbox: { confined: ["/**"] } } }`
-
-// The same for programs in worlds of their own.
-func TestFilesConfined(t *testing.T) {
-	needs.Root(t)
-	config := filepath.Join(t.TempDir(), "config.json5")
-	put(t, config, confined)
-	testFiles(t, "--config", config)
-}
+// The same for programs that share the manager's world.
+func TestFilesUnconfined(t *testing.T) { testFiles(t, unconfined(t)...) }
 
 func testFiles(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")

@@ -99,7 +99,7 @@ func TestHeart(t *testing.T) {
 					t.Fatal(err)
 				}
 				put(t, filepath.Join(dir, "root.cml"),
-					fmt.Sprintf(`{ program: { runner: "elf", binary: "/bin/sh", args: ["-c", %q], cwd: %q } }`, way.program, dir))
+					fmt.Sprintf(`{ program: { runner: "elf", binary: "/bin/sh", args: ["-c", %q] } }`, way.program)) // in its package, which is dir
 				r := run(t, dir, append(args, "--heart-timeout", timeout)...)
 				r.until("the tree", func() bool { return strings.Contains(r.err(), "/ started") })
 				watchdog := childCalled(r.cmd.Process.Pid, "heart -pid "+strconv.Itoa(r.cmd.Process.Pid)+" -ht "+timeout)

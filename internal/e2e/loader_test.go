@@ -412,13 +412,13 @@ func TestRoutedBootServer(t *testing.T) {
 			program: { runner: "elf", binary: "sh.sh", args: [ "run --loader inet --hosts unix:$S --state $W/state --socket $W/s inet:///c/one.cml" ] },
 			use: [ { protocol: "bootserver" } ],
 		}`,
-		"sh.sh":          "#!/bin/sh\nS=${CMGR_NAMESPACE-}/svc/bootserver W=$(mktemp -d)\nexport HOME=$W\neval \"${0%/*}/cmgr $1\"\nrm -r $W\n",
-		"confined.json5": `{ security_policy: { sandbox: { confined: ["/fetch"], tmp: ["/fetch"] } } }`,
+		"sh.sh": "#!/bin/sh\nS=${CMGR_NAMESPACE-}/svc/bootserver W=$(mktemp -d)\nexport HOME=$W\neval \"${0%/*}/cmgr $1\"\nrm -r $W\n",
 	}))
 	if err := os.Link(static, filepath.Join(dir, "cmgr")); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{nil, {"--config", filepath.Join(dir, "confined.json5")}} {
+	for _, free := range []string{"/**", "/below"} { // a manager within a component cannot confine anything
+		args := configured(t, `{ security_policy: { sandbox: { unconfined: ["`+free+`"] } } }`)
 		r := run(t, dir, args...)
 		for _, want := range []string{"/fetch | a file\n", "/below | / | one of the served\n"} {
 			r.until(want, func() bool { return strings.Contains(r.out(), want) })

@@ -48,13 +48,8 @@ except ConnectionRefusedError:
 // refuses, and says why in the log of whoever uses it.
 func TestProtocol(t *testing.T) { testProtocol(t) }
 
-// The same for programs in worlds of their own.
-func TestProtocolConfined(t *testing.T) {
-	needs.Root(t)
-	config := filepath.Join(t.TempDir(), "config.json5")
-	put(t, config, confined)
-	testProtocol(t, "--config", config)
-}
+// The same for programs that share the manager's world.
+func TestProtocolUnconfined(t *testing.T) { testProtocol(t, unconfined(t)...) }
 
 func testProtocol(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")

@@ -88,7 +88,7 @@ func TestRealPrograms(t *testing.T) {
 		r.until("the web server", func() bool { return strings.Contains(get(port), "hello from a component") })
 	}
 
-	r := run(t, dir, "--json", "--stay")
+	r := run(t, dir, append(unconfined(t), "--json", "--stay")...) // their files are where the test can see them
 	serving(r)
 	if got := sql("create table t (x int); insert into t values (42)"); !strings.Contains(got, "INSERT") {
 		t.Fatalf("psql: %s", got)
@@ -142,7 +142,7 @@ func TestRealPrograms(t *testing.T) {
 
 	r2 := prepare(t, dir)
 	r2.state = r.state
-	r2.start("--json", "--stay")
+	r2.start(append(unconfined(t), "--json", "--stay")...)
 	serving(r2)
 	if got := sql("select x from t"); got != "42" {
 		t.Errorf("the database has %q", got)
@@ -170,6 +170,22 @@ func freePort(t *testing.T) int {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
+}
+
+// listen accepts connections on the port of loopback, and closes them.
+func listen(t *testing.T, port int) {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
 }
 
 // get is a GET of / by hand: no keep-alive connection stays behind.

@@ -57,12 +57,8 @@ while True:
 // children of a collection.
 func TestSets(t *testing.T) { testSets(t) }
 
-func TestSetsConfined(t *testing.T) {
-	needs.Root(t)
-	config := filepath.Join(t.TempDir(), "config.json5")
-	put(t, config, confined)
-	testSets(t, "--config", config)
-}
+// The same for programs that share the manager's world.
+func TestSetsUnconfined(t *testing.T) { testSets(t, unconfined(t)...) }
 
 func testSets(t *testing.T, args ...string) {
 	needs.Tool(t, "python3")

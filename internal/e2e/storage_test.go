@@ -42,9 +42,9 @@ print("deletes", b"keeps nothing" not in m, flush=True)
 // the collection says otherwise; and an operator, or who declares it, can look after it.
 func TestStorage(t *testing.T) { testStorage(t) }
 
-func TestStorageConfined(t *testing.T) {
-	needs.Root(t)
-	testStorage(t, confined)
+// The same for programs that share the manager's world.
+func TestStorageUnconfined(t *testing.T) {
+	testStorage(t, `{ security_policy: { sandbox: { unconfined: ["/**"] } } }`)
 }
 
 func testStorage(t *testing.T, config ...string) {

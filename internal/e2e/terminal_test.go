@@ -122,9 +122,6 @@ func TestBootOnTerminal(t *testing.T) {
 		"c/one.cml": sh("echo one runs; while ! [ -e go1 ]; do sleep 0.05; done; echo one ends"),
 		"c/two.cml": sh("echo two runs; while ! [ -e go2 ]; do sleep 0.05; done"),
 	})
-	for _, n := range []string{"one", "two"} { // where they look for their file
-		put(t, filepath.Join(dir, "c/"+n+".cml"), strings.Replace(readFile(t, filepath.Join(dir, "c/"+n+".cml")), "-e go", "-e "+dir+"/go", 1))
-	}
 	script(t, dir, "site", `{path,["$ROOT/c"]},{primLoad,[one,two]},{progress,loaded},{apply,{component,run,[one]}},{progress,half},
 		{apply,{component,run,[two]}},{apply,{cmgr,log,["nearly"]}},{progress,started}`)
 	v := newTerminal(t, 78)
@@ -145,9 +142,9 @@ func TestBootOnTerminal(t *testing.T) {
 	// Done are 3 of 8: the bar has room for 24.
 	v.until(t, "one", shows("/one | one runs\n", "boot [=========               ]  37% loaded: {apply,{component,run,[one]}}"))
 	v.resize(t, 30)
-	put(t, filepath.Join(dir, "go1"), "")
+	put(t, filepath.Join(dir, "c/go1"), "") // in their package
 	v.until(t, "two", shows("/two | two runs\n", " 62% half: {apply,{component…"))
-	put(t, filepath.Join(dir, "go2"), "")
+	put(t, filepath.Join(dir, "c/go2"), "")
 	if err := <-ended; err != nil {
 		t.Errorf("%v", err)
 	}

@@ -33,6 +33,159 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type SandboxResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Moniker string                 `protobuf:"bytes,1,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	// The program is confined to what follows.
+	Confined bool `protobuf:"varint,2,opt,name=confined,proto3" json:"confined,omitempty"`
+	// Why so, for people.
+	Why string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	// Files by path, then what is no file. Of a program that is not confined: only what was routed to it.
+	Access        []*Access `protobuf:"bytes,4,rep,name=access,proto3" json:"access,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SandboxResponse) Reset() {
+	*x = SandboxResponse{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SandboxResponse) ProtoMessage() {}
+
+func (x *SandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SandboxResponse.ProtoReflect.Descriptor instead.
+func (*SandboxResponse) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SandboxResponse) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *SandboxResponse) GetConfined() bool {
+	if x != nil {
+		return x.Confined
+	}
+	return false
+}
+
+func (x *SandboxResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *SandboxResponse) GetAccess() []*Access {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+// Access is one thing that a program can touch.
+type Access struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the program finds it, or the name of what is no file: network, capabilities.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// What it may do, as ls shows it ("r-x"); "" for what is no file.
+	May string `protobuf:"bytes,2,opt,name=may,proto3" json:"may,omitempty"`
+	// What it is, for people.
+	What string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	// Why it has it: where the route comes from and which line uses it; "" for what every program has.
+	Why string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	// Rights that were not granted and cannot be withheld here.
+	NotWithheld   []string `protobuf:"bytes,5,rep,name=not_withheld,json=notWithheld,proto3" json:"not_withheld,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Access) Reset() {
+	*x = Access{}
+	mi := &file_proto_control_v1_control_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Access) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Access) ProtoMessage() {}
+
+func (x *Access) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_v1_control_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Access.ProtoReflect.Descriptor instead.
+func (*Access) Descriptor() ([]byte, []int) {
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Access) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Access) GetMay() string {
+	if x != nil {
+		return x.May
+	}
+	return ""
+}
+
+func (x *Access) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Access) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Access) GetNotWithheld() []string {
+	if x != nil {
+		return x.NotWithheld
+	}
+	return nil
+}
+
 // Instance is one line of a list.
 type Instance struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -68,7 +221,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[0]
+	mi := &file_proto_control_v1_control_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -80,7 +233,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[0]
+	mi := &file_proto_control_v1_control_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -93,7 +246,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{0}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Instance) GetMoniker() string {
@@ -221,7 +374,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[1]
+	mi := &file_proto_control_v1_control_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -233,7 +386,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[1]
+	mi := &file_proto_control_v1_control_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -246,7 +399,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{1}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Exit) GetOk() bool {
@@ -335,7 +488,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[2]
+	mi := &file_proto_control_v1_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +500,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[2]
+	mi := &file_proto_control_v1_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +513,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{2}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Usage) GetCpuSeconds() float64 {
@@ -400,7 +553,7 @@ type InstanceRequest struct {
 
 func (x *InstanceRequest) Reset() {
 	*x = InstanceRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[3]
+	mi := &file_proto_control_v1_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +565,7 @@ func (x *InstanceRequest) String() string {
 func (*InstanceRequest) ProtoMessage() {}
 
 func (x *InstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[3]
+	mi := &file_proto_control_v1_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +578,7 @@ func (x *InstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRequest.ProtoReflect.Descriptor instead.
 func (*InstanceRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{3}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InstanceRequest) GetQuery() string {
@@ -446,7 +599,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[4]
+	mi := &file_proto_control_v1_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +611,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[4]
+	mi := &file_proto_control_v1_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +624,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{4}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SignalRequest) GetQuery() string {
@@ -499,7 +652,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	mi := &file_proto_control_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +664,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[5]
+	mi := &file_proto_control_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +677,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReloadRequest) GetQuery() string {
@@ -553,7 +706,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	mi := &file_proto_control_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +718,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[6]
+	mi := &file_proto_control_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +731,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReloadResponse) GetInstance() *Instance {
@@ -611,7 +764,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	mi := &file_proto_control_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +776,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[7]
+	mi := &file_proto_control_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +789,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Change) GetMoniker() string {
@@ -677,7 +830,7 @@ type InstanceResponse struct {
 
 func (x *InstanceResponse) Reset() {
 	*x = InstanceResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[8]
+	mi := &file_proto_control_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +842,7 @@ func (x *InstanceResponse) String() string {
 func (*InstanceResponse) ProtoMessage() {}
 
 func (x *InstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[8]
+	mi := &file_proto_control_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +855,7 @@ func (x *InstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceResponse.ProtoReflect.Descriptor instead.
 func (*InstanceResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InstanceResponse) GetInstance() *Instance {
@@ -721,7 +874,7 @@ type DestroyResponse struct {
 
 func (x *DestroyResponse) Reset() {
 	*x = DestroyResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[9]
+	mi := &file_proto_control_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +886,7 @@ func (x *DestroyResponse) String() string {
 func (*DestroyResponse) ProtoMessage() {}
 
 func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[9]
+	mi := &file_proto_control_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +899,7 @@ func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyResponse.ProtoReflect.Descriptor instead.
 func (*DestroyResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DestroyResponse) GetMoniker() string {
@@ -768,7 +921,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[10]
+	mi := &file_proto_control_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +933,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[10]
+	mi := &file_proto_control_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +946,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListRequest) GetOnly() string {
@@ -819,7 +972,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[11]
+	mi := &file_proto_control_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +984,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[11]
+	mi := &file_proto_control_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +997,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListResponse) GetInstances() []*Instance {
@@ -880,7 +1033,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[12]
+	mi := &file_proto_control_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1045,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[12]
+	mi := &file_proto_control_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1058,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShowResponse) GetMoniker() string {
@@ -1034,7 +1187,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[13]
+	mi := &file_proto_control_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1199,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[13]
+	mi := &file_proto_control_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1212,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Resolved) GetResolvedUrl() string {
@@ -1142,7 +1295,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[14]
+	mi := &file_proto_control_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1307,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[14]
+	mi := &file_proto_control_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1320,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Started) GetRuntime() string {
@@ -1222,7 +1375,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[15]
+	mi := &file_proto_control_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1387,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[15]
+	mi := &file_proto_control_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1400,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Detail) GetKey() string {
@@ -1277,7 +1430,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[16]
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1442,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[16]
+	mi := &file_proto_control_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1455,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateRequest) GetMoniker() string {
@@ -1339,7 +1492,7 @@ type RunInCollectionRequest struct {
 
 func (x *RunInCollectionRequest) Reset() {
 	*x = RunInCollectionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[17]
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1504,7 @@ func (x *RunInCollectionRequest) String() string {
 func (*RunInCollectionRequest) ProtoMessage() {}
 
 func (x *RunInCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[17]
+	mi := &file_proto_control_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1517,7 @@ func (x *RunInCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunInCollectionRequest.ProtoReflect.Descriptor instead.
 func (*RunInCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RunInCollectionRequest) GetMoniker() string {
@@ -1399,7 +1552,7 @@ type ConfigResponse struct {
 
 func (x *ConfigResponse) Reset() {
 	*x = ConfigResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1564,7 @@ func (x *ConfigResponse) String() string {
 func (*ConfigResponse) ProtoMessage() {}
 
 func (x *ConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[18]
+	mi := &file_proto_control_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1577,7 @@ func (x *ConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigResponse.ProtoReflect.Descriptor instead.
 func (*ConfigResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConfigResponse) GetMoniker() string {
@@ -1458,7 +1611,7 @@ type ConfigValue struct {
 
 func (x *ConfigValue) Reset() {
 	*x = ConfigValue{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1623,7 @@ func (x *ConfigValue) String() string {
 func (*ConfigValue) ProtoMessage() {}
 
 func (x *ConfigValue) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[19]
+	mi := &file_proto_control_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1636,7 @@ func (x *ConfigValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigValue.ProtoReflect.Descriptor instead.
 func (*ConfigValue) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ConfigValue) GetKey() string {
@@ -1532,7 +1685,7 @@ type SetConfigRequest struct {
 
 func (x *SetConfigRequest) Reset() {
 	*x = SetConfigRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1697,7 @@ func (x *SetConfigRequest) String() string {
 func (*SetConfigRequest) ProtoMessage() {}
 
 func (x *SetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[20]
+	mi := &file_proto_control_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1710,7 @@ func (x *SetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConfigRequest.ProtoReflect.Descriptor instead.
 func (*SetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetConfigRequest) GetQuery() string {
@@ -1585,7 +1738,7 @@ type UnsetConfigRequest struct {
 
 func (x *UnsetConfigRequest) Reset() {
 	*x = UnsetConfigRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1750,7 @@ func (x *UnsetConfigRequest) String() string {
 func (*UnsetConfigRequest) ProtoMessage() {}
 
 func (x *UnsetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[21]
+	mi := &file_proto_control_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1763,7 @@ func (x *UnsetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsetConfigRequest.ProtoReflect.Descriptor instead.
 func (*UnsetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UnsetConfigRequest) GetQuery() string {
@@ -1637,7 +1790,7 @@ type StorageRequest struct {
 
 func (x *StorageRequest) Reset() {
 	*x = StorageRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1802,7 @@ func (x *StorageRequest) String() string {
 func (*StorageRequest) ProtoMessage() {}
 
 func (x *StorageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[22]
+	mi := &file_proto_control_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1815,7 @@ func (x *StorageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageRequest.ProtoReflect.Descriptor instead.
 func (*StorageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StorageRequest) GetQuery() string {
@@ -1682,7 +1835,7 @@ type StorageResponse struct {
 
 func (x *StorageResponse) Reset() {
 	*x = StorageResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1847,7 @@ func (x *StorageResponse) String() string {
 func (*StorageResponse) ProtoMessage() {}
 
 func (x *StorageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[23]
+	mi := &file_proto_control_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1860,7 @@ func (x *StorageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageResponse.ProtoReflect.Descriptor instead.
 func (*StorageResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StorageResponse) GetStored() []*Stored {
@@ -1737,7 +1890,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1902,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[24]
+	mi := &file_proto_control_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1915,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Stored) GetMoniker() string {
@@ -1819,7 +1972,7 @@ type DeleteStorageRequest struct {
 
 func (x *DeleteStorageRequest) Reset() {
 	*x = DeleteStorageRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1984,7 @@ func (x *DeleteStorageRequest) String() string {
 func (*DeleteStorageRequest) ProtoMessage() {}
 
 func (x *DeleteStorageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[25]
+	mi := &file_proto_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1997,7 @@ func (x *DeleteStorageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteStorageRequest.ProtoReflect.Descriptor instead.
 func (*DeleteStorageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteStorageRequest) GetMoniker() string {
@@ -1876,7 +2029,7 @@ type DeleteStorageResponse struct {
 
 func (x *DeleteStorageResponse) Reset() {
 	*x = DeleteStorageResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +2041,7 @@ func (x *DeleteStorageResponse) String() string {
 func (*DeleteStorageResponse) ProtoMessage() {}
 
 func (x *DeleteStorageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[26]
+	mi := &file_proto_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1901,7 +2054,7 @@ func (x *DeleteStorageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteStorageResponse.ProtoReflect.Descriptor instead.
 func (*DeleteStorageResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 type RouteRequest struct {
@@ -1915,7 +2068,7 @@ type RouteRequest struct {
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2080,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[27]
+	mi := &file_proto_control_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2093,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RouteRequest) GetQuery() string {
@@ -1967,7 +2120,7 @@ type RouteResponse struct {
 
 func (x *RouteResponse) Reset() {
 	*x = RouteResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2132,7 @@ func (x *RouteResponse) String() string {
 func (*RouteResponse) ProtoMessage() {}
 
 func (x *RouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[28]
+	mi := &file_proto_control_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2145,7 @@ func (x *RouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResponse.ProtoReflect.Descriptor instead.
 func (*RouteResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RouteResponse) GetMoniker() string {
@@ -2043,7 +2196,7 @@ type RouteReport struct {
 
 func (x *RouteReport) Reset() {
 	*x = RouteReport{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2208,7 @@ func (x *RouteReport) String() string {
 func (*RouteReport) ProtoMessage() {}
 
 func (x *RouteReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[29]
+	mi := &file_proto_control_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2221,7 @@ func (x *RouteReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReport.ProtoReflect.Descriptor instead.
 func (*RouteReport) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RouteReport) GetDeclType() string {
@@ -2183,7 +2336,7 @@ type ServiceInstance struct {
 
 func (x *ServiceInstance) Reset() {
 	*x = ServiceInstance{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2348,7 @@ func (x *ServiceInstance) String() string {
 func (*ServiceInstance) ProtoMessage() {}
 
 func (x *ServiceInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[30]
+	mi := &file_proto_control_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2361,7 @@ func (x *ServiceInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInstance.ProtoReflect.Descriptor instead.
 func (*ServiceInstance) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ServiceInstance) GetName() string {
@@ -2249,7 +2402,7 @@ type CapabilityRequest struct {
 
 func (x *CapabilityRequest) Reset() {
 	*x = CapabilityRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2414,7 @@ func (x *CapabilityRequest) String() string {
 func (*CapabilityRequest) ProtoMessage() {}
 
 func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[31]
+	mi := &file_proto_control_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2427,7 @@ func (x *CapabilityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityRequest.ProtoReflect.Descriptor instead.
 func (*CapabilityRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CapabilityRequest) GetName() string {
@@ -2297,7 +2450,7 @@ type CapabilityResponse struct {
 
 func (x *CapabilityResponse) Reset() {
 	*x = CapabilityResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2462,7 @@ func (x *CapabilityResponse) String() string {
 func (*CapabilityResponse) ProtoMessage() {}
 
 func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[32]
+	mi := &file_proto_control_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2475,7 @@ func (x *CapabilityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityResponse.ProtoReflect.Descriptor instead.
 func (*CapabilityResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CapabilityResponse) GetDeclarations() []*Mention {
@@ -2372,7 +2525,7 @@ type Mention struct {
 
 func (x *Mention) Reset() {
 	*x = Mention{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2537,7 @@ func (x *Mention) String() string {
 func (*Mention) ProtoMessage() {}
 
 func (x *Mention) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[33]
+	mi := &file_proto_control_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2550,7 @@ func (x *Mention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mention.ProtoReflect.Descriptor instead.
 func (*Mention) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Mention) GetMoniker() string {
@@ -2462,7 +2615,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2627,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[34]
+	mi := &file_proto_control_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2640,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Hop) GetMoniker() string {
@@ -2530,7 +2683,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2695,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[35]
+	mi := &file_proto_control_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2708,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Position) GetFile() string {
@@ -2590,7 +2743,7 @@ type GraphRequest struct {
 
 func (x *GraphRequest) Reset() {
 	*x = GraphRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2755,7 @@ func (x *GraphRequest) String() string {
 func (*GraphRequest) ProtoMessage() {}
 
 func (x *GraphRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[36]
+	mi := &file_proto_control_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2768,7 @@ func (x *GraphRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphRequest.ProtoReflect.Descriptor instead.
 func (*GraphRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GraphRequest) GetOnly() string {
@@ -2642,7 +2795,7 @@ type GraphResponse struct {
 
 func (x *GraphResponse) Reset() {
 	*x = GraphResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2807,7 @@ func (x *GraphResponse) String() string {
 func (*GraphResponse) ProtoMessage() {}
 
 func (x *GraphResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[37]
+	mi := &file_proto_control_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2820,7 @@ func (x *GraphResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphResponse.ProtoReflect.Descriptor instead.
 func (*GraphResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GraphResponse) GetInstances() []*Instance {
@@ -2697,7 +2850,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2862,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[38]
+	mi := &file_proto_control_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2875,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2767,7 +2920,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +2932,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[39]
+	mi := &file_proto_control_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +2945,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LogsRequest) GetQueries() []string {
@@ -2834,7 +2987,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2999,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[40]
+	mi := &file_proto_control_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +3012,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LogLine) GetMoniker() string {
@@ -2915,7 +3068,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3080,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[41]
+	mi := &file_proto_control_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3093,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *EventsRequest) GetSinceSeq() float64 {
@@ -3002,7 +3155,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3014,7 +3167,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[42]
+	mi := &file_proto_control_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3027,7 +3180,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Event) GetSeq() float64 {
@@ -3104,7 +3257,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3269,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[43]
+	mi := &file_proto_control_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3282,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WaitRequest) GetQuery() string {
@@ -3158,7 +3311,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3323,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[44]
+	mi := &file_proto_control_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3336,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WaitResponse) GetMoniker() string {
@@ -3215,7 +3368,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3227,7 +3380,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[45]
+	mi := &file_proto_control_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3240,7 +3393,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 type DoctorResponse struct {
@@ -3252,7 +3405,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[46]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3417,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[46]
+	mi := &file_proto_control_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3430,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -3301,7 +3454,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[47]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3466,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[47]
+	mi := &file_proto_control_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3479,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Check) GetStatus() string {
@@ -3365,7 +3518,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[48]
+	mi := &file_proto_control_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +3530,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[48]
+	mi := &file_proto_control_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +3543,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 type ShutdownResponse struct {
@@ -3401,7 +3554,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[49]
+	mi := &file_proto_control_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3413,7 +3566,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[49]
+	mi := &file_proto_control_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3426,7 +3579,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 type VersionRequest struct {
@@ -3437,7 +3590,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[50]
+	mi := &file_proto_control_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3602,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[50]
+	mi := &file_proto_control_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3615,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 type VersionResponse struct {
@@ -3478,7 +3631,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[51]
+	mi := &file_proto_control_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3643,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[51]
+	mi := &file_proto_control_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3656,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3562,7 +3715,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[52]
+	mi := &file_proto_control_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +3727,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[52]
+	mi := &file_proto_control_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +3740,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Problem) GetKind() string {
@@ -3648,7 +3801,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[53]
+	mi := &file_proto_control_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3660,7 +3813,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[53]
+	mi := &file_proto_control_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3673,7 +3826,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Finding) GetPosition() *Position {
@@ -3726,7 +3879,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[54]
+	mi := &file_proto_control_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3738,7 +3891,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[54]
+	mi := &file_proto_control_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3751,7 +3904,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 type StatusResponse struct {
@@ -3771,7 +3924,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_proto_control_v1_control_proto_msgTypes[55]
+	mi := &file_proto_control_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +3936,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_v1_control_proto_msgTypes[55]
+	mi := &file_proto_control_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +3949,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_proto_control_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *StatusResponse) GetInternal() string {
@@ -3845,7 +3998,18 @@ var File_proto_control_v1_control_proto protoreflect.FileDescriptor
 
 const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1eproto/control/v1/control.proto\x12\x0fcmgr.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x03\n" +
+	"\x1eproto/control/v1/control.proto\x12\x0fcmgr.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x01\n" +
+	"\x0fSandboxResponse\x12\x18\n" +
+	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x1a\n" +
+	"\bconfined\x18\x02 \x01(\bR\bconfined\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12/\n" +
+	"\x06access\x18\x04 \x03(\v2\x17.cmgr.control.v1.AccessR\x06access\"w\n" +
+	"\x06Access\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x10\n" +
+	"\x03may\x18\x02 \x01(\tR\x03may\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x12!\n" +
+	"\fnot_withheld\x18\x05 \x03(\tR\vnotWithheld\"\xf5\x03\n" +
 	"\bInstance\x12\x18\n" +
 	"\amoniker\x18\x01 \x01(\tR\amoniker\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x14\n" +
@@ -4153,7 +4317,7 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\x04step\x18\x03 \x01(\x05R\x04step\x12\x14\n" +
 	"\x05steps\x18\x04 \x01(\x05R\x05steps\x12 \n" +
 	"\vinstruction\x18\x05 \x01(\tR\vinstruction\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\xaf\x12\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since2\xfe\x12\n" +
 	"\aControl\x12C\n" +
 	"\x04List\x12\x1c.cmgr.control.v1.ListRequest\x1a\x1d.cmgr.control.v1.ListResponse\x12G\n" +
 	"\x04Show\x12 .cmgr.control.v1.InstanceRequest\x1a\x1d.cmgr.control.v1.ShowResponse\x12N\n" +
@@ -4174,7 +4338,8 @@ const file_proto_control_v1_control_proto_rawDesc = "" +
 	"\tSetConfig\x12!.cmgr.control.v1.SetConfigRequest\x1a!.cmgr.control.v1.InstanceResponse\x12U\n" +
 	"\vUnsetConfig\x12#.cmgr.control.v1.UnsetConfigRequest\x1a!.cmgr.control.v1.InstanceResponse\x12L\n" +
 	"\aStorage\x12\x1f.cmgr.control.v1.StorageRequest\x1a .cmgr.control.v1.StorageResponse\x12^\n" +
-	"\rDeleteStorage\x12%.cmgr.control.v1.DeleteStorageRequest\x1a&.cmgr.control.v1.DeleteStorageResponse\x12F\n" +
+	"\rDeleteStorage\x12%.cmgr.control.v1.DeleteStorageRequest\x1a&.cmgr.control.v1.DeleteStorageResponse\x12M\n" +
+	"\aSandbox\x12 .cmgr.control.v1.InstanceRequest\x1a .cmgr.control.v1.SandboxResponse\x12F\n" +
 	"\x05Route\x12\x1d.cmgr.control.v1.RouteRequest\x1a\x1e.cmgr.control.v1.RouteResponse\x12U\n" +
 	"\n" +
 	"Capability\x12\".cmgr.control.v1.CapabilityRequest\x1a#.cmgr.control.v1.CapabilityResponse\x12F\n" +
@@ -4199,180 +4364,185 @@ func file_proto_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_v1_control_proto_rawDescData
 }
 
-var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_proto_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_proto_control_v1_control_proto_goTypes = []any{
-	(*Instance)(nil),               // 0: cmgr.control.v1.Instance
-	(*Exit)(nil),                   // 1: cmgr.control.v1.Exit
-	(*Usage)(nil),                  // 2: cmgr.control.v1.Usage
-	(*InstanceRequest)(nil),        // 3: cmgr.control.v1.InstanceRequest
-	(*SignalRequest)(nil),          // 4: cmgr.control.v1.SignalRequest
-	(*ReloadRequest)(nil),          // 5: cmgr.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),         // 6: cmgr.control.v1.ReloadResponse
-	(*Change)(nil),                 // 7: cmgr.control.v1.Change
-	(*InstanceResponse)(nil),       // 8: cmgr.control.v1.InstanceResponse
-	(*DestroyResponse)(nil),        // 9: cmgr.control.v1.DestroyResponse
-	(*ListRequest)(nil),            // 10: cmgr.control.v1.ListRequest
-	(*ListResponse)(nil),           // 11: cmgr.control.v1.ListResponse
-	(*ShowResponse)(nil),           // 12: cmgr.control.v1.ShowResponse
-	(*Resolved)(nil),               // 13: cmgr.control.v1.Resolved
-	(*Started)(nil),                // 14: cmgr.control.v1.Started
-	(*Detail)(nil),                 // 15: cmgr.control.v1.Detail
-	(*CreateRequest)(nil),          // 16: cmgr.control.v1.CreateRequest
-	(*RunInCollectionRequest)(nil), // 17: cmgr.control.v1.RunInCollectionRequest
-	(*ConfigResponse)(nil),         // 18: cmgr.control.v1.ConfigResponse
-	(*ConfigValue)(nil),            // 19: cmgr.control.v1.ConfigValue
-	(*SetConfigRequest)(nil),       // 20: cmgr.control.v1.SetConfigRequest
-	(*UnsetConfigRequest)(nil),     // 21: cmgr.control.v1.UnsetConfigRequest
-	(*StorageRequest)(nil),         // 22: cmgr.control.v1.StorageRequest
-	(*StorageResponse)(nil),        // 23: cmgr.control.v1.StorageResponse
-	(*Stored)(nil),                 // 24: cmgr.control.v1.Stored
-	(*DeleteStorageRequest)(nil),   // 25: cmgr.control.v1.DeleteStorageRequest
-	(*DeleteStorageResponse)(nil),  // 26: cmgr.control.v1.DeleteStorageResponse
-	(*RouteRequest)(nil),           // 27: cmgr.control.v1.RouteRequest
-	(*RouteResponse)(nil),          // 28: cmgr.control.v1.RouteResponse
-	(*RouteReport)(nil),            // 29: cmgr.control.v1.RouteReport
-	(*ServiceInstance)(nil),        // 30: cmgr.control.v1.ServiceInstance
-	(*CapabilityRequest)(nil),      // 31: cmgr.control.v1.CapabilityRequest
-	(*CapabilityResponse)(nil),     // 32: cmgr.control.v1.CapabilityResponse
-	(*Mention)(nil),                // 33: cmgr.control.v1.Mention
-	(*Hop)(nil),                    // 34: cmgr.control.v1.Hop
-	(*Position)(nil),               // 35: cmgr.control.v1.Position
-	(*GraphRequest)(nil),           // 36: cmgr.control.v1.GraphRequest
-	(*GraphResponse)(nil),          // 37: cmgr.control.v1.GraphResponse
-	(*Edge)(nil),                   // 38: cmgr.control.v1.Edge
-	(*LogsRequest)(nil),            // 39: cmgr.control.v1.LogsRequest
-	(*LogLine)(nil),                // 40: cmgr.control.v1.LogLine
-	(*EventsRequest)(nil),          // 41: cmgr.control.v1.EventsRequest
-	(*Event)(nil),                  // 42: cmgr.control.v1.Event
-	(*WaitRequest)(nil),            // 43: cmgr.control.v1.WaitRequest
-	(*WaitResponse)(nil),           // 44: cmgr.control.v1.WaitResponse
-	(*DoctorRequest)(nil),          // 45: cmgr.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 46: cmgr.control.v1.DoctorResponse
-	(*Check)(nil),                  // 47: cmgr.control.v1.Check
-	(*ShutdownRequest)(nil),        // 48: cmgr.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 49: cmgr.control.v1.ShutdownResponse
-	(*VersionRequest)(nil),         // 50: cmgr.control.v1.VersionRequest
-	(*VersionResponse)(nil),        // 51: cmgr.control.v1.VersionResponse
-	(*Problem)(nil),                // 52: cmgr.control.v1.Problem
-	(*Finding)(nil),                // 53: cmgr.control.v1.Finding
-	(*StatusRequest)(nil),          // 54: cmgr.control.v1.StatusRequest
-	(*StatusResponse)(nil),         // 55: cmgr.control.v1.StatusResponse
-	nil,                            // 56: cmgr.control.v1.CreateRequest.ConfigEntry
-	nil,                            // 57: cmgr.control.v1.SetConfigRequest.ValuesEntry
-	(*timestamppb.Timestamp)(nil),  // 58: google.protobuf.Timestamp
+	(*SandboxResponse)(nil),        // 0: cmgr.control.v1.SandboxResponse
+	(*Access)(nil),                 // 1: cmgr.control.v1.Access
+	(*Instance)(nil),               // 2: cmgr.control.v1.Instance
+	(*Exit)(nil),                   // 3: cmgr.control.v1.Exit
+	(*Usage)(nil),                  // 4: cmgr.control.v1.Usage
+	(*InstanceRequest)(nil),        // 5: cmgr.control.v1.InstanceRequest
+	(*SignalRequest)(nil),          // 6: cmgr.control.v1.SignalRequest
+	(*ReloadRequest)(nil),          // 7: cmgr.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),         // 8: cmgr.control.v1.ReloadResponse
+	(*Change)(nil),                 // 9: cmgr.control.v1.Change
+	(*InstanceResponse)(nil),       // 10: cmgr.control.v1.InstanceResponse
+	(*DestroyResponse)(nil),        // 11: cmgr.control.v1.DestroyResponse
+	(*ListRequest)(nil),            // 12: cmgr.control.v1.ListRequest
+	(*ListResponse)(nil),           // 13: cmgr.control.v1.ListResponse
+	(*ShowResponse)(nil),           // 14: cmgr.control.v1.ShowResponse
+	(*Resolved)(nil),               // 15: cmgr.control.v1.Resolved
+	(*Started)(nil),                // 16: cmgr.control.v1.Started
+	(*Detail)(nil),                 // 17: cmgr.control.v1.Detail
+	(*CreateRequest)(nil),          // 18: cmgr.control.v1.CreateRequest
+	(*RunInCollectionRequest)(nil), // 19: cmgr.control.v1.RunInCollectionRequest
+	(*ConfigResponse)(nil),         // 20: cmgr.control.v1.ConfigResponse
+	(*ConfigValue)(nil),            // 21: cmgr.control.v1.ConfigValue
+	(*SetConfigRequest)(nil),       // 22: cmgr.control.v1.SetConfigRequest
+	(*UnsetConfigRequest)(nil),     // 23: cmgr.control.v1.UnsetConfigRequest
+	(*StorageRequest)(nil),         // 24: cmgr.control.v1.StorageRequest
+	(*StorageResponse)(nil),        // 25: cmgr.control.v1.StorageResponse
+	(*Stored)(nil),                 // 26: cmgr.control.v1.Stored
+	(*DeleteStorageRequest)(nil),   // 27: cmgr.control.v1.DeleteStorageRequest
+	(*DeleteStorageResponse)(nil),  // 28: cmgr.control.v1.DeleteStorageResponse
+	(*RouteRequest)(nil),           // 29: cmgr.control.v1.RouteRequest
+	(*RouteResponse)(nil),          // 30: cmgr.control.v1.RouteResponse
+	(*RouteReport)(nil),            // 31: cmgr.control.v1.RouteReport
+	(*ServiceInstance)(nil),        // 32: cmgr.control.v1.ServiceInstance
+	(*CapabilityRequest)(nil),      // 33: cmgr.control.v1.CapabilityRequest
+	(*CapabilityResponse)(nil),     // 34: cmgr.control.v1.CapabilityResponse
+	(*Mention)(nil),                // 35: cmgr.control.v1.Mention
+	(*Hop)(nil),                    // 36: cmgr.control.v1.Hop
+	(*Position)(nil),               // 37: cmgr.control.v1.Position
+	(*GraphRequest)(nil),           // 38: cmgr.control.v1.GraphRequest
+	(*GraphResponse)(nil),          // 39: cmgr.control.v1.GraphResponse
+	(*Edge)(nil),                   // 40: cmgr.control.v1.Edge
+	(*LogsRequest)(nil),            // 41: cmgr.control.v1.LogsRequest
+	(*LogLine)(nil),                // 42: cmgr.control.v1.LogLine
+	(*EventsRequest)(nil),          // 43: cmgr.control.v1.EventsRequest
+	(*Event)(nil),                  // 44: cmgr.control.v1.Event
+	(*WaitRequest)(nil),            // 45: cmgr.control.v1.WaitRequest
+	(*WaitResponse)(nil),           // 46: cmgr.control.v1.WaitResponse
+	(*DoctorRequest)(nil),          // 47: cmgr.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 48: cmgr.control.v1.DoctorResponse
+	(*Check)(nil),                  // 49: cmgr.control.v1.Check
+	(*ShutdownRequest)(nil),        // 50: cmgr.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 51: cmgr.control.v1.ShutdownResponse
+	(*VersionRequest)(nil),         // 52: cmgr.control.v1.VersionRequest
+	(*VersionResponse)(nil),        // 53: cmgr.control.v1.VersionResponse
+	(*Problem)(nil),                // 54: cmgr.control.v1.Problem
+	(*Finding)(nil),                // 55: cmgr.control.v1.Finding
+	(*StatusRequest)(nil),          // 56: cmgr.control.v1.StatusRequest
+	(*StatusResponse)(nil),         // 57: cmgr.control.v1.StatusResponse
+	nil,                            // 58: cmgr.control.v1.CreateRequest.ConfigEntry
+	nil,                            // 59: cmgr.control.v1.SetConfigRequest.ValuesEntry
+	(*timestamppb.Timestamp)(nil),  // 60: google.protobuf.Timestamp
 }
 var file_proto_control_v1_control_proto_depIdxs = []int32{
-	58, // 0: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
-	1,  // 1: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
-	58, // 2: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
-	2,  // 3: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
-	58, // 4: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
-	58, // 5: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
-	0,  // 6: cmgr.control.v1.ReloadResponse.instance:type_name -> cmgr.control.v1.Instance
-	7,  // 7: cmgr.control.v1.ReloadResponse.changes:type_name -> cmgr.control.v1.Change
-	35, // 8: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
-	0,  // 9: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
-	0,  // 10: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
-	13, // 11: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
-	1,  // 12: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
-	58, // 13: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
-	19, // 14: cmgr.control.v1.Resolved.configuration:type_name -> cmgr.control.v1.ConfigValue
-	14, // 15: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
-	58, // 16: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
-	2,  // 17: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
-	15, // 18: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
-	56, // 19: cmgr.control.v1.CreateRequest.config:type_name -> cmgr.control.v1.CreateRequest.ConfigEntry
-	19, // 20: cmgr.control.v1.ConfigResponse.values:type_name -> cmgr.control.v1.ConfigValue
-	57, // 21: cmgr.control.v1.SetConfigRequest.values:type_name -> cmgr.control.v1.SetConfigRequest.ValuesEntry
-	24, // 22: cmgr.control.v1.StorageResponse.stored:type_name -> cmgr.control.v1.Stored
-	29, // 23: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
-	34, // 24: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
-	30, // 25: cmgr.control.v1.RouteReport.service_instances:type_name -> cmgr.control.v1.ServiceInstance
-	33, // 26: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
-	33, // 27: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
-	33, // 28: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
-	33, // 29: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
-	35, // 30: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
-	35, // 31: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
-	0,  // 32: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
-	38, // 33: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
-	58, // 34: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	58, // 35: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	58, // 36: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 37: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
-	1,  // 38: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
-	47, // 39: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
-	58, // 40: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	53, // 41: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
-	7,  // 42: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
-	35, // 43: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
-	35, // 44: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
-	58, // 45: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
-	10, // 46: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
-	3,  // 47: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 48: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 49: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 50: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 51: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 52: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 53: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 54: cmgr.control.v1.Control.Disable:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 55: cmgr.control.v1.Control.Enable:input_type -> cmgr.control.v1.InstanceRequest
-	4,  // 56: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
-	5,  // 57: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
-	16, // 58: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
-	17, // 59: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
-	3,  // 60: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
-	3,  // 61: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
-	20, // 62: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
-	21, // 63: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
-	22, // 64: cmgr.control.v1.Control.Storage:input_type -> cmgr.control.v1.StorageRequest
-	25, // 65: cmgr.control.v1.Control.DeleteStorage:input_type -> cmgr.control.v1.DeleteStorageRequest
-	27, // 66: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
-	31, // 67: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
-	36, // 68: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
-	39, // 69: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
-	41, // 70: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
-	43, // 71: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
-	54, // 72: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
-	45, // 73: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
-	48, // 74: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
-	50, // 75: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
-	11, // 76: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
-	12, // 77: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
-	8,  // 78: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 79: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 80: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 81: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 82: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 83: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 84: cmgr.control.v1.Control.Disable:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 85: cmgr.control.v1.Control.Enable:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 86: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
-	6,  // 87: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
-	8,  // 88: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 89: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
-	9,  // 90: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
-	18, // 91: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
-	8,  // 92: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	8,  // 93: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
-	23, // 94: cmgr.control.v1.Control.Storage:output_type -> cmgr.control.v1.StorageResponse
-	26, // 95: cmgr.control.v1.Control.DeleteStorage:output_type -> cmgr.control.v1.DeleteStorageResponse
-	28, // 96: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
-	32, // 97: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
-	37, // 98: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
-	40, // 99: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
-	42, // 100: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
-	44, // 101: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
-	55, // 102: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
-	46, // 103: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
-	49, // 104: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
-	51, // 105: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
-	76, // [76:106] is the sub-list for method output_type
-	46, // [46:76] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	1,  // 0: cmgr.control.v1.SandboxResponse.access:type_name -> cmgr.control.v1.Access
+	60, // 1: cmgr.control.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	3,  // 2: cmgr.control.v1.Instance.last_exit:type_name -> cmgr.control.v1.Exit
+	60, // 3: cmgr.control.v1.Instance.next_start:type_name -> google.protobuf.Timestamp
+	4,  // 4: cmgr.control.v1.Instance.usage:type_name -> cmgr.control.v1.Usage
+	60, // 5: cmgr.control.v1.Exit.started_at:type_name -> google.protobuf.Timestamp
+	60, // 6: cmgr.control.v1.Exit.ended_at:type_name -> google.protobuf.Timestamp
+	2,  // 7: cmgr.control.v1.ReloadResponse.instance:type_name -> cmgr.control.v1.Instance
+	9,  // 8: cmgr.control.v1.ReloadResponse.changes:type_name -> cmgr.control.v1.Change
+	37, // 9: cmgr.control.v1.Change.position:type_name -> cmgr.control.v1.Position
+	2,  // 10: cmgr.control.v1.InstanceResponse.instance:type_name -> cmgr.control.v1.Instance
+	2,  // 11: cmgr.control.v1.ListResponse.instances:type_name -> cmgr.control.v1.Instance
+	15, // 12: cmgr.control.v1.ShowResponse.resolved:type_name -> cmgr.control.v1.Resolved
+	3,  // 13: cmgr.control.v1.ShowResponse.last_exit:type_name -> cmgr.control.v1.Exit
+	60, // 14: cmgr.control.v1.ShowResponse.next_start:type_name -> google.protobuf.Timestamp
+	21, // 15: cmgr.control.v1.Resolved.configuration:type_name -> cmgr.control.v1.ConfigValue
+	16, // 16: cmgr.control.v1.Resolved.started:type_name -> cmgr.control.v1.Started
+	60, // 17: cmgr.control.v1.Started.started_at:type_name -> google.protobuf.Timestamp
+	4,  // 18: cmgr.control.v1.Started.usage:type_name -> cmgr.control.v1.Usage
+	17, // 19: cmgr.control.v1.Started.details:type_name -> cmgr.control.v1.Detail
+	58, // 20: cmgr.control.v1.CreateRequest.config:type_name -> cmgr.control.v1.CreateRequest.ConfigEntry
+	21, // 21: cmgr.control.v1.ConfigResponse.values:type_name -> cmgr.control.v1.ConfigValue
+	59, // 22: cmgr.control.v1.SetConfigRequest.values:type_name -> cmgr.control.v1.SetConfigRequest.ValuesEntry
+	26, // 23: cmgr.control.v1.StorageResponse.stored:type_name -> cmgr.control.v1.Stored
+	31, // 24: cmgr.control.v1.RouteResponse.routes:type_name -> cmgr.control.v1.RouteReport
+	36, // 25: cmgr.control.v1.RouteReport.hops:type_name -> cmgr.control.v1.Hop
+	32, // 26: cmgr.control.v1.RouteReport.service_instances:type_name -> cmgr.control.v1.ServiceInstance
+	35, // 27: cmgr.control.v1.CapabilityResponse.declarations:type_name -> cmgr.control.v1.Mention
+	35, // 28: cmgr.control.v1.CapabilityResponse.exposes:type_name -> cmgr.control.v1.Mention
+	35, // 29: cmgr.control.v1.CapabilityResponse.offers:type_name -> cmgr.control.v1.Mention
+	35, // 30: cmgr.control.v1.CapabilityResponse.uses:type_name -> cmgr.control.v1.Mention
+	37, // 31: cmgr.control.v1.Mention.position:type_name -> cmgr.control.v1.Position
+	37, // 32: cmgr.control.v1.Hop.position:type_name -> cmgr.control.v1.Position
+	2,  // 33: cmgr.control.v1.GraphResponse.instances:type_name -> cmgr.control.v1.Instance
+	40, // 34: cmgr.control.v1.GraphResponse.routes:type_name -> cmgr.control.v1.Edge
+	60, // 35: cmgr.control.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	60, // 36: cmgr.control.v1.EventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	60, // 37: cmgr.control.v1.Event.time:type_name -> google.protobuf.Timestamp
+	3,  // 38: cmgr.control.v1.Event.exit:type_name -> cmgr.control.v1.Exit
+	3,  // 39: cmgr.control.v1.WaitResponse.exit:type_name -> cmgr.control.v1.Exit
+	49, // 40: cmgr.control.v1.DoctorResponse.checks:type_name -> cmgr.control.v1.Check
+	60, // 41: cmgr.control.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	55, // 42: cmgr.control.v1.Problem.findings:type_name -> cmgr.control.v1.Finding
+	9,  // 43: cmgr.control.v1.Problem.changes:type_name -> cmgr.control.v1.Change
+	37, // 44: cmgr.control.v1.Finding.position:type_name -> cmgr.control.v1.Position
+	37, // 45: cmgr.control.v1.Finding.included_at:type_name -> cmgr.control.v1.Position
+	60, // 46: cmgr.control.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
+	12, // 47: cmgr.control.v1.Control.List:input_type -> cmgr.control.v1.ListRequest
+	5,  // 48: cmgr.control.v1.Control.Show:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 49: cmgr.control.v1.Control.Resolve:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 50: cmgr.control.v1.Control.Unresolve:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 51: cmgr.control.v1.Control.Start:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 52: cmgr.control.v1.Control.Stop:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 53: cmgr.control.v1.Control.Restart:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 54: cmgr.control.v1.Control.Kill:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 55: cmgr.control.v1.Control.Disable:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 56: cmgr.control.v1.Control.Enable:input_type -> cmgr.control.v1.InstanceRequest
+	6,  // 57: cmgr.control.v1.Control.Signal:input_type -> cmgr.control.v1.SignalRequest
+	7,  // 58: cmgr.control.v1.Control.Reload:input_type -> cmgr.control.v1.ReloadRequest
+	18, // 59: cmgr.control.v1.Control.Create:input_type -> cmgr.control.v1.CreateRequest
+	19, // 60: cmgr.control.v1.Control.RunInCollection:input_type -> cmgr.control.v1.RunInCollectionRequest
+	5,  // 61: cmgr.control.v1.Control.Destroy:input_type -> cmgr.control.v1.InstanceRequest
+	5,  // 62: cmgr.control.v1.Control.Config:input_type -> cmgr.control.v1.InstanceRequest
+	22, // 63: cmgr.control.v1.Control.SetConfig:input_type -> cmgr.control.v1.SetConfigRequest
+	23, // 64: cmgr.control.v1.Control.UnsetConfig:input_type -> cmgr.control.v1.UnsetConfigRequest
+	24, // 65: cmgr.control.v1.Control.Storage:input_type -> cmgr.control.v1.StorageRequest
+	27, // 66: cmgr.control.v1.Control.DeleteStorage:input_type -> cmgr.control.v1.DeleteStorageRequest
+	5,  // 67: cmgr.control.v1.Control.Sandbox:input_type -> cmgr.control.v1.InstanceRequest
+	29, // 68: cmgr.control.v1.Control.Route:input_type -> cmgr.control.v1.RouteRequest
+	33, // 69: cmgr.control.v1.Control.Capability:input_type -> cmgr.control.v1.CapabilityRequest
+	38, // 70: cmgr.control.v1.Control.Graph:input_type -> cmgr.control.v1.GraphRequest
+	41, // 71: cmgr.control.v1.Control.Logs:input_type -> cmgr.control.v1.LogsRequest
+	43, // 72: cmgr.control.v1.Control.Events:input_type -> cmgr.control.v1.EventsRequest
+	45, // 73: cmgr.control.v1.Control.Wait:input_type -> cmgr.control.v1.WaitRequest
+	56, // 74: cmgr.control.v1.Control.Status:input_type -> cmgr.control.v1.StatusRequest
+	47, // 75: cmgr.control.v1.Control.Doctor:input_type -> cmgr.control.v1.DoctorRequest
+	50, // 76: cmgr.control.v1.Control.Shutdown:input_type -> cmgr.control.v1.ShutdownRequest
+	52, // 77: cmgr.control.v1.Control.Version:input_type -> cmgr.control.v1.VersionRequest
+	13, // 78: cmgr.control.v1.Control.List:output_type -> cmgr.control.v1.ListResponse
+	14, // 79: cmgr.control.v1.Control.Show:output_type -> cmgr.control.v1.ShowResponse
+	10, // 80: cmgr.control.v1.Control.Resolve:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 81: cmgr.control.v1.Control.Unresolve:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 82: cmgr.control.v1.Control.Start:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 83: cmgr.control.v1.Control.Stop:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 84: cmgr.control.v1.Control.Restart:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 85: cmgr.control.v1.Control.Kill:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 86: cmgr.control.v1.Control.Disable:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 87: cmgr.control.v1.Control.Enable:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 88: cmgr.control.v1.Control.Signal:output_type -> cmgr.control.v1.InstanceResponse
+	8,  // 89: cmgr.control.v1.Control.Reload:output_type -> cmgr.control.v1.ReloadResponse
+	10, // 90: cmgr.control.v1.Control.Create:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 91: cmgr.control.v1.Control.RunInCollection:output_type -> cmgr.control.v1.InstanceResponse
+	11, // 92: cmgr.control.v1.Control.Destroy:output_type -> cmgr.control.v1.DestroyResponse
+	20, // 93: cmgr.control.v1.Control.Config:output_type -> cmgr.control.v1.ConfigResponse
+	10, // 94: cmgr.control.v1.Control.SetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	10, // 95: cmgr.control.v1.Control.UnsetConfig:output_type -> cmgr.control.v1.InstanceResponse
+	25, // 96: cmgr.control.v1.Control.Storage:output_type -> cmgr.control.v1.StorageResponse
+	28, // 97: cmgr.control.v1.Control.DeleteStorage:output_type -> cmgr.control.v1.DeleteStorageResponse
+	0,  // 98: cmgr.control.v1.Control.Sandbox:output_type -> cmgr.control.v1.SandboxResponse
+	30, // 99: cmgr.control.v1.Control.Route:output_type -> cmgr.control.v1.RouteResponse
+	34, // 100: cmgr.control.v1.Control.Capability:output_type -> cmgr.control.v1.CapabilityResponse
+	39, // 101: cmgr.control.v1.Control.Graph:output_type -> cmgr.control.v1.GraphResponse
+	42, // 102: cmgr.control.v1.Control.Logs:output_type -> cmgr.control.v1.LogLine
+	44, // 103: cmgr.control.v1.Control.Events:output_type -> cmgr.control.v1.Event
+	46, // 104: cmgr.control.v1.Control.Wait:output_type -> cmgr.control.v1.WaitResponse
+	57, // 105: cmgr.control.v1.Control.Status:output_type -> cmgr.control.v1.StatusResponse
+	48, // 106: cmgr.control.v1.Control.Doctor:output_type -> cmgr.control.v1.DoctorResponse
+	51, // 107: cmgr.control.v1.Control.Shutdown:output_type -> cmgr.control.v1.ShutdownResponse
+	53, // 108: cmgr.control.v1.Control.Version:output_type -> cmgr.control.v1.VersionResponse
+	78, // [78:109] is the sub-list for method output_type
+	47, // [47:78] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_v1_control_proto_init() }
@@ -4380,16 +4550,16 @@ func file_proto_control_v1_control_proto_init() {
 	if File_proto_control_v1_control_proto != nil {
 		return
 	}
-	file_proto_control_v1_control_proto_msgTypes[2].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[39].OneofWrappers = []any{}
-	file_proto_control_v1_control_proto_msgTypes[42].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[4].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[41].OneofWrappers = []any{}
+	file_proto_control_v1_control_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_v1_control_proto_rawDesc), len(file_proto_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   58,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -105,8 +105,7 @@ func BenchmarkConfined(b *testing.B) {
 	eight := strings.Fields("/a /b /c /d /svc/e /svc/f /svc/g /svc/h")
 	b.Run("bare and confined", compare(way{"bare", free, nil, program}, way{"confined", confine.Grants{}, nil, program}))
 	b.Run("all", compare(way{"bare", free, nil, program}, way{"confined", confine.Grants{}, nil, program},
-		way{"8-routed", confine.Grants{}, eight, program}, way{"network", confine.Grants{Network: true}, nil, program},
-		way{"tmp", confine.Grants{Tmp: true}, nil, program}))
+		way{"8-routed", confine.Grants{}, eight, program}, way{"network", confine.Grants{Network: true}, nil, program}))
 	b.Run("bwrap", func(b *testing.B) {
 		args := strings.Fields("--unshare-pid --unshare-ipc --unshare-net --cap-drop ALL --ro-bind /usr /usr --symlink usr/lib /lib " +
 			"--symlink usr/lib64 /lib64 --symlink usr/bin /bin --ro-bind " + dir + " /pkg --dev /dev --proc /proc /pkg/tiny")

@@ -17,20 +17,24 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/job"
 )
 
-// grants are what m may have beyond the rule; Unconfined where nothing is confined at all.
-func (r *Runner) grants(m name.Moniker) confine.Grants {
-	switch {
-	case r.Confine == nil:
+// grants are what m may have beyond the rule, by the manager's configuration and as machine was routed to it; Unconfined where
+// nothing is confined at all.
+func (r *Runner) grants(m name.Moniker, machine []string) (g confine.Grants) {
+	if r.Confine == nil {
 		return confine.Grants{Unconfined: true}
-	case r.Grants == nil:
-		return confine.Grants{}
 	}
-	return r.Grants(m)
+	if r.Grants != nil {
+		g = r.Grants(m)
+	}
+	for _, p := range machine {
+		g.Add(p)
+	}
+	return g
 }
 
 // confine gives spec its world, unless it is to have none, with what info routes to it. After the start, release is to be called.
 func (r *Runner) confine(s *settings, info *runners.StartInfo, spec *job.Spec) (release func(), err error) {
-	in := confine.Contents{Package: -1, Grants: r.grants(info.Moniker)}
+	in := confine.Contents{Package: -1, Grants: r.grants(info.Moniker, info.Machine)}
 	if in.Grants.Unconfined {
 		if len(info.Listeners) > 0 {
 			spec.TellPID = listenPID

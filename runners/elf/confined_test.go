@@ -248,7 +248,7 @@ func TestConfinedPrograms(t *testing.T) {
 
 	t.Run("python", func(t *testing.T) {
 		python := system(t, "python3")
-		r := confined(t, confine.Grants{Tmp: true})
+		r := confined(t, confine.Grants{})
 		p := r.start(t, block("binary", python, "args", []string{"-c", `
 import os, socket, ssl, subprocess, tempfile, threading, json, hashlib, ctypes, multiprocessing, pwd
 with tempfile.NamedTemporaryFile() as f: f.write(b"x")
@@ -353,7 +353,7 @@ scgi_temp_path /work/s; server { listen 127.0.0.1:%s; root /work; } }`, port)
 		if err := os.Chown(home, uid, gid); err != nil {
 			t.Fatal(err)
 		}
-		r := confined(t, confine.Grants{Tmp: true})
+		r := confined(t, confine.Grants{})
 		with := func() { r.info.Namespace = []runners.NamespaceEntry{entry(t, "/data", home, manifest.RightsRW)} }
 		with()
 		v := r.start(t, block("binary", postgres, "args", []string{"-V"}, "user", "postgres"))

@@ -313,8 +313,8 @@ func failure(info *runners.StartInfo, err error) error {
 		case se.Op == "exec" && se.Kind == proc.NotFound && strings.HasSuffix(se.Reason, unix.ENOENT.Error()):
 			e.Err = at(info, "binary", err)
 			e.Hint = "it is there for the manager, but not in the component's world: put it into its package, route its directory to " +
-				"it, " +
-				"or have it added to the platform"
+				"it, or have the manager's configuration add its directory to security_policy.sandbox.platform or the component to " +
+				"security_policy.sandbox.unconfined"
 		case se.Op == "exec" && se.Kind == proc.Denied:
 			e.Hint = "only root can start a program as another user"
 		case se.Op == "exec" && se.Kind != proc.Exhausted && se.Kind != proc.Other:

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cmgr/cmgr/internal/sys/mnt"
 	"github.com/cmgr/cmgr/internal/sys/proc"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/runners"
@@ -29,6 +30,7 @@ func (r *Runner) Explore(ctx context.Context, info runners.StartInfo, x runners.
 	info.Handles = []runners.Handle{{Number: 0, File: x.Files[0]}}
 	info.Stdout, info.Stderr = x.Files[1], x.Files[2]
 	if x.Tools != nil {
+		x.Tools = mnt.Here(x.Tools)
 		info.Namespace = append(info.Namespace, runners.NamespaceEntry{Path: toolsPath, File: x.Tools, Rights: manifest.RightsRX})
 	}
 	defer info.Close()
@@ -59,7 +61,7 @@ func (r *Runner) explore(ctx context.Context, info *runners.StartInfo, x runners
 	s.environ = append(s.environ, x.Env...)
 	if x.Tools != nil {
 		tools := toolsPath
-		if r.grants(info.Moniker).Unconfined {
+		if r.grants(info.Moniker, info.Machine).Unconfined {
 			tools = filepath.Join(info.View, toolsPath)
 		}
 		path := Path

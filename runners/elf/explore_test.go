@@ -10,9 +10,7 @@ import (
 
 	"github.com/cmgr/cmgr/internal/needs"
 	"github.com/cmgr/cmgr/manifest"
-	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
-	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runners/elf/job"
 )
 
@@ -89,7 +87,6 @@ func TestExplore(t *testing.T) {
 func TestExploreJoins(t *testing.T) {
 	needs.Cgroup2(t)
 	r := newRig(t, job.Cgroup2+" confined")
-	r.Grants = func(name.Moniker) confine.Grants { return confine.Grants{Tmp: true} }
 	b := sh("echo kept >/tmp/note; readlink /proc/self/ns/mnt /proc/self/ns/pid /proc/self/ns/ipc /proc/self/ns/net; echo up; exec sleep 1000")
 	main := r.start(t, b)
 	var theirs string

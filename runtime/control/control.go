@@ -97,6 +97,19 @@ const (
 
 func (s Status) String() string { return [...]string{"ok", "warn", "fail"}[s] }
 
+// A Sandbox is what a program can touch; see SandboxResponse.
+type Sandbox struct {
+	Confined bool
+	Why      string
+	Access   []Access
+}
+
+// An Access is one thing of a Sandbox.
+type Access struct {
+	Path, May, What, Why string
+	NotWithheld          []string
+}
+
 // Progress is how far a manager is; see StatusResponse.
 type Progress struct {
 	Internal, Said string
@@ -122,6 +135,8 @@ type Config struct {
 	Explore func(ctx context.Context, m name.Moniker, x runners.Exploration, note string) (runners.Exit, error)
 	// Doctor says what the manager found on this machine; nil for nothing to say.
 	Doctor func(ctx context.Context) []Check
+	// Sandbox says what an instance's program can touch; nil where nobody knows.
+	Sandbox func(ctx context.Context, m name.Moniker) (*Sandbox, error)
 	// Progress says how far the manager is; nil for nothing to say.
 	Progress func() Progress
 	// Shutdown shuts the tree down, returns when that is done, and makes the manager end soon after.

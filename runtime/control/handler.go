@@ -95,6 +95,27 @@ func (s *Server) runtime(ctx context.Context, n routing.Node) string {
 	}
 }
 
+// Sandbox answers cmgr.control.v1.Control/Sandbox.
+func (s *Server) Sandbox(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.SandboxResponse, error) {
+	i, err := s.find(ctx, req.GetQuery())
+	if err != nil {
+		return nil, failed("find", req.GetQuery(), err)
+	}
+	out := &controlpb.SandboxResponse{Moniker: string(i.Moniker), Why: "this manager does not know"}
+	if s.cfg.Sandbox == nil {
+		return out, nil
+	}
+	b, err := s.cfg.Sandbox(ctx, i.Moniker)
+	if err != nil {
+		return nil, failed("look into", string(i.Moniker), err)
+	}
+	out.Confined, out.Why = b.Confined, b.Why
+	for _, a := range b.Access {
+		out.Access = append(out.Access, &controlpb.Access{Path: a.Path, May: a.May, What: a.What, Why: a.Why, NotWithheld: a.NotWithheld})
+	}
+	return out, nil
+}
+
 // An action is what the tree can do to an instance.
 type action func(context.Context, name.Moniker) error
 

@@ -15,6 +15,7 @@ import (
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runtime/host"
 	"github.com/cmgr/cmgr/runtime/realm"
 	"github.com/cmgr/cmgr/runtime/resolver"
@@ -67,6 +68,10 @@ func (m *Manager) serveFramework(s *Settings) {
 			_ = serve().ServeStorage(ctx, c.User, src.At, src.Name, conn) // it is in the user's log
 		}},
 	}
+	m.hosts.builtin = map[string]realm.Host{}
+	for _, p := range confine.Protocols() {
+		m.hosts.builtin[p] = realm.Host{Machine: true}
+	}
 	m.hosts.events = realm.Host{Type: sock.Stream, Serve: func(ctx context.Context, c realm.Caller, conn *os.File) {
 		var streams []host.Stream
 		for _, d := range c.By {
@@ -98,10 +103,10 @@ func Above(o cml.Options, s *Settings, loaded *Loaders) (routing.Builtins, map[s
 	}
 	b := builtins{
 		runners: []string{runnerELF, runnerRunit}, resolvers: slices.Collect(maps.Keys(resolvers)), framework: framework.Protocols(),
-		directories: map[string]manifest.Rights{dataDirectory: manifest.RightsRW}, policy: s,
+		directories: map[string]manifest.Rights{dataDirectory: manifest.RightsRW}, protocols: confine.Protocols(), policy: s,
 	}
 	if s != nil {
-		b.protocols = slices.Collect(maps.Keys(s.HostSockets))
+		b.protocols = slices.AppendSeq(b.protocols, maps.Keys(s.HostSockets))
 		for n, d := range s.HostDirectories {
 			b.directories[n] = d.Rights
 		}

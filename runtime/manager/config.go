@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,7 +31,7 @@ import (
 //	  root_component_url: "root.cml",
 //	  security_policy: {
 //	    job_policy: { main_process_critical: ["/core/net"], ambient_mark_vmo_exec: [], create_raw_processes: [] },
-//	    sandbox: { confined: ["/**"], network: ["/web"], tmp: [] },
+//	    sandbox: { unconfined: ["/legacy"], network: ["/web"], platform: ["/opt/java"], required: true },
 //	    child_policy: { reboot_on_terminate: ["/core/**"] },
 //	    operator_policy: { explore: ["/**"] },
 //	    capability_policy: [{
@@ -57,11 +58,15 @@ type Settings struct {
 	AmbientMarkVmoExec  []name.Pattern
 	CreateRawProcesses  []name.Pattern
 	Reboot              []name.Pattern
-	// Confined are the components that run in a world of their own (runners/elf/confine); of these, Network are those that have the
-	// host's network, and Tmp those that have a /tmp in memory.
-	Confined, Network, Tmp []name.Pattern
+	// Unconfined are the components that share the manager's world, not one of their own (runners/elf/confine); of all others, Network
+	// are those that have the host's network without its being routed to them.
+	Unconfined, Network []name.Pattern
 	// Explore are the components that `cmgr explore` may enter; nil for all.
 	Explore []name.Pattern
+	// Platform are directories and files of the host that all programs find, beside confine.DefaultPlatform.
+	Platform []string
+	// Required says whether the manager is to refuse to run where nothing can be confined; nil: if it is root, it does.
+	Required *bool
 	// Loaders are resolvers of the root environment that get packages by a loader, by name. Trust is the file that says which
 	// packages.
 	Loaders map[string]prim.Config
@@ -86,7 +91,7 @@ type Settings struct {
 	// ManagementGroup is the id of the group whose members may manage beside the manager's user and root; 0 for none.
 	ManagementGroup int
 
-	rootAt, sizeAt, filesAt, cacheAt, trustAt, idsAt, groupAt manifest.Pos // where the scalars were set
+	rootAt, sizeAt, filesAt, cacheAt, trustAt, idsAt, groupAt, requiredAt manifest.Pos // where the scalars were set
 }
 
 // ReadSettings reads and merges configuration files.
@@ -132,9 +137,15 @@ func (s *Settings) merge(file string, src []byte) error {
 				"debug_registration_policy": func(v hujson.Value) { r.debugRules(v, &s.DebugPolicy) },
 				"sandbox": func(v hujson.Value) {
 					r.object(v, "security_policy.sandbox.", map[string]func(hujson.Value){
-						"confined": func(v hujson.Value) { r.patterns(v, &s.Confined) },
-						"network":  func(v hujson.Value) { r.patterns(v, &s.Network) },
-						"tmp":      func(v hujson.Value) { r.patterns(v, &s.Tmp) },
+						"unconfined": func(v hujson.Value) { r.patterns(v, &s.Unconfined) },
+						"network":    func(v hujson.Value) { r.patterns(v, &s.Network) },
+						"platform":   func(v hujson.Value) { r.paths(v, &s.Platform) },
+						"required": func(v hujson.Value) {
+							var on bool
+							if r.boolean(v, &on, &s.requiredAt) {
+								s.Required = &on
+							}
+						},
 					})
 				},
 				"child_policy": func(v hujson.Value) {
@@ -238,7 +249,7 @@ func (s *Settings) offered(r *reader, v hujson.Value) {
 			bad("name a protocol or a directory; nothing else can be offered from here")
 		case name.Check(capability) != nil:
 			bad("%q is no name", capability)
-		case twice || again || directory == dataDirectory:
+		case twice || again || directory == dataDirectory || slices.Contains(confine.Protocols(), protocol):
 			bad("%q is offered already", capability)
 		case !filepath.IsAbs(path):
 			bad("path must be one of this machine, and absolute; is %q", path)
@@ -448,6 +459,28 @@ func (r *reader) group(v hujson.Value, into *int, at *manifest.Pos) {
 	}
 }
 
+func (r *reader) boolean(v hujson.Value, into *bool, at *manifest.Pos) bool {
+	if json5.KindOf(v) != json5.Bool {
+		r.complain(v.StartOffset, "wrong-type", "must be true or false")
+		return false
+	}
+	*into = bool(v.Value.(hujson.Literal).Bool())
+	return r.once(v, at)
+}
+
+// paths reads absolute paths.
+func (r *reader) paths(v hujson.Value, into *[]string) {
+	var all []string
+	r.strs(v, &all)
+	for _, p := range all {
+		if !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/" {
+			r.complain(v.StartOffset, "path", "%q: must be an absolute path, without a slash at its end and other than /", p)
+			continue
+		}
+		*into = append(*into, p)
+	}
+}
+
 func (r *reader) strs(v hujson.Value, into *[]string) {
 	a, ok := v.Value.(*hujson.Array)
 	if !ok {
@@ -495,9 +528,9 @@ func matches(ps []name.Pattern, m name.Moniker) bool {
 // RebootOnTerminate says whether m may have on_terminate: "reboot".
 func (s *Settings) RebootOnTerminate(m name.Moniker) bool { return matches(s.Reboot, m) }
 
-// grants are what m has of the machine.
-func (s *Settings) grants(m name.Moniker) confine.Grants {
-	return confine.Grants{Unconfined: !matches(s.Confined, m), Network: matches(s.Network, m), Tmp: matches(s.Tmp, m)}
+// Grants are what m has of the machine.
+func (s *Settings) Grants(m name.Moniker) confine.Grants {
+	return confine.Grants{Unconfined: matches(s.Unconfined, m), Network: matches(s.Network, m)}
 }
 
 // Job is the ELF runner's policy.

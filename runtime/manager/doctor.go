@@ -44,7 +44,7 @@ func (m *Manager) doctor(context.Context) []control.Check {
 	if m.confiner == nil {
 		checks = append(checks, control.Check{
 			Status: control.Warn, Key: "confinement", Value: "none: programs have all that the manager's user has",
-			Hint: `name components in security_policy.sandbox.confined of the manager's --config, such as "/**"`,
+			Hint: "not in force: " + m.weak.Error(),
 		})
 	} else {
 		for _, f := range m.confiner.Doctor() {

@@ -11,7 +11,8 @@
 //	}
 //	err = m.Run(ctx)
 //
-// The process that runs a manager must not use os/exec: the manager reaps every child of the process.
+// The process that runs a manager must not use os/exec: the manager reaps every child of the process. For an ordinary user its main
+// calls confine.Reenter before anything else, or nothing is confined.
 package manager
 
 import (
@@ -25,6 +26,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +36,7 @@ import (
 	"github.com/cmgr/cmgr/capabilities/protocol"
 	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/internal/sys/poll"
+	"github.com/cmgr/cmgr/internal/sys/probe"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
@@ -96,6 +99,7 @@ type Config struct {
 type Manager struct {
 	cfg         Config
 	root        string // URL
+	settings    *Settings
 	loop        *poll.Loop
 	jobs        *job.Manager
 	logs        *logs.Logs
@@ -111,6 +115,7 @@ type Manager struct {
 	hostSockets map[string]string              // likewise
 	exposed     string                         // where what the root exposes is found
 	confiner    *confine.Confiner              // nil: nobody is confined
+	weak        error                          // why not
 
 	alive     func()
 	down      chan struct{} // closed when the tree must go down
@@ -160,7 +165,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, down: make(chan struct{}), phase: "starting"}
+	m := &Manager{cfg: cfg, settings: settings, down: make(chan struct{}), phase: "starting"}
 	if cfg.Boot == nil {
 		if m.root, err = rootURL(cfg.Root, settings); err != nil {
 			return nil, err
@@ -210,12 +215,10 @@ func New(cfg Config) (_ *Manager, err error) {
 	} else if err := m.sockets.Alias(short); err != nil {
 		return nil, err
 	}
-	if len(settings.Confined) > 0 {
-		if m.confiner, err = confine.Open(confine.Options{}); err != nil {
-			return nil, err
-		}
+	if err := m.openConfiner(settings); err != nil {
+		return nil, err
 	}
-	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.Job, Log: cfg.Log, Confine: m.confiner, Grants: settings.grants})
+	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.Job, Log: cfg.Log, Confine: m.confiner, Grants: settings.Grants})
 
 	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Tree: services{m}, Log: cfg.Log}); err != nil {
 		return nil, err
@@ -268,12 +271,12 @@ func New(cfg Config) (_ *Manager, err error) {
 				cfg.Log.Error("what the root exposes cannot be reached", "error", err)
 			}
 		},
-		Confined: func(n name.Moniker) bool { return m.confiner != nil && !settings.grants(n).Unconfined },
+		Confined: func(n name.Moniker) bool { return m.confiner != nil && !settings.Grants(n).Unconfined },
 	})
 	m.control = control.New(control.Config{
 		Name: cfg.Name, Version: cfg.Version, RootURL: m.root, Group: settings.ManagementGroup,
 		Tree: control.OfRealm(m.realm), Router: m.realm.Engine(), Logs: m.logs, Connect: m.realm.Connect, Explore: m.explorer(settings),
-		Doctor: m.doctor, Progress: m.progress, Shutdown: m.shutdownAsked, Log: cfg.Log,
+		Doctor: m.doctor, Sandbox: m.sandbox, Progress: m.progress, Shutdown: m.shutdownAsked, Log: cfg.Log,
 	})
 	loop, tree := m.loop, m.realm // a manager that is closed has none
 	m.alive = func() {
@@ -287,6 +290,24 @@ func New(cfg Config) (_ *Manager, err error) {
 		m.boot = boot.New(cfg.Boot, m.realm, m.tellBoot)
 	}
 	return m, nil
+}
+
+// openConfiner makes what confines components. Where that can't be, the manager of an ordinary user goes on without, and says so.
+func (m *Manager) openConfiner(s *Settings) (err error) {
+	platform := slices.Concat(confine.DefaultPlatform, s.Platform)
+	if m.confiner, err = confine.Open(confine.Options{Platform: platform}); err == nil {
+		return nil
+	}
+	m.confiner, m.weak = nil, err
+	if required := s.Required; required == nil && probe.Admin() || required != nil && *required {
+		return &control.Error{Problem: &control.Problem{
+			Kind: capabilities.Unavailable.String(), Message: "components cannot be confined here: " + err.Error(),
+			Hint: "`cmgr doctor` says what the machine lacks; security_policy.sandbox.required: false in the manager's configuration runs them " +
+				"unconfined",
+		}}
+	}
+	m.cfg.Log.Warn("components are not confined: they have all that the manager's user has", "why", err)
+	return nil
 }
 
 // packages are the directories of the packages that instances have.

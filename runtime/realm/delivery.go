@@ -24,8 +24,11 @@ import (
 // This file brings what was routed to the program that is started. A route that leads nowhere keeps no program from starting: it
 // finds a socket there that refuses, and its log says why (component-runtime.md §1, §4.1).
 
-// A Host is a protocol that the manager itself speaks.
+// A Host is a protocol that the manager itself speaks, or one of the machine's.
 type Host struct {
+	// Machine says that nobody speaks it: having it means that the runner lets the program have something of the machine
+	// (runners.StartInfo.Machine).
+	Machine bool
 	// Type is that of its sockets: internal/rpc speaks over sock.Packets.
 	Type sock.Type
 	// Serve has the conversation on one connection, which is its own and blocks. It must return when ctx ends, at the latest.
@@ -551,7 +554,7 @@ func (r *Realm) open(ctx context.Context, user name.Moniker, by []Delivery) (*os
 		return c.(*net.UnixConn).File()
 	}
 	h, ok := r.host(route.Kind, route.Source)
-	if !ok {
+	if !ok || h.Machine {
 		return nil, &Error{Op: "connect", At: user, Why: capabilities.Unavailable, Err: fmt.Errorf("%s %s: %w", route.Kind, route.Source.Name, errNobody)}
 	}
 	a, b, err := sock.Connected(h.Type)

@@ -281,6 +281,13 @@ func (i *instance) place(
 	if len(routed)+len(lacks) == 0 {
 		return nil // absent on purpose
 	}
+	if len(routed) == 1 {
+		src := routed[0].Route.Source
+		if h, ok := i.realm.host(u.Kind, src); ok && src.Kind == capabilities.FromBuiltin && h.Machine {
+			info.Machine = append(info.Machine, src.Name)
+			return nil
+		}
+	}
 	v, err := i.seeHolder(got, at, info)
 	if err != nil {
 		return err

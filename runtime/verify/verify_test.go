@@ -26,6 +26,7 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/cml"
 	"github.com/cmgr/cmgr/manifest/name"
+	"github.com/cmgr/cmgr/runners/elf/confine"
 	"github.com/cmgr/cmgr/runtime/resolver"
 	"github.com/cmgr/cmgr/runtime/verify"
 )
@@ -1068,6 +1069,95 @@ func TestShutdownOrder(t *testing.T) {
 	}
 }
 
+// Each thing that a program can touch has its line, and the worst come first.
+func TestExposures(t *testing.T) {
+	dir := lay(t, map[string]string{
+		"root.cml": `{
+			children: [
+				{ name: "nothing", url: "nothing.cml" }, { name: "web", url: "web.cml" }, { name: "writer", url: "writer.cml" },
+				{ name: "free", url: "nothing.cml" }, { name: "open", url: "nothing.cml" }, { name: "admin", url: "admin.cml" },
+				{ name: "run", url: "run.cml", environment: "#runs" }, { name: "func", url: "func.cml" }, { name: "runner", url: "runner.cml" },
+			],
+			environments: [ { name: "runs", extends: "realm", runners: [ { runner: "mine", from: "#runner" } ] } ],
+			capabilities: [ { directory: "d", path: "/d", rights: [ "rw*", "execute" ] }, { protocol: "p" } ],
+			offer: [
+				{ protocol: "p", from: "self", to: "#web" },
+				{ protocol: [ "linux.Network", "linux.cap.net_bind_service" ], from: "parent", to: "#web" },
+				{ protocol: "linux.cap.sys_admin", from: "parent", to: "#admin" },
+				{ protocol: "linux.Network", from: "parent", to: "#runner" },
+				{ directory: "d", from: "self", to: [ "#writer", "#admin" ], rights: [ "rw*", "execute" ] },
+			],
+			program: { runner: "elf", binary: "x" },
+		}`,
+		"nothing.cml": `{ program: { runner: "elf", binary: "x" } }`,
+		"web.cml": `{
+			program: { runner: "elf", binary: "x" },
+			use: [ { protocol: [ "linux.Network", "linux.cap.net_bind_service", "p" ] } ],
+		}`,
+		"runner.cml": `{
+			program: { runner: "elf", binary: "x" }, use: [ { protocol: "linux.Network" } ],
+			capabilities: [ { runner: "mine", path: "/r" } ], expose: [ { runner: "mine", from: "self" } ],
+		}`,
+		"run.cml":    `{ program: { runner: "mine" } }`,
+		"func.cml":   `{ program: { runner: "builtin" } }`,
+		"writer.cml": `{ program: { runner: "elf", binary: "x" }, use: [ { directory: "d", path: "/d", rights: [ "rw*" ] } ] }`,
+		"admin.cml": `{
+			program: { runner: "elf", binary: "x" },
+			use: [
+				{ protocol: [ "linux.cap.sys_admin" ] }, { directory: "d", path: "/d", rights: [ "rw*", "execute" ] },
+				{ protocol: "cmgr.component.Realm", from: "framework" },
+			],
+		}`,
+	})
+	c := config(dir)
+	b := routingtest.Defaults()
+	b.Offered[manifest.KindProtocol] = confine.Protocols()
+	c.Builtins = b
+	tree, err := verify.Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := tree.Exposures(t.Context(), func(m name.Moniker) confine.Grants {
+		return confine.Grants{Unconfined: m == "/free", Network: m == "/open"}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, e := range all {
+		fmt.Fprintln(&got, e.Score, e.Moniker)
+		for _, r := range e.Reasons {
+			fmt.Fprintln(&got, strings.TrimSuffix(fmt.Sprintf(" %d %s %s", r.Score, r.What, strings.TrimPrefix(r.Pos.String(), dir+"/")), " "))
+		}
+	}
+	const want = `100 /free
+ 100 it is not confined, by security_policy.sandbox.unconfined
+100 /func
+ 100 its runner builtin does not confine it func.cml:1:22
+75 /admin
+ 60 linux.cap.sys_admin, which is as good as root admin.cml:4:19
+ 10 it may write and execute directory d of / admin.cml:4:59
+ 5 cmgr.component.Realm: it makes children admin.cml:5:17
+36 /web
+ 25 the host's network web.cml:3:25
+ 10 linux.cap.net_bind_service web.cml:3:42
+ 1 protocol p of / web.cml:3:72
+25 /open
+ 25 the host's network, by security_policy.sandbox.network
+25 /run
+ 25 what its runner /runner can touch run.cml:1:22
+25 /runner
+ 25 the host's network runner.cml:2:64
+4 /writer
+ 4 it may write directory d of / writer.cml:1:64
+0 /
+0 /nothing
+`
+	if d := cmp.Diff(want, got.String()); d != "" {
+		t.Error(d)
+	}
+}
+
 // generate lays a tree of n manifests of the usual kind: each has a program, a log that comes from the root, a capability of its
 // own that its parent uses, and up to ten children.
 func generate(t testing.TB, n int) string {
@@ -1233,7 +1323,7 @@ func TestHintsKnowSiblings(t *testing.T) {
 		`above the root there is only cmgr itself; write from: "#log"`,
 		`{ children: [ { name: 'web', url: 'web.cml' } ], capabilities: [ { dictionary: 'd' } ],
 			offer: [ { protocol: 'log', from: 'parent', to: '#web' } ] }`: //
-		`above the root there is only cmgr itself, which has linux.Network: take it from a child, or declare it in "capabilities", ` +
+		`above the root there is only cmgr itself, which has linux.Netwatch: take it from a child, or declare it in "capabilities", ` +
 			`or give it the host's by namespace_capabilities of the manager's --config`,
 		`{ children: [ { name: 'web', url: 'web.cml' } ] }`: //
 		`add { protocol: "log", from: "self", to: "#web" } to "offer" of / (DIR/root.cml), and declare it in "capabilities" there ` +

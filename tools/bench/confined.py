@@ -149,7 +149,7 @@ def manager(n, confined, extra=""):
                     c.write('{ program: { runner: "elf", binary: "stamp", cwd: "." } }\n')
         f.write("] }\n")
     with open(work + "/config.json5", "w") as f:
-        json.dump({"security_policy": {"sandbox": {"confined": ["/**"] if confined else []}}}, f)
+        json.dump({"security_policy": {"sandbox": {"unconfined": [] if confined else ["/**"]}}}, f)
     state = tempfile.mkdtemp(dir=work)
     command = [work + "/cmgr", "run", work + "/root.cml", "--name", "bench-%d" % os.getpid(), "--state", state,
                "--config", work + "/config.json5"]

@@ -536,7 +536,7 @@ func Defaults() Builtins {
 		Offered: map[manifest.Kind][]string{
 			manifest.KindRunner:      {"elf", "builtin"},
 			manifest.KindResolver:    {"file"},
-			manifest.KindProtocol:    {"linux.Network"},
+			manifest.KindProtocol:    {"linux.Netwatch"},
 			manifest.KindDirectory:   {"var"},
 			manifest.KindEventStream: {"started", "stopped"},
 		},

@@ -93,6 +93,17 @@ func Attach(fd int, path string) error {
 // Namespace.
 func Root(fd int) error {
 	defer unix.Close(fd)
+	// Where this process's root is no namespace's but a chroot(2)'s, whoever enters the namespace would be outside of it: first to the
+	// namespace's root, which entering it leads to (setns(2)).
+	ns, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open namespace: %w", err)
+	}
+	err = unix.Setns(ns, unix.CLONE_NEWNS)
+	unix.Close(ns)
+	if err != nil {
+		return fmt.Errorf("enter namespace: %w", err)
+	}
 	// pivot_root wants it attached somewhere; /proc is a directory everywhere.
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/proc", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attach root: %w", err)

@@ -19,6 +19,29 @@ func Open(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// Here returns what f is as this process's mount namespace has it, for mounts are copied within one only: f may be of another
+// process's. Where nothing here is the same file at the same path, that is f. f is closed unless it is returned.
+func Here(f *os.File) *os.File {
+	st, err := f.Stat()
+	if err != nil {
+		return f
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return f
+	}
+	here, err := Open(path)
+	if err != nil {
+		return f
+	}
+	if at, err := here.Stat(); err != nil || !os.SameFile(st, at) {
+		here.Close()
+		return f
+	}
+	f.Close()
+	return here
+}
+
 // Beneath is Open of rel within dir, which nothing that stands there, no ".." and no symbolic link, can lead out of (openat2(2),
 // RESOLVE_BENEATH).
 func Beneath(dir *os.File, rel string) (*os.File, error) { return beneath(dir, rel, unix.O_PATH) }

@@ -85,10 +85,17 @@ func namespaces(clone, unshare uintptr) error {
 }
 
 func pidNamespace() (string, error) {
-	if os.Geteuid() == 0 {
-		return "as root", namespaces(unix.CLONE_NEWPID, 0)
+	if Admin() {
+		return "without a user namespace", namespaces(unix.CLONE_NEWPID, 0)
 	}
 	return "in a user namespace", namespaces(unix.CLONE_NEWPID|unix.CLONE_NEWUSER, 0)
+}
+
+// Admin says whether this process has CAP_SYS_ADMIN over the user namespace that it is in, and so may make namespaces.
+func Admin() bool {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var d [2]unix.CapUserData
+	return unix.Capget(&h, &d[0]) == nil && d[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
 // userNamespace also makes a mount namespace in it and changes that: some systems (AppArmor) allow the one without the other.

@@ -47,11 +47,12 @@ type KeepOptions struct {
 	Hold int
 }
 
-func (o KeepOptions) cloneflags() uintptr {
+// cloneflags are the namespaces of a keeper whose program comes into a World, which it makes itself, or not.
+func (o KeepOptions) cloneflags(world bool) uintptr {
 	switch {
 	case !o.Namespace:
 		return 0
-	case os.Geteuid() == 0:
+	case os.Geteuid() == 0 || world && slices.Contains(permitted(), unix.CAP_SYS_ADMIN):
 		return unix.CLONE_NEWPID
 	}
 	return unix.CLONE_NEWPID | unix.CLONE_NEWUSER
@@ -63,7 +64,7 @@ func (l *Launcher) CanKeep(o KeepOptions) error {
 		return fmt.Errorf("list children: %w", err) // without CONFIG_PROC_CHILDREN, or without /proc
 	}
 	ends := make(chan Status, 1)
-	s := &Spec{Path: "/proc/self/exe", Args: []string{shimName, "nothing", "0"}, cloneflags: o.cloneflags()}
+	s := &Spec{Path: "/proc/self/exe", Args: []string{shimName, "nothing", "0"}, cloneflags: o.cloneflags(false)}
 	if _, err := l.Start(s, func(st Status) { ends <- st }); err != nil {
 		if cause := errors.Unwrap(err); o.Namespace && cause != nil {
 			return fmt.Errorf("make a PID namespace: %w", cause)
@@ -97,7 +98,7 @@ func (l *Launcher) Keep(s *Spec, o KeepOptions, exited func(Status)) (*Keeper, e
 		return nil, &Error{Kind: kindOf(err), Op: "exec", Path: s.Path, Err: err}
 	}
 	shim := *s
-	shim.cloneflags = o.cloneflags()
+	shim.cloneflags, shim.ambient = o.cloneflags(s.World != nil), s.World != nil && os.Geteuid() != 0
 	k.process, err = launch.startShim(&shim, "keep", theirs, o.Hold, func(Status) {
 		k.onLoop(func() {
 			// Everything that the keeper said is in the socket now; take it before the end is told.

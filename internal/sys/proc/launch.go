@@ -52,6 +52,7 @@ type Spec struct {
 	World *World
 
 	cloneflags uintptr // namespaces
+	ambient    bool    // it has the capabilities of this process
 }
 
 // A Launcher starts processes. All open ones share the launching thread and the reaper.
@@ -250,6 +251,10 @@ func (l *launcher) thread(rx int, ready chan<- error) {
 	defer close(ended)
 	null := -1
 	err := l.base.take()
+	if err == nil && os.Geteuid() != 0 {
+		// An ordinary user's process may have capabilities in a user namespace of its own; they are not for programs.
+		err = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	}
 	if err == nil {
 		rx, null, err = privateWorld(rx)
 	}
@@ -389,6 +394,9 @@ func (r request) run(rx, null int) (*Process, error) {
 		// clone3(2) is not to be had on an old kernel or in some containers; clone may be.
 	}
 	sys := &syscall.SysProcAttr{Setsid: !s.Inside, Setctty: s.Terminal, Credential: s.Credential, Cloneflags: s.cloneflags}
+	if s.ambient {
+		sys.AmbientCaps = permitted()
+	}
 	if s.cloneflags&unix.CLONE_NEWUSER != 0 {
 		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
@@ -422,6 +430,21 @@ func (r request) run(rx, null int) (*Process, error) {
 		return nil, err
 	}
 	return reap.add(pid, false, r.exited), nil
+}
+
+// permitted are the numbers of the capabilities that the calling thread has.
+func permitted() (caps []uintptr) {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var d [2]unix.CapUserData
+	if unix.Capget(&h, &d[0]) != nil {
+		return nil
+	}
+	for i := range uintptr(64) {
+		if d[i/32].Permitted&(1<<(i%32)) != 0 {
+			caps = append(caps, i)
+		}
+	}
+	return caps
 }
 
 func (s *Spec) openCgroup() (int, error) {

@@ -84,6 +84,8 @@ const (
 	ControlStorageProcedure = "/cmgr.control.v1.Control/Storage"
 	// ControlDeleteStorageProcedure is the fully-qualified name of the Control's DeleteStorage RPC.
 	ControlDeleteStorageProcedure = "/cmgr.control.v1.Control/DeleteStorage"
+	// ControlSandboxProcedure is the fully-qualified name of the Control's Sandbox RPC.
+	ControlSandboxProcedure = "/cmgr.control.v1.Control/Sandbox"
 	// ControlRouteProcedure is the fully-qualified name of the Control's Route RPC.
 	ControlRouteProcedure = "/cmgr.control.v1.Control/Route"
 	// ControlCapabilityProcedure is the fully-qualified name of the Control's Capability RPC.
@@ -152,6 +154,8 @@ type ControlClient interface {
 	Storage(context.Context, *controlpb.StorageRequest) (*controlpb.StorageResponse, error)
 	// DeleteStorage removes what one component keeps in one storage. It must not run.
 	DeleteStorage(context.Context, *controlpb.DeleteStorageRequest) (*controlpb.DeleteStorageResponse, error)
+	// Sandbox says what an instance's program can touch, and why. It resolves instances and starts none.
+	Sandbox(context.Context, *controlpb.InstanceRequest) (*controlpb.SandboxResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
 	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
@@ -307,6 +311,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("DeleteStorage")),
 			connect.WithClientOptions(opts...),
 		),
+		sandbox: connect.NewClient[controlpb.InstanceRequest, controlpb.SandboxResponse](
+			httpClient,
+			baseURL+ControlSandboxProcedure,
+			connect.WithSchema(controlMethods.ByName("Sandbox")),
+			connect.WithClientOptions(opts...),
+		),
 		route: connect.NewClient[controlpb.RouteRequest, controlpb.RouteResponse](
 			httpClient,
 			baseURL+ControlRouteProcedure,
@@ -392,6 +402,7 @@ type controlClient struct {
 	unsetConfig     *connect.Client[controlpb.UnsetConfigRequest, controlpb.InstanceResponse]
 	storage         *connect.Client[controlpb.StorageRequest, controlpb.StorageResponse]
 	deleteStorage   *connect.Client[controlpb.DeleteStorageRequest, controlpb.DeleteStorageResponse]
+	sandbox         *connect.Client[controlpb.InstanceRequest, controlpb.SandboxResponse]
 	route           *connect.Client[controlpb.RouteRequest, controlpb.RouteResponse]
 	capability      *connect.Client[controlpb.CapabilityRequest, controlpb.CapabilityResponse]
 	graph           *connect.Client[controlpb.GraphRequest, controlpb.GraphResponse]
@@ -584,6 +595,15 @@ func (c *controlClient) DeleteStorage(ctx context.Context, req *controlpb.Delete
 	return nil, err
 }
 
+// Sandbox calls cmgr.control.v1.Control.Sandbox.
+func (c *controlClient) Sandbox(ctx context.Context, req *controlpb.InstanceRequest) (*controlpb.SandboxResponse, error) {
+	response, err := c.sandbox.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Route calls cmgr.control.v1.Control.Route.
 func (c *controlClient) Route(ctx context.Context, req *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {
 	response, err := c.route.CallUnary(ctx, connect.NewRequest(req))
@@ -712,6 +732,8 @@ type ControlHandler interface {
 	Storage(context.Context, *controlpb.StorageRequest) (*controlpb.StorageResponse, error)
 	// DeleteStorage removes what one component keeps in one storage. It must not run.
 	DeleteStorage(context.Context, *controlpb.DeleteStorageRequest) (*controlpb.DeleteStorageResponse, error)
+	// Sandbox says what an instance's program can touch, and why. It resolves instances and starts none.
+	Sandbox(context.Context, *controlpb.InstanceRequest) (*controlpb.SandboxResponse, error)
 	// Route walks the routes of what one instance uses and exposes. It resolves instances on the way and starts none.
 	Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error)
 	// Capability finds the instances that declare, use, offer or expose capabilities of one name. It resolves nothing: what no manifest
@@ -863,6 +885,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("DeleteStorage")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlSandboxHandler := connect.NewUnaryHandlerSimple(
+		ControlSandboxProcedure,
+		svc.Sandbox,
+		connect.WithSchema(controlMethods.ByName("Sandbox")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlRouteHandler := connect.NewUnaryHandlerSimple(
 		ControlRouteProcedure,
 		svc.Route,
@@ -965,6 +993,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlStorageHandler.ServeHTTP(w, r)
 		case ControlDeleteStorageProcedure:
 			controlDeleteStorageHandler.ServeHTTP(w, r)
+		case ControlSandboxProcedure:
+			controlSandboxHandler.ServeHTTP(w, r)
 		case ControlRouteProcedure:
 			controlRouteHandler.ServeHTTP(w, r)
 		case ControlCapabilityProcedure:
@@ -1072,6 +1102,10 @@ func (UnimplementedControlHandler) Storage(context.Context, *controlpb.StorageRe
 
 func (UnimplementedControlHandler) DeleteStorage(context.Context, *controlpb.DeleteStorageRequest) (*controlpb.DeleteStorageResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.DeleteStorage is not implemented"))
+}
+
+func (UnimplementedControlHandler) Sandbox(context.Context, *controlpb.InstanceRequest) (*controlpb.SandboxResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cmgr.control.v1.Control.Sandbox is not implemented"))
 }
 
 func (UnimplementedControlHandler) Route(context.Context, *controlpb.RouteRequest) (*controlpb.RouteResponse, error) {

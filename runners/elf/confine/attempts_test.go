@@ -29,10 +29,10 @@ type facts struct {
 	Sibling2 string
 	SHM      int    // the key of a System V segment of the host
 	Shm      string // a name in the host's /dev/shm
+	TmpFile  string // a file in the host's /tmp
 	Cgroup   string // the host's cgroup directory
 	Setuid   string // a program in a routed directory that belongs to another user and has its set-user-ID bit
 	Network  bool   // it was granted
-	Tmp      bool
 }
 
 // An attempt is something that must not succeed. try returns nil if it did.
@@ -206,12 +206,12 @@ var attempts = []attempt{
 	{"write to /etc", opens("/etc/passwd", unix.O_WRONLY)},
 	{"write to the root", func(*facts) error { return os.Mkdir("/new", 0o755) }},
 	{"write to /dev", func(*facts) error { return os.WriteFile("/dev/new", nil, 0o644) }},
-	{"write to /tmp", func(f *facts) error {
-		err := os.WriteFile("/tmp/new", nil, 0o644)
-		if f.Tmp && err == nil {
-			return errRefused // granted, and it is its own
+	{"find what is in the host's /tmp", func(f *facts) error { return opens(f.TmpFile, unix.O_RDONLY)(f) }},
+	{"leave something in the host's /tmp", func(f *facts) error {
+		if err := os.WriteFile(f.TmpFile, []byte("changed"), 0o644); err != nil {
+			return err
 		}
-		return err
+		return errRefused // in its own; the host's is looked at afterwards
 	}},
 	{"write to a read-only directory", func(*facts) error { return os.WriteFile("/ro/new", nil, 0o644) }},
 	{"write to a file in it", opens("/ro/file", unix.O_WRONLY)},
@@ -285,9 +285,6 @@ var attempts = []attempt{
 		return err
 	}},
 	{"execute from a tmpfs", func(f *facts) error {
-		if !f.Tmp {
-			return errRefused
-		}
 		b, err := os.ReadFile("/data/program")
 		if err != nil {
 			return err

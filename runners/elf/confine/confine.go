@@ -13,8 +13,8 @@
 //     and nodev. Landlock where a right is finer than that.
 //   - Processes: a PID namespace, in which the program is no. 1, with a /proc of its own that shows nothing but processes
 //     (subset=pid). As no. 1 it is told of the ends of orphans, and cannot end itself by a signal (pid_namespaces(7)); the
-//     manager can, by any. Queues and memory with names or keys (mq_overview(7), sysvipc(7)) go with a /dev/shm of one's own, in
-//     an IPC namespace. Landlock's scopes (ABI 6) keep to the component what has no namespace.
+//     manager can, by any. Queues and memory with names or keys (mq_overview(7), sysvipc(7)) are in an IPC namespace of its own.
+//     Landlock's scopes (ABI 6) keep to the component what has no namespace.
 //   - Network: a network namespace without an interface that is up, the same for all who were granted none, and a filter that
 //     refuses sockets other than unix ones.
 //   - Privileges: no capability, not in the bounding set either, none by being root (SECBIT_NOROOT), no_new_privs.
@@ -92,7 +92,7 @@ func Open(o Options) (*Confiner, error) {
 	// The seed without anything of a component's own tries most of what can fail.
 	if _, release, err := c.seed(nil); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("confine: %w", explain(err))
+		return nil, explain(err)
 	} else {
 		release()
 	}
@@ -101,10 +101,15 @@ func Open(o Options) (*Confiner, error) {
 
 // explain says what to do where namespaces are refused.
 func explain(err error) error {
-	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
-		return fmt.Errorf("%w (an ordinary user's manager must be in a user namespace of its own)", err)
+	switch {
+	case !errors.Is(err, unix.EPERM) || probe.Admin():
+		return err
+	case notReentered != nil:
+		return notReentered
+	case os.Geteuid() == 0:
+		return fmt.Errorf("%w (root without CAP_SYS_ADMIN, as in many containers)", err)
 	}
-	return err
+	return fmt.Errorf("%w (an ordinary user's manager must be in a user namespace of its own: confine.Reenter)", err)
 }
 
 // Close gives up what the Confiner holds. Programs go on.
@@ -220,9 +225,9 @@ const memfdNoexec = "/proc/sys/vm/memfd_noexec"
 // (Documentation/admin-guide/devices.txt).
 var devices = map[string]int{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 
-// links are what stands in /dev beside them.
+// links are what stands in /dev beside them. Shared memory with a name (shm_overview(7)) goes with /tmp, for the price of one mount.
 var links = map[string]string{
-	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	"shm": "/tmp", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
 }
 
 // own are the paths that a world always has, and that nothing can be routed to.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -50,20 +51,35 @@ func (c *Confiner) Doctor() []Finding {
 const scopesMissing = "programs without the network can reach each other's abstract unix sockets, and those with it " +
 	"also the host's (Linux 6.12)"
 
-// Describe lists what a program with those contents can touch, one thing a line: the path, what may be done, and what it is. host
-// tells what a path was routed from, or "".
-func (c *Confiner) Describe(in Contents, host func(path string) string) []string {
-	var lines []string
-	add := func(path, may, what string) {
-		lines = append(lines, strings.TrimRight(fmt.Sprintf("%-24s %-5s %s", path, may, what), " "))
+// A Place is what a component was routed at a path.
+type Place struct {
+	Path, What string
+	Rights     manifest.Rights
+}
+
+// An Access is one thing that a program can touch.
+type Access struct {
+	Path  string          // where it finds it, or the name of what is no file: "network"
+	May   string          // what may be done, as ls shows it; "" for what is no file
+	What  string          // for people
+	Loose manifest.Rights // not granted, but not to be withheld here
+}
+
+// Describe lists what a program can touch that has a package or not, the places, and the grants: in the order of paths, what is no
+// file last.
+func (c *Confiner) Describe(pkg bool, places []Place, g Grants) []Access {
+	var all []Access
+	add := func(path, may, what string) { all = append(all, Access{Path: path, May: may, What: what}) }
+	points := make([]point, len(places))
+	tmp := true
+	for i, p := range places {
+		points[i] = point{path: p.Path}
+		tmp = tmp && p.Path != "/tmp"
+		all = append(all, Access{p.Path, may(p.Rights), p.What, c.Loose(p.Rights)})
 	}
 	c.mu.Lock()
 	things := c.things
 	c.mu.Unlock()
-	points := make([]point, len(in.Items))
-	for i, it := range in.Items {
-		points[i] = point{path: it.Path}
-	}
 	for _, t := range without(things, points) {
 		switch t.kind {
 		case aDirectory:
@@ -74,34 +90,22 @@ func (c *Confiner) Describe(in Contents, host func(path string) string) []string
 			add(t.path, "", "the platform, leads to "+t.target)
 		}
 	}
-	if in.Package >= 0 {
+	if pkg {
 		add("/pkg", "r-x", "its package")
 	}
-	for _, it := range in.Items {
-		what := "routed"
-		if host != nil {
-			if from := host(it.Path); from != "" {
-				what += " from " + from
-			}
-		}
-		if loose := c.Loose(it.Rights); loose != 0 {
-			what += "; not granted, but not to be withheld: " + strings.Join(loose.Names(), ", ")
-		}
-		add(it.Path, may(it.Rights), what)
-	}
-	add("/dev/{null,zero,full,random,urandom}", "rw-", "devices")
+	add("/dev/{full,null,random,urandom,zero}", "rw-", "devices")
 	add("/proc", "rw-", "its own processes alone")
-	if in.Grants.Tmp {
-		add("/tmp", "rw-", "its own, in memory")
-		add("/dev/shm", "rw-", "its own, in memory")
+	if tmp {
+		add("/tmp", "rw-", "its own, in memory; also /dev/shm")
 	}
-	if in.Grants.Network {
+	slices.SortStableFunc(all, func(a, b Access) int { return strings.Compare(a.Path, b.Path) })
+	if g.Network {
 		add("network", "", "the host's")
 	} else {
 		add("network", "", "none; unix sockets only")
 	}
-	add("capabilities", "", cmp.Or(strings.Join(in.Grants.Capabilities, ", "), "none"))
-	return lines
+	add("capabilities", "", cmp.Or(strings.Join(g.Capabilities, ", "), "none"))
+	return all
 }
 
 // may is what attributes leaves of r, as ls shows it.

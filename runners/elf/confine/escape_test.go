@@ -132,6 +132,13 @@ func newStage(t *testing.T) *stage {
 	if err := os.WriteFile("/dev/shm/"+s.facts.Shm, nil, 0o666); err == nil {
 		t.Cleanup(func() { os.Remove("/dev/shm/" + s.facts.Shm) })
 	}
+	tmp, err := os.CreateTemp("/tmp", "cmgr-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp.Close()
+	t.Cleanup(func() { os.Remove(tmp.Name()) })
+	s.facts.TmpFile = tmp.Name()
 	return s
 }
 
@@ -172,6 +179,9 @@ func (s *stage) weaker() map[string]string {
 	if !s.memfd {
 		w[memfdAttempt] = "vm.memfd_noexec cannot be set"
 	}
+	if len(s.in.Grants.Capabilities) > 0 {
+		w["have any capability"] = "one is granted"
+	}
 	if s.Confiner.landlock < landlockScopes {
 		w[siblingAttempt] = "no Landlock scopes"
 		if s.in.Grants.Network {
@@ -189,7 +199,7 @@ func (s *stage) weaker() map[string]string {
 }
 
 func (s *stage) escape(t *testing.T) {
-	s.facts.Network, s.facts.Tmp = s.in.Grants.Network, s.in.Grants.Tmp
+	s.facts.Network = s.in.Grants.Network
 	text, err := json.Marshal(s.facts)
 	if err != nil {
 		t.Fatal(err)
@@ -205,6 +215,9 @@ func (s *stage) escape(t *testing.T) {
 	out, st := s.run(t, s.in, &proc.Spec{
 		Path: s.dir + "/pkg/component", Args: []string{"/pkg/component", "attempts"}, Env: []string{"FACTS=" + string(text)},
 	})
+	if b, err := os.ReadFile(s.facts.TmpFile); err != nil || len(b) > 0 {
+		t.Errorf("the host's /tmp was changed: %q, %v", b, err)
+	}
 	if nice(0) != manager || nice(s.facts.Sibling) != sibling {
 		t.Error("others of the user were slowed down")
 	}
@@ -230,7 +243,7 @@ func (s *stage) escape(t *testing.T) {
 func TestEscapes(t *testing.T) {
 	s := newStage(t)
 	s.sibling(t)
-	for _, g := range []Grants{{}, {Network: true}, {Tmp: true}} {
+	for _, g := range []Grants{{}, {Network: true}, {Capabilities: []string{"CAP_NET_BIND_SERVICE"}}} {
 		s.in.Grants = g
 		t.Run(fmt.Sprintf("%+v", g), s.escape)
 	}

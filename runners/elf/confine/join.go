@@ -33,15 +33,12 @@ func (c *Confiner) Join(pid int, in Contents, file, dir string) (w *proc.World, 
 		opened = append(opened, fd)
 		return fd
 	}
-	mnt, pids := open("mnt"), open("pid")
-	k := in.Grants.kind()
-	b := builder{w: &proc.World{Path: file, Dir: dir}}
-	if k&withTmp != 0 {
-		b.enter("enter IPC namespace", "", unix.SYS_SETNS, b.file(open("ipc")), proc.Int(unix.CLONE_NEWIPC))
-	}
+	mnt, pids, ipc := open("mnt"), open("pid"), open("ipc")
 	if err != nil {
 		return nil, nil, err
 	}
+	b := builder{w: &proc.World{Path: file, Dir: dir}}
+	b.enter("enter IPC namespace", "", unix.SYS_SETNS, b.file(ipc), proc.Int(unix.CLONE_NEWIPC))
 	b.enter("enter mount namespace", "", unix.SYS_SETNS, b.file(mnt), proc.Int(unix.CLONE_NEWNS))
 	keep, err := capabilities(in.Grants.Capabilities)
 	if err != nil {

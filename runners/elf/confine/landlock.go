@@ -88,9 +88,7 @@ func (c *Confiner) restrictFiles(b *builder, in Contents, handled uint64) {
 	}
 	allow("/dev", handled)
 	allow("/proc", handled)
-	if in.Grants.Tmp {
-		allow("/tmp", handled)
-	}
+	allow("/tmp", handled)
 	for _, it := range in.Items {
 		if access := handled &^ withheld(it.Rights); it.Rights&writing != 0 && access != 0 {
 			allow(it.Path, access)

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // reentryPC is the address of reentry, which is code for a program of its own.
@@ -22,7 +24,7 @@ const (
 )
 
 // reentryProgram is an ELF program that writes each text of files into the file of its name, in a new user namespace and mount
-// namespace, and then executes exe with its own arguments and environment.
+// namespace, and then executes exe with its own arguments and environment, and with all capabilities, which are ambient.
 func reentryProgram(files [3][2]string, exe string) []byte {
 	const limit = 1024 // far more than it is
 	code := unsafe.Slice((*byte)(reentryPC()), limit)
@@ -40,7 +42,7 @@ func reentryProgram(files [3][2]string, exe string) []byte {
 	}
 	copy(head.Ident[:], elf.ELFMAG+"\x02\x01\x01") // 64 bits, little-endian, version 1
 	var table, text []byte
-	const tableSize = 3*24 + 8
+	const tableSize = 3*24 + 3*8
 	put := func(s string) {
 		table = binary.LittleEndian.AppendUint64(table, uint64(reenterBase+reenterTable+tableSize+len(text)))
 		text = append(append(text, s...), 0)
@@ -50,6 +52,8 @@ func reentryProgram(files [3][2]string, exe string) []byte {
 		put(f[1])
 		table = binary.LittleEndian.AppendUint64(table, uint64(len(f[1])))
 	}
+	put(string(binary.LittleEndian.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3))) // and pid 0
+	put(strings.Repeat("\xff", 24))                                                     // effective, permitted, inheritable (capset(2))
 	put(exe)
 	size := uint64(reenterTable + len(table) + len(text))
 	segment := elf.Prog64{

@@ -33,6 +33,23 @@ next:
 	DECQ	R13
 	JNE	next
 	MOVQ	0(R12), DI
+	MOVQ	8(R12), SI
+	MOVQ	$126, AX // capset
+	SYSCALL
+	TESTQ	AX, AX
+	JLT	fail
+	MOVQ	$63, R13
+raise: // what the kernel doesn't know it refuses
+	MOVQ	$47, DI // PR_CAP_AMBIENT
+	MOVQ	$2, SI // PR_CAP_AMBIENT_RAISE
+	MOVQ	R13, DX
+	MOVQ	$0, R10
+	MOVQ	$0, R8
+	MOVQ	$157, AX // prctl
+	SYSCALL
+	DECQ	R13
+	JGE	raise
+	MOVQ	16(R12), DI
 	LEAQ	8(BX), SI
 	MOVQ	0(BX), DX
 	LEAQ	16(BX)(DX*8), DX

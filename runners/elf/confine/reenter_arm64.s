@@ -34,6 +34,24 @@ next:
 	SUB	$1, R21
 	CBNZ	R21, next
 	MOVD	0(R20), R0
+	MOVD	8(R20), R1
+	MOVD	$91, R8 // capset
+	SVC
+	CMP	$0, R0
+	BLT	fail
+	MOVD	$63, R21
+raise:
+	MOVD	$47, R0 // PR_CAP_AMBIENT
+	MOVD	$2, R1 // PR_CAP_AMBIENT_RAISE
+	MOVD	R21, R2
+	MOVD	$0, R3
+	MOVD	$0, R4
+	MOVD	$167, R8 // prctl
+	SVC
+	SUB	$1, R21
+	CMP	$0, R21
+	BGE	raise
+	MOVD	16(R20), R0
 	ADD	$8, R19, R1
 	MOVD	0(R19), R2
 	LSL	$3, R2, R2

@@ -44,7 +44,7 @@ var allowed = []uint32{
 	// @io-event
 	unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_EVENTFD2, unix.SYS_PPOLL,
 	unix.SYS_PSELECT6,
-	// @ipc without other processes' memory and what is in named; memfd_create is in checked
+	// @ipc without other processes' memory; memfd_create is in checked
 	unix.SYS_PIPE2,
 	// @memlock, and what a program may say of its own memory
 	unix.SYS_MLOCK, unix.SYS_MLOCK2, unix.SYS_MLOCKALL, unix.SYS_MUNLOCK, unix.SYS_MUNLOCKALL, unix.SYS_MADVISE,
@@ -72,11 +72,7 @@ var allowed = []uint32{
 	unix.SYS_TIMER_CREATE, unix.SYS_TIMER_DELETE, unix.SYS_TIMER_GETOVERRUN, unix.SYS_TIMER_GETTIME, unix.SYS_TIMER_SETTIME,
 	// @sandbox: a program may confine itself further
 	unix.SYS_LANDLOCK_ADD_RULE, unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_LANDLOCK_RESTRICT_SELF, unix.SYS_SECCOMP,
-}
-
-// named are those for queues, semaphores and memory that have names or keys in an IPC namespace: allowed to who has one of its
-// own.
-var named = []uint32{
+	// @ipc: queues, semaphores and memory that have names or keys in an IPC namespace, of which each program has its own
 	unix.SYS_MQ_GETSETATTR, unix.SYS_MQ_NOTIFY, unix.SYS_MQ_OPEN, unix.SYS_MQ_TIMEDRECEIVE, unix.SYS_MQ_TIMEDSEND,
 	unix.SYS_MQ_UNLINK, unix.SYS_MSGCTL, unix.SYS_MSGGET, unix.SYS_MSGRCV, unix.SYS_MSGSND, unix.SYS_SEMCTL,
 	unix.SYS_SEMGET, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_SHMAT, unix.SYS_SHMCTL, unix.SYS_SHMDT, unix.SYS_SHMGET,
@@ -170,7 +166,7 @@ func filter(k kind) (all, first, last []byte) {
 		switch code, ok := special[nr]; {
 		case ok:
 			return code
-		case slices.Contains(allowed, nr) || slices.Contains(legacy, nr) || k&withTmp != 0 && slices.Contains(named, nr):
+		case slices.Contains(allowed, nr) || slices.Contains(legacy, nr):
 			return ret(allow)
 		case nr > known:
 			return ret(refuse(unix.ENOSYS))

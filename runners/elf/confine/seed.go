@@ -140,7 +140,7 @@ func plant(things []thing, points []point) (int, error) {
 			return err
 		}
 		// From here on "/" is the seed's.
-		dirs := []string{"/dev", "/pkg", "/proc", "/tmp", "/dev/shm"}
+		dirs := []string{"/dev", "/pkg", "/proc", "/tmp"}
 		for _, t := range things {
 			switch t.kind {
 			case aDirectory:
@@ -175,6 +175,11 @@ func plant(things []thing, points []point) (int, error) {
 			}
 		}
 		for name, target := range links {
+			if slices.ContainsFunc(points, func(p point) bool {
+				return p.path == "/dev/"+name || strings.HasPrefix(p.path, "/dev/"+name+"/")
+			}) {
+				continue
+			}
 			if err := os.Symlink(target, "/dev/"+name); err != nil {
 				return err
 			}

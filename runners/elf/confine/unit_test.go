@@ -86,7 +86,7 @@ func TestFilter(t *testing.T) {
 			}
 			want := eperm
 			switch {
-			case slices.Contains(allowed, nr) || slices.Contains(legacy, nr), k&withTmp != 0 && slices.Contains(named, nr):
+			case slices.Contains(allowed, nr) || slices.Contains(legacy, nr):
 				want = allow
 			case nr > known:
 				want = refuse(unix.ENOSYS)
@@ -182,14 +182,14 @@ func TestFilterAgainstSystemd(t *testing.T) {
 		"futex_waitv": "newer", "get_thread_area": "not implemented here", "set_thread_area": "not implemented here",
 	}
 	names := systemCallNames(t)
-	for _, nr := range slices.Concat(allowed, named, legacy) {
+	for _, nr := range slices.Concat(allowed, legacy) {
 		if n := names[nr]; n == "" {
 			t.Errorf("system call %d has no name", nr)
 		} else if !service[n] && harmless[n] == "" {
 			t.Errorf("%s is allowed, but not by systemd", n)
 		}
 	}
-	t.Logf("%d allowed, systemd allows %d", len(allowed)+len(named)+len(legacy), len(service))
+	t.Logf("%d allowed, systemd allows %d", len(allowed)+len(legacy), len(service))
 }
 
 // systemCallNames reads the names from the kernel's header, by number.
@@ -278,24 +278,24 @@ func TestSeeds(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	r := newRig(t)
-	in := Contents{Package: 0, Items: []Item{
-		{Path: "/data", Rights: manifest.RightsRW},
-		{Path: "/svc/log", Rights: manifest.RightsR},
-		{Path: "/etc", Rights: manifest.RightsW},
-	}}
-	host := func(p string) string { return map[string]string{"/data": "/core storage data"}[p] }
-	got := strings.Join(r.Describe(in, host), "\n") + "\n"
-	for _, want := range []string{
-		"/usr                     r-x   the platform\n", "/pkg                     r-x   its package\n",
-		"/data                    rw-   routed from /core storage data\n",
-		"/etc                     rw-   routed; not granted, but not to be withheld: get_attributes, read_bytes\n",
-		"network                        none; unix sockets only\n", "capabilities                   none\n",
+	places := []Place{{"/data", "storage", manifest.RightsRW}, {"/svc/log", "protocol", manifest.RightsR}, {"/etc", "directory", manifest.RightsW}}
+	all := map[string]Access{}
+	for _, a := range r.Describe(true, places, Grants{Capabilities: []string{"CAP_KILL"}}) {
+		if _, twice := all[a.Path]; twice {
+			t.Errorf("%s stands there twice", a.Path)
+		}
+		all[a.Path] = a
+	}
+	for path, want := range map[string]Access{
+		"/usr": {May: "r-x", What: "the platform"}, "/pkg": {May: "r-x", What: "its package"}, "/data": {May: "rw-", What: "storage"},
+		"/etc":    {May: "rw-", What: "directory", Loose: manifest.RightGetAttributes | manifest.RightReadBytes},
+		"network": {What: "none; unix sockets only"}, "capabilities": {What: "CAP_KILL"},
 	} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no line %q in\n%s", want, got)
+		if want.Path = path; all[path] != want {
+			t.Errorf("%+v, want %+v", all[path], want)
 		}
 	}
-	if strings.Contains(got, "/etc/passwd") {
+	if _, shows := all["/etc/passwd"]; shows {
 		t.Error("the platform's /etc/passwd shows through a routed /etc")
 	}
 	for _, f := range r.Doctor() {

@@ -14,19 +14,29 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/probe"
 )
 
-// Reenter makes the manager of an ordinary user one that can confine: it executes this program anew, as the same process with the
-// same arguments, environment and descriptors, as root of a user namespace and in a mount namespace of its own. It is to be
-// called before anything else, does nothing for root (thus also the second time), and returns only if it need not or cannot.
+// Reenter makes the manager of an ordinary user one that can confine: it executes this program anew, as the same process of the
+// same user with the same arguments, environment and descriptors, in a user namespace and a mount namespace of its own, over which it
+// has all capabilities. It is to be called before anything else, does nothing for root nor the second time, and returns only if it
+// need not or cannot.
 //
-// In the namespace the only user is this one, as 0, and its group the same: what is made is still theirs. All other users look
-// like nobody, so no program can be run as one of them, supplementary groups can't be changed, and the machine itself gives this
-// root nothing. A multi-threaded program can't enter a user namespace (unshare(2)), and Go's are from the start: so it executes a
-// tiny one in between, which does and executes this one.
+// In the namespace this user and group are the only ones. All others look like nobody, so no program can be run as one of them,
+// supplementary groups can't be changed, and over the machine itself the capabilities give nothing. A program that is not confined
+// is given none of them (internal/sys/proc). A multi-threaded program can't enter a user namespace (unshare(2)), and Go's are from the
+// start: so it executes a tiny one in between, which does and executes this one.
 func Reenter() error {
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 || probe.Admin() {
 		return nil
 	}
-	fail := func(err error) error { return fmt.Errorf("enter a user namespace: %w", err) }
+	fail := func(err error) error {
+		switch {
+		case errors.Is(err, unix.ENOSPC):
+			err = fmt.Errorf("user namespaces are forbidden here, or too many (/proc/sys/user/max_user_namespaces): %w", err)
+		case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
+			err = fmt.Errorf("user namespaces are forbidden here, by the system or by a container's rules: %w", err)
+		}
+		notReentered = fmt.Errorf("enter a user namespace: %w", err)
+		return notReentered
+	}
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		return fail(fmt.Errorf("not implemented for %s", runtime.GOARCH))
 	}
@@ -56,14 +66,17 @@ func Reenter() error {
 	defer f.Close()
 	program := reentryProgram([3][2]string{
 		{"/proc/self/setgroups", "deny"}, // else the next could not be written (user_namespaces(7))
-		{"/proc/self/gid_map", fmt.Sprintf("0 %d 1\n", os.Getegid())},
-		{"/proc/self/uid_map", fmt.Sprintf("0 %d 1\n", os.Geteuid())},
+		{"/proc/self/gid_map", fmt.Sprintf("%[1]d %[1]d 1\n", os.Getegid())},
+		{"/proc/self/uid_map", fmt.Sprintf("%[1]d %[1]d 1\n", os.Geteuid())},
 	}, exe)
 	if _, err := f.Write(program); err != nil {
 		return fail(err)
 	}
 	return fail(syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", fd), os.Args, os.Environ()))
 }
+
+// notReentered is why Reenter failed, for Open to tell.
+var notReentered error
 
 // Root says whether this process is root of the machine itself. In a user namespace the number 0 doesn't say so: what is root's
 // alone, such as paths in /run and other users, is not to be had there (user_namespaces(7)).

@@ -19,8 +19,6 @@ type Grants struct {
 	Unconfined bool
 	// Network leaves it in the host's network, with internet sockets.
 	Network bool
-	// Tmp gives it a /tmp, a /dev/shm and an IPC namespace of its own, in memory, which end with it.
-	Tmp bool
 	// Capabilities are those of Linux that it keeps ("CAP_NET_BIND_SERVICE"; capabilities(7)).
 	Capabilities []string
 }
@@ -30,16 +28,12 @@ type kind uint8
 
 const (
 	withNetwork kind = 1 << iota
-	withTmp
 	kinds
 )
 
 func (g Grants) kind() (k kind) {
 	if g.Network {
 		k |= withNetwork
-	}
-	if g.Tmp {
-		k |= withTmp
 	}
 	return k
 }
@@ -62,9 +56,9 @@ type Contents struct {
 // the start is over.
 func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release func(), err error) {
 	items := slices.Clone(in.Items)
-	// What is mounted within another comes after that.
 	slices.SortFunc(items, func(a, b Item) int { return strings.Compare(a.Path, b.Path) })
-	points := make([]point, len(items))
+	var points, inTmp []point
+	tmp := true
 	for i, it := range items {
 		if err := checkPath(it.Path); err != nil {
 			return nil, nil, err
@@ -76,7 +70,12 @@ func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release 
 		if err := unix.Fstat(it.FD, &st); err != nil {
 			return nil, nil, fmt.Errorf("path %s: %w", it.Path, err)
 		}
-		points[i] = point{it.Path, st.Mode&unix.S_IFMT == unix.S_IFDIR}
+		p := point{it.Path, st.Mode&unix.S_IFMT == unix.S_IFDIR}
+		if tmp = tmp && p.path != "/tmp"; tmp && strings.HasPrefix(p.path, "/tmp/") {
+			inTmp = append(inTmp, p)
+		} else {
+			points = append(points, p)
+		}
 	}
 	keep, err := capabilities(in.Grants.Capabilities)
 	if err != nil {
@@ -91,11 +90,7 @@ func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release 
 			release()
 		}
 	}()
-	k := in.Grants.kind()
-	b := builder{w: &proc.World{Flags: unix.CLONE_NEWPID, Path: file, Dir: dir}}
-	if k&withTmp != 0 {
-		b.w.Flags |= unix.CLONE_NEWIPC
-	}
+	b := builder{w: &proc.World{Flags: unix.CLONE_NEWPID | unix.CLONE_NEWIPC, Path: file, Dir: dir}}
 	b.memfd(c.memfd)
 	// All that is to be seen of the manager's mounts is taken while it is there.
 	type mounted struct {
@@ -110,21 +105,13 @@ func (c *Confiner) World(in Contents, file, dir string) (w *proc.World, release 
 		mounts = append(mounts, mounted{it.Path, b.tree(it.Path, it.FD, attributes(it.Rights))})
 	}
 	mounts = append(mounts, mounted{"/proc", b.fs("/proc", "proc", "subset", "pid")})
-	if in.Grants.Tmp {
-		tmp := b.fs("/tmp", "tmpfs", "mode", "1777")
-		for _, dir := range []string{"tmp", "shm"} {
-			b.enter("make", "/"+dir, unix.SYS_MKDIRAT, tmp, proc.Text(dir), proc.Int(0o777))
-			b.enter("make", "/"+dir, unix.SYS_FCHMODAT, tmp, proc.Text(dir), proc.Int(0o1777))
-		}
-		for dir, at := range map[string]string{"tmp": "/tmp", "shm": "/dev/shm"} {
-			if !slices.ContainsFunc(items, func(it Item) bool { return it.Path == at }) {
-				mounts = append(mounts, mounted{at, b.enter("copy mount", at, unix.SYS_OPEN_TREE, tmp, proc.Text(dir),
-					proc.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))})
-			}
-		}
+	if tmp {
+		mounts = append(mounts, mounted{"/tmp", b.tmp(inTmp)})
 	}
 	b.enter("enter mount namespace", "", unix.SYS_SETNS, b.file(seed), proc.Int(unix.CLONE_NEWNS))
 	b.enter("copy mount namespace", "", unix.SYS_UNSHARE, proc.Int(unix.CLONE_NEWNS))
+	// What is mounted within another comes after that.
+	slices.SortStableFunc(mounts, func(a, b mounted) int { return strings.Compare(a.path, b.path) })
 	for _, m := range mounts {
 		b.enter("mount", m.path, unix.SYS_MOVE_MOUNT, m.tree, proc.Text(""), proc.Int(unix.AT_FDCWD), proc.Text(m.path),
 			proc.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
@@ -206,6 +193,28 @@ func (b *builder) fs(path, name, option, value string) proc.Arg {
 	b.enter(op, path, unix.SYS_FSCONFIG, ctx, proc.Int(unix.FSCONFIG_CMD_CREATE), proc.Int(0), proc.Int(0), proc.Int(0))
 	return b.enter(op, path, unix.SYS_FSMOUNT, ctx, proc.Int(unix.FSMOUNT_CLOEXEC),
 		proc.Int(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC))
+}
+
+// tmp makes the /tmp with points in it.
+func (b *builder) tmp(points []point) proc.Arg {
+	tree := b.fs("/tmp", "tmpfs", "mode", "1777")
+	made := map[string]bool{}
+	for _, p := range points {
+		rel := strings.TrimPrefix(p.path, "/tmp/")
+		for i, c := range rel + "/" {
+			dir := rel[:i]
+			if c != '/' || made[dir] {
+				continue
+			}
+			made[dir] = true
+			if dir == rel && !p.dir {
+				b.enter("make", p.path, unix.SYS_MKNODAT, tree, proc.Text(dir), proc.Int(unix.S_IFREG|0o444), proc.Int(0))
+			} else {
+				b.enter("make", "/tmp/"+dir, unix.SYS_MKDIRAT, tree, proc.Text(dir), proc.Int(0o755))
+			}
+		}
+	}
+	return tree
 }
 
 // memfd has no memory file executed in the PID namespace that the process is the first of; where the sysctl can't be set the
