@@ -85,7 +85,7 @@ func (s *server) start(ctx context.Context, m rpc.Message) error {
 	if err != nil {
 		return &rpc.Error{Why: capabilities.Invalid, Text: err.Error()}
 	}
-	ends := pkg.Close // of nil it is an error, and nothing else
+	ends := func() { _ = pkg.Close() } // of nil it is an error, and nothing else
 	s.mu.Lock()
 	_, taken := s.programs[id]
 	if !taken {
@@ -94,7 +94,7 @@ func (s *server) start(ctx context.Context, m rpc.Message) error {
 	s.mu.Unlock()
 	if taken {
 		info.Close()
-		_ = ends()
+		ends()
 		return &rpc.Error{Why: capabilities.Invalid, Text: "another program has its number"}
 	}
 	p, err := s.runner.Start(ctx, info)
@@ -102,7 +102,7 @@ func (s *server) start(ctx context.Context, m rpc.Message) error {
 	defer s.mu.Unlock()
 	if err != nil {
 		delete(s.programs, id)
-		_ = ends()
+		ends()
 		return told(err)
 	}
 	s.programs[id] = p

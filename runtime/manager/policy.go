@@ -52,9 +52,7 @@ func (r *reader) rules(v hujson.Value, into *[]CapabilityRule) {
 		if len(r.found) > before {
 			return
 		}
-		bad := func(rule, format string, args ...any) *manifest.Diagnostic {
-			return r.complain(e.StartOffset, rule, format, args...)
-		}
+		bad := func(rule, format string, args ...any) { r.complain(e.StartOffset, rule, format, args...) }
 		kinds := manifest.Kinds()
 		i := slices.IndexFunc(kinds, func(k manifest.Kind) bool { return k.String() == kind })
 		var err error
@@ -77,11 +75,11 @@ func (r *reader) rules(v hujson.Value, into *[]CapabilityRule) {
 		case moniker != aboveRoot && source == "environment":
 			bad("capability-policy", `source "environment": source_moniker must be %q`, aboveRoot)
 		case i < 0:
-			bad("capability-policy", "capability %q is no kind", kind).Hint = "such as \"protocol\" or \"directory\""
+			bad("capability-policy", `capability %q is no kind, such as "protocol" or "directory"`, kind)
 		case name.Check(rule.Name) != nil:
 			bad("capability-policy", "source_name %q is no name", rule.Name)
 		case source == "framework" && kind == "protocol" && !slices.Contains(framework.Protocols(), rule.Name):
-			d := bad("capability-policy", "source_name %q is no protocol of the framework", rule.Name)
+			d := r.complain(e.StartOffset, "capability-policy", "source_name %q is no protocol of the framework", rule.Name)
 			if near := name.Nearest(rule.Name, framework.Protocols()); near != "" {
 				d.Hint = fmt.Sprintf("did you mean %q?", near)
 			}

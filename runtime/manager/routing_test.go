@@ -366,7 +366,7 @@ func (l *live) sameOverSocket(ctx context.Context, q routingtest.Question) error
 	if q.Asked == "runner" {
 		want.DeclType, want.Kind = "use", "runner"
 	}
-	hops := 0
+	var hops int
 	switch {
 	case q.Err != nil:
 		want.Outcome, want.ErrorSummary, want.Hint, hops = "Failed", q.Err.Reason, q.Err.Hint, len(q.Err.Hops)

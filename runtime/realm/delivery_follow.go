@@ -144,7 +144,7 @@ type lack struct {
 	err error
 }
 
-// asks asks for uses that are all at one place.
+// asks gives a function that asks for uses which are all at one place.
 func (i *instance) asks(by []*manifest.Use) func(context.Context) ([]Delivery, []lack) {
 	return func(ctx context.Context) (routed []Delivery, lacks []lack) {
 		for _, u := range by {

@@ -380,10 +380,12 @@ func contents(ctx context.Context, e *routing.Engine, n routing.Node, route *cap
 	if src.Kind != capabilities.FromComponent {
 		return nil
 	}
-	for ok := true; !n.Moniker().Contains(src.At); {
-		if n, ok = n.Parent(); !ok {
+	for !n.Moniker().Contains(src.At) {
+		p, ok := n.Parent()
+		if !ok {
 			return nil
 		}
+		n = p
 	}
 	for _, seg := range src.At.Segments()[len(n.Moniker().Segments()):] {
 		c, ok, err := n.Child(ctx, seg)
