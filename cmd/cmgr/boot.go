@@ -21,6 +21,7 @@ import (
 	"github.com/cmgr/cmgr/runtime/boot/term"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/heart"
+	"github.com/cmgr/cmgr/runtime/loader/cache"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
 	"github.com/cmgr/cmgr/runtime/manager"
 	"github.com/cmgr/cmgr/runtime/resolver"
@@ -82,7 +83,7 @@ processes, in the reverse order of their starts.`,
 			} else {
 				cfg.BootLoader = from.Kind()
 				cfg.Loaders = map[string]prim.Config{cfg.BootLoader: from}
-				file, t, err = a.bootOver(cmd.Context(), from, file, root, &o)
+				file, t, err = a.bootOver(cmd.Context(), from, cfg, file, root, &o)
 			}
 			if err != nil {
 				return err
@@ -150,7 +151,9 @@ func bootOnDisk(file, root string, o *boot.Options) (term.Term, error) {
 
 // bootOver is bootOnDisk by a loader, as init does it: a relative name is looked for where the loader is, then in the root. All names are
 // those of the other side.
-func (a *app) bootOver(ctx context.Context, from prim.Config, file, root string, o *boot.Options) (string, term.Term, error) {
+func (a *app) bootOver(
+	ctx context.Context, from prim.Config, cfg manager.Config, file, root string, o *boot.Options,
+) (string, term.Term, error) {
 	for _, dir := range append([]string{root}, slices.Concat(o.Pa, o.Path, o.Pz)...) {
 		if dir != "" && !filepath.IsAbs(dir) {
 			return file, nil, usageError{&control.Error{Problem: &control.Problem{
@@ -166,6 +169,10 @@ func (a *app) bootOver(ctx context.Context, from prim.Config, file, root string,
 	if err != nil {
 		return file, nil, err
 	}
+	settings, err := manager.ReadSettings(cfg.Files...)
+	if err != nil {
+		return file, nil, errors.Join(err, l.Stop())
+	}
 	f, at, err := l.Get(ctx, file)
 	if errors.Is(err, fs.ErrNotExist) && root != "" && !filepath.IsAbs(file) {
 		f, at, err = l.Get(ctx, filepath.Join(root, file))
@@ -174,6 +181,9 @@ func (a *app) bootOver(ctx context.Context, from prim.Config, file, root string,
 	if err == nil {
 		b, err = io.ReadAll(f)
 		err = errors.Join(err, f.Close())
+	}
+	if err == nil {
+		err = trusted(ctx, l, cmp.Or(cfg.Trust, settings.Trust), at, b)
 	}
 	if err = errors.Join(err, l.Stop()); err != nil {
 		return file, nil, fetchError(err)
@@ -185,6 +195,31 @@ func (a *app) bootOver(ctx context.Context, from prim.Config, file, root string,
 		return file, nil, badScript(err)
 	}
 	return file, t, nil
+}
+
+// trusted refuses a boot file that came by a loader and that the file of trust, unless it is "", does not accept: it has manifests, or says
+// which of a package's are run.
+func trusted(ctx context.Context, l *prim.Loader, trust, file string, b []byte) error {
+	if trust == "" {
+		return nil
+	}
+	t, err := cache.ReadTrust(trust)
+	if err != nil {
+		return err
+	}
+	const most = 64 << 10 // of a signature
+	err = t.Check(file, b, func(name string) ([]byte, error) {
+		f, _, err := l.Get(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return io.ReadAll(io.LimitReader(f, most))
+	})
+	if err != nil {
+		return fmt.Errorf("boot file %s: %w", file, err)
+	}
+	return nil
 }
 
 // realDir is the directory's absolute name without symlinks.

@@ -24,6 +24,7 @@ import (
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/runtime/control"
 	"github.com/cmgr/cmgr/runtime/loader"
+	"github.com/cmgr/cmgr/runtime/loader/cache"
 	"github.com/cmgr/cmgr/runtime/loader/inet"
 	"github.com/cmgr/cmgr/runtime/loader/port"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
@@ -222,7 +223,7 @@ func fetchError(err error) error {
 	switch {
 	case errors.Is(err, loader.ErrNotExist):
 		p.Kind = capabilities.NotFound.String()
-	case errors.Is(err, os.ErrPermission):
+	case errors.Is(err, os.ErrPermission), errors.Is(err, cache.ErrUntrusted):
 		p.Kind = capabilities.Denied.String()
 	case errors.As(err, &reason), errors.Is(err, syscall.EISDIR):
 		p.Kind = capabilities.Unavailable.String()

@@ -92,7 +92,28 @@ if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
 	if err := errors.Join(os.Remove(filepath.Join(dir, "without/root.cml")), os.Remove(filepath.Join(dir, "without/sub/a.cml"))); err != nil {
 		t.Fatal(err)
 	}
+	// A tree of which all is listed, and one more boot file, which nobody has.
+	if err := os.CopyFS(filepath.Join(dir, "sealed"), os.DirFS(filepath.Join(dir, "tree"))); err != nil {
+		t.Fatal(err)
+	}
+	sum := func(file string) string {
+		return fmt.Sprintf("%x", sha256.Sum256([]byte(readFile(t, filepath.Join(dir, "sealed", file)))))
+	}
+	listed := ""
+	for _, in := range [][]string{{".", "root.cml"}, {"sub", "a.cml", "a.sh"}, {"late", "b.cml"}} {
+		text := ""
+		for _, file := range in[1:] {
+			text += file + "=" + sum(filepath.Join(in[0], file)) + "\n"
+		}
+		put(t, filepath.Join(dir, "sealed", in[0], "meta/contents"), text)
+		listed += "sha256 " + sum(filepath.Join(in[0], "meta/contents")) + "\n"
+	}
+	put(t, filepath.Join(dir, "sealed/forged.cml"), sh("echo forged says this"))
+	tool(t, dir, 0, "compile", "--boot", "sealed/forged.cml", "-o", "sealed/forged")
 	empty := t.TempDir()
+	put(t, filepath.Join(empty, "listed"), listed+"sha256 "+sum("site.boot")+"\n")
+	put(t, filepath.Join(empty, "packages"), listed)
+	put(t, filepath.Join(empty, "config.json5"), `{ trust: "packages" }`)
 	server, guarded := bootServer(t, dir), bootServer(t, dir, "--cookie", "secret")
 	inet := []string{"-loader", "inet", "-hosts", server, "-id", "edge7"}
 	put(t, filepath.Join(empty, "trust"), "sha256 "+strings.Repeat("0", 64)+"\n")
@@ -122,7 +143,10 @@ if [ -f "$ROOT$name" ]; then printf y; cat "$ROOT$name"; else printf z; fi
 		{"no script", append([]string{"/junk"}, inet...), 1, "/junk.boot"},
 		{"a relative directory", append([]string{"/site", "-pa", "here"}, inet...), 100, "here: with --loader inet a directory is one of the other side"},
 		{"no hosts", []string{"/site", "-loader", "inet"}, 100, "--loader inet needs --hosts"},
-		{"not trusted", append([]string{"/tree/site", "--trust", filepath.Join(empty, "trust")}, inet...), 1, "it has no meta/contents"},
+		{"not trusted", append([]string{"/tree/site", "--trust", filepath.Join(empty, "trust")}, inet...), 1, "boot file /tree/site.boot: not trusted"},
+		{"trusted", append([]string{"/sealed/site", "--trust", filepath.Join(empty, "listed")}, inet...), 0, "a says this"},
+		{"a boot file of trusted packages", append([]string{"/sealed/forged", "--trust", filepath.Join(empty, "listed")}, inet...), 1, "boot file /sealed/forged.boot: not trusted"},
+		{"the configuration's trust", append([]string{"/sealed/site", "--config", filepath.Join(empty, "config.json5")}, inet...), 1, "boot file /sealed/site.boot: not trusted"},
 		{"port", append([]string{"/site", "-boot_var", "D", "/d"}, port...), 0, "two says this"},
 		{"port, a tree", append([]string{"/tree/site"}, port...), 0, "a says this"},
 		{"port, no such file", append([]string{"/nothing"}, port...), 1, "/nothing.boot"},

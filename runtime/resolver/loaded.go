@@ -252,7 +252,7 @@ func (l *Loaded) fetchTree(ctx context.Context, scheme, pkg string) (*fetched, e
 	case err == nil:
 		if l.cfg.Trust != nil {
 			get := func(name string) ([]byte, error) { return l.read(ctx, path.Join(pkg, name), 64<<10) }
-			if err := l.cfg.Trust.Check(contents, get); err != nil {
+			if err := l.cfg.Trust.Check(cache.Contents, contents, get); err != nil {
 				return nil, fmt.Errorf("package %s: %w", pkg, err)
 			}
 		}

@@ -15,9 +15,9 @@ import (
 
 // A Trust says which packages are accepted: those whose hash it lists, or which one of its keys has signed. Its file has on each line one of
 //
-//	sha256 HASH           of a package's contents file
-//	minisign KEY          as minisign(1) writes it (RW…): signs meta/contents, by meta/contents.minisig
-//	ed25519 KEY           32 bytes in base64: signs meta/contents, by meta/contents.sig, 64 bytes in base64
+//	sha256 HASH           of a package's contents file, or of a boot file
+//	minisign KEY          as minisign(1) writes it (RW…): signs meta/contents, or NAME.boot, by a file beside it, .minisig
+//	ed25519 KEY           32 bytes in base64: signs them by .sig, 64 bytes in base64
 //	# a comment
 type Trust struct {
 	hashes map[Hash]bool
@@ -81,16 +81,17 @@ func ParseTrust(file string, b []byte) (*Trust, error) {
 // ErrUntrusted is the error for a package that is not accepted.
 var ErrUntrusted = errors.New("not trusted")
 
-// Check says whether the package with this contents file is accepted; get gives its other files, whole.
-func (t *Trust) Check(contents []byte, get func(name string) ([]byte, error)) error {
+// Check says whether the file of that name is accepted, which has these contents: a package's Contents, with which the package is, or a boot
+// file. get gives those beside it, whole.
+func (t *Trust) Check(file string, contents []byte, get func(name string) ([]byte, error)) error {
 	if t.hashes[HashOf(contents)] {
 		return nil
 	}
 	signed := false
 	for _, kind := range []bool{true, false} {
-		name := Contents + ".sig"
+		name := file + ".sig"
 		if kind {
-			name = Contents + ".minisig"
+			name = file + ".minisig"
 		}
 		var sig []byte
 		for _, k := range t.keys {
