@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cmgr/cmgr/internal/needs"
 )
 
@@ -123,5 +125,73 @@ func Suite(t *testing.T, env []string, what ...string) {
 	}
 	if err != nil && !t.Failed() {
 		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// Counter makes a service directory at dir that tells whether supervisors that are killed leave anything wrong: its ./run counts in
+// lines, each of which must reach the log once, and notices a second copy of itself, as do ./finish and log/run.
+func Counter(t testing.TB, dir string) {
+	t.Helper()
+	for name, text := range map[string]string{
+		"run": `#!/bin/sh
+mkdir running || echo "two copies" >> bad
+stop=; trap 'stop=1' TERM
+read n < n; end=$((n + 80))
+while test -z "$stop" -a $n -lt $end; do echo $n; n=$((n + 1)); echo $n > n; sleep 0.005; done
+rmdir running
+`,
+		"finish":  "#!/bin/sh\nmkdir finishing || echo 'two copies of finish' >> bad; sleep 0.02; rmdir finishing\n",
+		"log/run": "#!/bin/sh\nmkdir running || echo 'two logs' >> ../bad; cat >> ../got; rmdir running\n",
+		"n":       "0\n",
+	} {
+		path := filepath.Join(dir, name)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = os.WriteFile(path, []byte(text), 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Counted checks what a Counter that has ended did.
+func Counted(t testing.TB, dir string) {
+	t.Helper()
+	if bad, err := os.ReadFile(dir + "/bad"); err == nil {
+		t.Errorf("%s: %s", dir, bad)
+	}
+	got, _ := os.ReadFile(dir + "/got")
+	lines := strings.Fields(string(got))
+	for i, line := range lines {
+		if line != fmt.Sprint(i) {
+			t.Fatalf("%s: line %d is %s", dir, i, line)
+		}
+	}
+	n, _ := os.ReadFile(dir + "/n")
+	if want := strings.TrimSpace(string(n)); fmt.Sprint(len(lines)) != want {
+		t.Errorf("%s: %d lines, want %s", dir, len(lines), want)
+	}
+	t.Logf("%d lines", len(lines))
+}
+
+// Subreaper has what killed supervisors leave come to this process. The function that it returns reaps until process pid has ended,
+// or with 0 until there are no more.
+func Subreaper(t testing.TB) (reap func(pid int)) {
+	t.Helper()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) })
+	return func(pid int) {
+		for {
+			got, err := unix.Wait4(-1, nil, 0, nil)
+			if got == pid && pid > 0 || err == unix.ECHILD && pid == 0 {
+				return
+			}
+			if err != nil && err != unix.EINTR {
+				t.Fatalf("wait: %v", err)
+			}
+		}
 	}
 }

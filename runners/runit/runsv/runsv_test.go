@@ -135,33 +135,8 @@ func TestKilled(t *testing.T) {
 		t.Skip("it takes half a minute")
 	}
 	dir := t.TempDir()
-	for name, script := range map[string]string{
-		"run": `mkdir running || echo "two copies" >> bad
-stop=; trap 'stop=1' TERM
-read n < n; end=$((n + 80))
-while test -z "$stop" -a $n -lt $end; do echo $n; n=$((n + 1)); echo $n > n; sleep 0.005; done
-rmdir running`,
-		"finish":  "mkdir finishing || echo 'two copies of finish' >> bad; sleep 0.02; rmdir finishing",
-		"log/run": "mkdir running || echo 'two logs' >> ../bad; cat >> ../got; rmdir running",
-		"n":       "",
-	} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if script == "" {
-			script = "0\n"
-		} else {
-			script = "#!/bin/sh\n" + script + "\n"
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// What a killed runsv leaves comes to us and must be reaped.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	runittest.Counter(t, dir)
+	reap := runittest.Subreaper(t)
 	path := runittest.Link(t, "runsv")
 	begin := func() int {
 		p, err := os.StartProcess(path, []string{"runsv", dir}, &os.ProcAttr{Files: []*os.File{nil, nil, nil}})
@@ -170,17 +145,6 @@ rmdir running`,
 		}
 		defer p.Release()
 		return p.Pid
-	}
-	wait := func(pid int) {
-		for {
-			got, err := unix.Wait4(-1, nil, 0, nil)
-			if err != nil && err != unix.EINTR {
-				t.Fatalf("wait: %v", err)
-			}
-			if got == pid {
-				return
-			}
-		}
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
@@ -192,31 +156,16 @@ rmdir running`,
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		wait(pid)
+		reap(pid)
 	}
 	pid := begin()
 	time.Sleep(1500 * time.Millisecond) // a restart or two
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	wait(pid)
-	for unix.ECHILD != func() error { _, err := unix.Wait4(-1, nil, 0, nil); return err }() {
-	}
-	if bad, err := os.ReadFile(dir + "/bad"); err == nil {
-		t.Errorf("%s", bad)
-	}
-	got, _ := os.ReadFile(dir + "/got")
-	lines := strings.Fields(string(got))
-	for i, line := range lines {
-		if line != strconv.Itoa(i) {
-			t.Fatalf("line %d is %s", i, line)
-		}
-	}
-	n, _ := os.ReadFile(dir + "/n")
-	if want := strings.TrimSpace(string(n)); strconv.Itoa(len(lines)) != want {
-		t.Errorf("%d lines, want %s", len(lines), want)
-	}
-	t.Logf("%d lines", len(lines))
+	reap(pid)
+	reap(0)
+	runittest.Counted(t, dir)
 }
 
 // Orphans of a service are not runsv's children.

@@ -2,7 +2,9 @@ package runsvdir
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -233,6 +235,54 @@ func TestKilledKeeper(t *testing.T) {
 		}
 		return err == nil && pidOf(a) > 0
 	})
+}
+
+var kills = flag.Int("kills", 100, "how often TestKilledTogether kills")
+
+// TestKilledTogether kills runsvdir and its keeper at once, at any moment: what the next ones find goes on under them.
+func TestKilledTogether(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes half a minute")
+	}
+	dir := t.TempDir()
+	services := []string{filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")}
+	for _, s := range services {
+		runittest.Counter(t, s)
+	}
+	reap := runittest.Subreaper(t)
+	program := runittest.Link(t, "runsvdir")
+	t.Setenv("PATH", filepath.Dir(runittest.Link(t, "runsv"))+":"+os.Getenv("PATH"))
+	begin := func() int {
+		p, err := os.StartProcess(program, []string{"runsvdir", dir}, &os.ProcAttr{Files: []*os.File{nil, nil, nil}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Release()
+		return p.Pid
+	}
+	for range *kills {
+		pid := begin()
+		time.Sleep(time.Duration(rand.IntN([]int{30_000, 300_000}[rand.IntN(2)])) * time.Microsecond)
+		_ = unix.Kill(pid, unix.SIGSTOP) // so that there is no keeper that isn't seen
+		keepers := children(pid)
+		for _, p := range append(keepers, pid) {
+			if err := unix.Kill(p, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reap(pid)
+		for _, k := range keepers {
+			until(t, "the keeper's end", func() bool { _, _ = unix.Wait4(k, nil, unix.WNOHANG, nil); return dead(k) })
+		}
+	}
+	pid := begin()
+	time.Sleep(1500 * time.Millisecond) // a restart or two
+	_ = unix.Kill(pid, unix.SIGHUP)
+	reap(pid)
+	reap(0)
+	for _, s := range services {
+		runittest.Counted(t, s)
+	}
 }
 
 // TestKeeperIsRunsv shows that who deals with the runsv processes by name or by -P's sessions finds what it expects.
