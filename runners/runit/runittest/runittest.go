@@ -128,8 +128,8 @@ func Suite(t *testing.T, env []string, what ...string) {
 	}
 }
 
-// Counter makes a service directory at dir that tells whether supervisors that are killed leave anything wrong: its ./run counts in
-// lines, each of which must reach the log once, and notices a second copy of itself, as do ./finish and log/run.
+// Counter makes a service directory at dir that tells whether supervisors that are killed leave anything wrong: its ./run counts
+// in lines, each of which must reach the log once, and notices a second copy of itself, as do ./finish and log/run.
 func Counter(t testing.TB, dir string) {
 	t.Helper()
 	for name, text := range map[string]string{
@@ -175,8 +175,8 @@ func Counted(t testing.TB, dir string) {
 	t.Logf("%d lines", len(lines))
 }
 
-// Subreaper has what killed supervisors leave come to this process. The function that it returns reaps until process pid has ended,
-// or with 0 until there are no more.
+// Subreaper has what killed supervisors leave come to this process. The function that it returns reaps until process pid has
+// ended, or with 0 until there are no more.
 func Subreaper(t testing.TB) (reap func(pid int)) {
 	t.Helper()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {

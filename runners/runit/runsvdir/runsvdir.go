@@ -88,11 +88,8 @@ type runsvdir struct {
 	services []*service
 	lastID   int
 
-	watch    *watch // nil: it could not be made
-	stale    bool   // what is watched is no longer what should be
-	scanned  time.Time
-	nextScan *time.Timer
-	due      time.Time // of nextScan; zero: it doesn't run
+	look    *looker
+	scanned time.Time
 }
 
 // A service is a directory, whatever its name.
@@ -138,11 +135,8 @@ func (r *runsvdir) run() (code int, err error) {
 	defer signal.Stop(children)
 	r.via = r.supervisor()
 	defer r.via.close()
-	changes := make(chan change)
-	defer func() { r.watch.close() }()
-	r.nextScan = time.NewTimer(0)
-	defer r.nextScan.Stop()
-	r.stale = true
+	r.look = newLooker(r.name)
+	defer r.look.close()
 	dot := time.NewTimer(dots)
 	defer dot.Stop()
 
@@ -156,22 +150,17 @@ func (r *runsvdir) run() (code int, err error) {
 				r.via.stopAll()
 				return exitHup, nil
 			case unix.SIGALRM:
-				r.scan(changes)
+				r.scan()
 				r.forced()
 			}
-		case c := <-changes:
-			r.stale = r.stale || c == moved
-			if c == growing {
-				r.scanAt(time.Now().Add(settle))
-			} else {
-				r.scanAt(time.Now())
-			}
+		case c := <-r.look.changes:
+			r.look.changed(c)
 		case <-children:
 			r.collect()
 		case <-r.via.events():
 			r.collect()
-		case <-r.nextScan.C:
-			r.scan(changes)
+		case <-r.look.timer.C:
+			r.scan()
 		case b := <-r.title.input():
 			r.title.add(b)
 			dot.Reset(dots)
@@ -188,35 +177,16 @@ func (r *runsvdir) collect() {
 	for _, id := range r.via.ended() {
 		if i := slices.IndexFunc(r.services, func(s *service) bool { return s.id == id }); i >= 0 {
 			r.services[i].running = false
-			r.scanAt(r.scanned.Add(pause))
+			r.look.at(r.scanned.Add(pause))
 		}
-	}
-}
-
-// scanAt has the directory scanned at t, if it would not be before that.
-func (r *runsvdir) scanAt(t time.Time) {
-	if r.due.IsZero() || t.Before(r.due) {
-		r.due = t
-		r.nextScan.Reset(time.Until(t))
 	}
 }
 
 // scan starts what has come and what has ended, and stops what has gone.
-func (r *runsvdir) scan(changes chan<- change) {
-	r.scanned, r.due = time.Now(), time.Time{}
-	r.nextScan.Stop()
-	if r.stale {
-		// The new one sees whatever happens from now on, and what happened before is seen by this scan.
-		old := r.watch
-		var err error
-		if r.watch, err = newWatch(r.name, changes); err != nil {
-			r.warnErr("unable to watch "+r.name+", looking each five seconds", err)
-		}
-		old.close()
-		r.stale = err != nil
-	}
-	if r.stale {
-		r.scanAt(r.scanned.Add(lookEach))
+func (r *runsvdir) scan() {
+	r.scanned = time.Now()
+	if err := r.look.look(); err != nil {
+		r.warnErr(cannotWatch(r.name), err)
 	}
 	dir, err := unix.Openat(r.wd, r.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
@@ -239,7 +209,7 @@ func (r *runsvdir) scan(changes chan<- change) {
 	}
 	if err != nil {
 		r.warnErr("unable to read directory "+r.name, err)
-		r.scanAt(r.scanned.Add(pause))
+		r.look.at(r.scanned.Add(pause))
 		return
 	}
 	defer r.via.end()
@@ -288,7 +258,7 @@ func (r *runsvdir) see(dir int, name string) {
 	s.id = r.lastID
 	if err := r.via.start(s, name); err != nil {
 		r.say("fatal", "unable to start runsv "+name+": "+djb.Text(err))
-		r.scanAt(r.scanned.Add(pause))
+		r.look.at(r.scanned.Add(pause))
 		return
 	}
 	s.running = true
