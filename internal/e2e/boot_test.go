@@ -134,13 +134,13 @@ func TestBootFails(t *testing.T) {
 // TestStatusWait: whoever waits is told when the script has been run to its end, or will not be.
 func TestStatusWait(t *testing.T) {
 	dir := t.TempDir()
-	put(t, filepath.Join(dir, "c/a.cml"), sh("while ! [ -e "+dir+"/go ]; do sleep 0.05; done; read code <"+dir+"/go; exit $code"))
+	put(t, filepath.Join(dir, "c/a.cml"), sh("while ! [ -e go ]; do sleep 0.05; done; read code <go; exit $code"))
 	script(t, dir, "s", `{path,["$ROOT/c"]},{primLoad,[a]},{progress,loaded},{apply,{component,run,[a]}},{progress,started}`)
 	for _, c := range []struct {
 		exit string
 		code int
 	}{{"0", 0}, {"3", 1}} {
-		os.Remove(filepath.Join(dir, "go"))
+		os.Remove(filepath.Join(dir, "c/go"))
 		r := boot(t, dir, "s", "--stay")
 		r.until("loaded", func() bool { out, _, _ := r.cmgr("status"); return strings.HasPrefix(out, "{starting,loaded}\n") })
 		if out, err, code := r.cmgr("status", "--wait", "--timeout", "200ms"); code != 1 || !strings.HasPrefix(out, "{starting,loaded}\ninstruction 4 of 5") {
@@ -151,8 +151,8 @@ func TestStatusWait(t *testing.T) {
 			out, err, code := r.cmgr("status", "--wait")
 			told <- fmt.Sprintf("%s%s%d", out, err, code)
 		}()
-		put(t, filepath.Join(dir, "going"), c.exit+"\n")
-		if err := os.Rename(filepath.Join(dir, "going"), filepath.Join(dir, "go")); err != nil {
+		put(t, filepath.Join(dir, "c/going"), c.exit+"\n")
+		if err := os.Rename(filepath.Join(dir, "c/going"), filepath.Join(dir, "c/go")); err != nil {
 			t.Fatal(err)
 		}
 		// One that stops may be gone before it is asked again.
