@@ -167,10 +167,11 @@ type placed struct {
 	at   string
 	ask  func(context.Context) ([]Delivery, []lack)
 
-	mu    sync.Mutex // held over fill
-	shows shown
-	lacks string // what has been told to be missing
-	over  bool
+	asking sync.Mutex // held over fill: who asked last must show last
+	mu     sync.Mutex // held over show
+	shows  shown
+	lacks  string // what has been told to be missing
+	over   bool
 }
 
 // shown is what a placed shows: the zero value nothing yet.
@@ -189,6 +190,8 @@ func (p *placed) end() {
 }
 
 func (p *placed) fill(ctx context.Context) error {
+	p.asking.Lock()
+	defer p.asking.Unlock()
 	routed, lacks := p.ask(ctx)
 	return p.show(ctx, routed, lacks)
 }
@@ -298,10 +301,11 @@ func (i *instance) place(
 		}
 	}
 	p := &placed{i: i, use: u, view: v, at: at, ask: ask}
+	got.follows = append(got.follows, p)
 	if slices.ContainsFunc(routed, func(d Delivery) bool { return i.passing(d.Route, nil) }) ||
 		slices.ContainsFunc(lacks, func(l lack) bool { return i.passing(nil, l.err) }) {
 		i.realm.follow(p)
+		return i.enter(v, at, p.fill(ctx), info) // what has come since was not told
 	}
-	got.follows = append(got.follows, p)
 	return i.enter(v, at, p.show(ctx, routed, lacks), info)
 }

@@ -51,6 +51,7 @@ func (i *instance) putSet(
 		got.follows = append(got.follows, s)
 		if i.passing(route, err) {
 			i.realm.follow(s)
+			return s.fill(ctx) // what has come since was not told
 		}
 		return s.show(ctx, route, err)
 	}
@@ -160,16 +161,19 @@ type serviceSet struct {
 	at   string
 	ask  func(ctx context.Context) (*capabilities.Route, error)
 
-	mu    sync.Mutex // held over fill
-	have  map[string]protocol.End
-	lacks string // why there is none, as it was told
-	over  bool
+	asking sync.Mutex // held over fill: who asked last must show last
+	mu     sync.Mutex // held over show
+	have   map[string]protocol.End
+	lacks  string // why there is none, as it was told
+	over   bool
 }
 
 func (s *serviceSet) of() (*instance, *manifest.Use) { return s.i, s.use }
 
 // fill makes the directory what the route says.
 func (s *serviceSet) fill(ctx context.Context) error {
+	s.asking.Lock()
+	defer s.asking.Unlock()
 	route, err := s.ask(ctx)
 	return s.show(ctx, route, err)
 }

@@ -142,10 +142,11 @@ type dictionarySet struct {
 	at   string
 	src  capabilities.Source
 
-	mu    sync.Mutex // held over fill
-	have  []string
-	lacks string // why there is nothing, as it was told
-	over  bool
+	asking sync.Mutex // held over fill: who asked last must show last
+	mu     sync.Mutex // guards what follows
+	have   []string
+	lacks  string // why there is nothing, as it was told
+	over   bool
 }
 
 func (s *dictionarySet) of() (*instance, *manifest.Use) { return s.i, s.use }
@@ -159,6 +160,8 @@ func (s *dictionarySet) end() {
 
 // fill makes the directory what the program says. One that does not answer leaves it as it is.
 func (s *dictionarySet) fill(ctx context.Context) error {
+	s.asking.Lock()
+	defer s.asking.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, listPatience)
 	defer cancel()
 	r := s.i.realm
