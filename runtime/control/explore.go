@@ -89,16 +89,15 @@ func (s *Server) explore(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
+	s.wg.Add(1) // while the server still waits for this request
+	defer s.wg.Done()
 	u := upgrade(w)
 	if u == nil {
 		return
 	}
-	s.wg.Add(1)
-	defer s.wg.Done()
 	defer u.Close()
 	text := Exploration{Command: q.Get("command"), Terminal: q.Get("terminal") == "true"}
 	x := runners.Exploration{Command: text.command(), Terminal: text.Terminal, Env: q["env"]}
-	var out outcome
 	send := func(o outcome) {
 		u.SetWriteDeadline(time.Now().Add(answerTime))
 		_ = json.NewEncoder(u).Encode(o) // what can fail is telling the peer, who will notice
@@ -118,15 +117,15 @@ func (s *Server) explore(w http.ResponseWriter, r *http.Request) {
 		}
 		exited, err = s.cfg.Explore(ctx, i.Moniker, x, note)
 	}
+	var out outcome
 	if err != nil {
 		out.Problem, err = JSON(ProblemOf(failed("explore", string(i.Moniker), err)))
 	} else {
 		out.Exit, err = JSON(exit(&exited))
 	}
-	if err != nil {
-		return
+	if err == nil {
+		send(out)
 	}
-	send(out)
 }
 
 // whoIs says who is at the other end of ctx's connection.
