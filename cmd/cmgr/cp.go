@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -92,6 +93,10 @@ func seen(r *controlpb.ShowResponse, confined bool, p string) (spot, error) {
 // environ is a variable of the environment of a process.
 func environ(proc, name string) string {
 	b, err := os.ReadFile(proc + "/environ")
+	for try := 0; try < 100 && err == nil && len(b) == 0; try++ { // in the middle of an execve it has none
+		time.Sleep(time.Millisecond)
+		b, err = os.ReadFile(proc + "/environ")
+	}
 	if err != nil {
 		return ""
 	}
