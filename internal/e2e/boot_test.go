@@ -142,7 +142,10 @@ func TestStatusWait(t *testing.T) {
 	}{{"0", 0}, {"3", 1}} {
 		os.Remove(filepath.Join(dir, "c/go"))
 		r := boot(t, dir, "s", "--stay")
-		r.until("loaded", func() bool { out, _, _ := r.cmgr("status"); return strings.HasPrefix(out, "{starting,loaded}\n") })
+		r.until("a runs", func() bool {
+			out, _, _ := r.cmgr("status")
+			return strings.HasPrefix(out, "{starting,loaded}\ninstruction 4 of 5")
+		})
 		if out, err, code := r.cmgr("status", "--wait", "--timeout", "200ms"); code != 1 || !strings.HasPrefix(out, "{starting,loaded}\ninstruction 4 of 5") {
 			t.Errorf("exit code %d\n%s%s", code, out, err)
 		}
