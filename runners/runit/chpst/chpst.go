@@ -232,7 +232,11 @@ func addNice(inc int) error {
 	if err != nil {
 		return err
 	}
-	return syscall.Setpriority(syscall.PRIO_PROCESS, 0, max(-20, min(19, 20-n+inc)))
+	err = syscall.Setpriority(syscall.PRIO_PROCESS, 0, max(-20, min(19, 20-n+inc)))
+	if err == syscall.EACCES {
+		err = syscall.EPERM // as nice(2) has it
+	}
+	return err
 }
 
 // takeLock opens and locks name; the descriptor stays open for the program: that is the lock.
