@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -36,5 +39,33 @@ func TestServiceKeys(t *testing.T) {
 		if got := strings.Count(r.out(), line); got != want {
 			t.Errorf("%d × %q, want %d:\n%s", got, line, want, r.out())
 		}
+	}
+}
+
+// TestChpstAsBinary: what chpst has and no key of a manifest is, a component gets with chpst as its binary (cml(5)).
+func TestChpstAsBinary(t *testing.T) {
+	dir := write(t, map[string]string{
+		"root.cml": `{ program: {
+			runner: "elf", binary: "chpst",
+			args: [ "-n", "3", "-e", "env", "sh", "-c", "nice; echo $KEY; ulimit -v" ],
+			limits: { as: "900M" },
+		} }`,
+		"env/KEY": "secret\n",
+	})
+	b, err := os.ReadFile(binary)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "chpst"), b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	nice, err := exec.Command("nice", "-n", "3", "nice").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, dir)
+	<-r.exited
+	if want := "/ | " + string(nice) + "/ | secret\n/ | 921600\n"; r.out() != want || r.code != 0 {
+		t.Errorf("%q, exit %d, %s", r.out(), r.code, r.err())
 	}
 }
