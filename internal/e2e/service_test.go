@@ -47,8 +47,7 @@ func TestChpstAsBinary(t *testing.T) {
 	dir := write(t, map[string]string{
 		"root.cml": `{ program: {
 			runner: "elf", binary: "chpst",
-			args: [ "-n", "3", "-e", "env", "sh", "-c", "nice; echo $KEY; ulimit -v" ],
-			limits: { as: "900M" },
+			args: [ "-n", "3", "-e", "env", "-m", "943718400", "sh", "-c", "nice; echo $KEY; ulimit -v" ],
 		} }`,
 		"env/KEY": "secret\n",
 	})
