@@ -188,7 +188,7 @@ cat >/dev/null; printf y; head -c 300000 /dev/zero; while ! [ -e "$GO" ]; do sle
 		during     func(v *terminal)
 	}{
 		{
-			"of a known size", `^large \d+ KiB of 16 MiB \[=* *\] \d+%( \d+ [KM]iB/s)?$`, 80,
+			"of a known size", `^large \d+ [KM]iB of 16 MiB \[=* *\] \d+%( \d+ [KM]iB/s)?$`, 80,
 			[]string{"--loader", "inet", "--hosts", bootServer(t, dir), "/large"},
 			16 << 20, func(*terminal) {},
 		},
