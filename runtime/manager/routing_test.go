@@ -501,6 +501,9 @@ func (l *live) view(ctx context.Context, m name.Moniker) (string, error) {
 		return "", fmt.Errorf("%s has processes %v, %w", m, pids, err)
 	}
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pids[0]))
+	for end := time.Now().Add(bound); err == nil && len(env) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		env, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pids[0])) // in the middle of an execve there is none
+	}
 	for ; err == nil && !bytes.Contains(env, []byte("CMGR_MONIKER=")); time.Sleep(time.Millisecond) { // its exec is not over
 		env, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pids[0]))
 	}
