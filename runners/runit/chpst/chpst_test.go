@@ -142,10 +142,13 @@ chmod 755 state; run() { "$@" ./state a 'b c'; echo $?; cat state.out 2>&-; }
 		"-l lock", "-L lock", "-l no/such", "-m 900000000", "-d 1000000000", "-o 50", "-o 0", "-p 5000", "-f 10000000", "-c 0",
 		"-r 1000000000", "-t 1000", "-e nosuch", "-vP0", "-P0v1", "--", "-n5 --", "-",
 		// The order in which things are done.
-		"-u nobody -n -3", "-n -3 -u nobody", "-u nobody -l lock", "-l no/such -u nosuch", "-o 1 -u nobody", "-m 900000000 -d 800000000",
-		"-d 800000000 -m 900000000", "-U daemon -u nobody", "-u nobody -U daemon", "-e env -U nobody", "-o 20 -o 30", "-u nosuch -u nobody",
+		"-u nobody -n -3", "-n -3 -u nobody", "-u nobody -l lock", "-l no/such -u nosuch", "-o 1 -u nobody",
+		"-m 900000000 -d 800000000",
+		"-d 800000000 -m 900000000", "-U daemon -u nobody", "-u nobody -U daemon", "-e env -U nobody", "-o 20 -o 30",
+		"-u nosuch -u nobody",
 		"-l lock -o 3", "-2 -e nosuch", "-2 -u nosuch", "-1 -0 -l lock", "-e nosuch -/ nosuch", "-/ nosuch -n 5 -u nosuch", "-n 3 -n 4",
-		"-/ . -u nobody", "-/ . -U :7:8 -l lock", "-P -P", "-b a -b b", "-e env -e nosuch", "-u nobody -u root", "-v -e env -P -n 1 -o 60",
+		"-/ . -u nobody", "-/ . -U :7:8 -l lock", "-P -P", "-b a -b b", "-e env -e nosuch", "-u nobody -u root",
+		"-v -e env -P -n 1 -o 60",
 	}
 	var scripts []string
 	for _, o := range options {
@@ -173,7 +176,8 @@ chmod 755 state; run() { "$@" ./state a 'b c'; echo $?; cat state.out 2>&-; }
 // TestRootAsDebian changes the root to a directory with a shell of its own.
 func TestRootAsDebian(t *testing.T) {
 	needs.Root(t)
-	prepare := `mkdir -p root/bin root/etc root/sub root/proc; chmod 755 . root; cp ` + needs.Tool(t, "busybox") + ` root/bin; chmod 777 root/sub
+	prepare := `mkdir -p root/bin root/etc root/sub root/proc; chmod 755 . root; chmod 777 root/sub
+		cp ` + needs.Tool(t, "busybox") + ` root/bin
 		ln -s busybox root/bin/sh; ln -s busybox root/bin/id; ln -s busybox root/bin/pwd; ln -s busybox root/bin/ls
 		echo zed:x:4242:4343::/:/bin/sh >root/etc/passwd; printf 'zedg:x:4343:\nmore:x:4444:zed\n' >root/etc/group; exec 2>&1`
 	runittest.Same(t, runittest.Link(t, "chpst"), needs.Tool(t, "chpst"), allNames(), prepare,
@@ -181,9 +185,11 @@ func TestRootAsDebian(t *testing.T) {
 		`chpst -/ root -u zed:daemon id`, `chpst -/ root -U zed sh -c 'echo $UID $GID'`, `chpst -/ root -u zed -l sub/lock ls -ln sub`,
 		`chpst -/ root -l /sub/lock ls /sub`, `chpst -/ root -b sh busybox -c 'echo $0'`, `cd root; chpst -/ . -e sub pwd`,
 		`echo in >root/sub/V; chpst -e root/sub -/ root sh -c 'echo $V'; chpst -e sub -/ root sh -c 'echo $V'`, `chpst -/ root true`,
-		`PATH=/none:$PATH chpst -/ root pwd`, `rm -r root/etc; chpst -/ root -u zed id`, `rm root/etc/group; chpst -/ root -u zed:more id`,
+		`PATH=/none:$PATH chpst -/ root pwd`, `rm -r root/etc; chpst -/ root -u zed id`,
+		`rm root/etc/group; chpst -/ root -u zed:more id`,
 		`rm root/etc/group; chpst -/ root -u zed id -u`, `rm -r root/etc; chpst -/ root -u :7:8 id -u`, `: >f; chpst -/ f pwd`,
-		`chroot root /bin/sh -c pwd; chpst -u nobody chpst -/ root pwd`, `rm root/etc/passwd; mkdir root/etc/passwd; chpst -/ root -u zed id`)
+		`chroot root /bin/sh -c pwd; chpst -u nobody chpst -/ root pwd`,
+		`rm root/etc/passwd; mkdir root/etc/passwd; chpst -/ root -u zed id`)
 }
 
 // setlock's -n and -N are the other way round than daemontools': without an option it does not wait.
