@@ -382,7 +382,7 @@ func (r request) run(rx, null int) (*Process, error) {
 	if s.World != nil {
 		return r.enter(files, dir, fds[next:])
 	}
-	if Worlds && s.cloneflags == 0 {
+	if Worlds && s.cloneflags == 0 && !s.ambient {
 		// Cheaper by a tenth than syscall.ForkExec, which makes a pipe for the child's error and has each signal's handler reset.
 		bare := *s
 		bare.World, bare.Limits = &World{Dir: s.Dir}, nil // limits are for the shim
