@@ -44,6 +44,16 @@ func runitSuite(t *testing.T, theirs []string, groups ...string) {
 	runittest.Suite(t, env, groups...)
 }
 
+// TestAddressSpace shows limits that chpst itself can live with.
+func TestAddressSpace(t *testing.T) {
+	for _, limit := range []string{"-v 3000000", "-d 300000"} {
+		out, err := exec.Command("sh", "-c", "ulimit "+limit+`; exec "$0" chpst -n 1 echo fine`, binary).CombinedOutput()
+		if string(out) != "fine\n" || err != nil {
+			t.Errorf("ulimit %s: %q, %v", limit, out, err)
+		}
+	}
+}
+
 // TestEarly has a program of runit's run before what only cmgr needs is initialised: runners/runit/early.
 func TestEarly(t *testing.T) {
 	for _, name := range []string{"sv", "svlogd", "runsv", "runsvdir", "chpst", "runit-init"} {

@@ -231,16 +231,6 @@ func TestSoftlimit(t *testing.T) {
 	}
 }
 
-// TestAddressSpace shows limits that chpst itself can live with; the test binary, which is linked with the C library, needs more.
-func TestAddressSpace(t *testing.T) {
-	for _, limit := range []string{"-v 3000000", "-d 300000"} {
-		out, err := exec.Command("sh", "-c", "ulimit "+limit+`; exec "$0" -n 1 echo fine`, runittest.Link(t, "chpst")).CombinedOutput()
-		if string(out) != "fine\n" || err != nil {
-			t.Errorf("ulimit %s: %q, %v", limit, out, err)
-		}
-	}
-}
-
 func TestIgnoredSignalsStayIgnored(t *testing.T) {
 	const script = `trap "" USR1 TERM HUP; exec "$0" grep SigIgn /proc/self/status`
 	out, err := exec.Command("sh", "-c", script, runittest.Link(t, "chpst")).CombinedOutput()
