@@ -112,11 +112,21 @@ func Root(fd int) error {
 		return fmt.Errorf("enter root: %w", err)
 	}
 	// The old root ends up on top of the new one (pivot_root(2), "pivot_root(".", ".")").
-	if err := unix.PivotRoot(".", "."); err != nil {
+	switch err := unix.PivotRoot(".", "."); err {
+	case nil:
+		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("detach old root: %w", err)
+		}
+	case unix.EINVAL:
+		// The root of a machine that runs from its initramfs stays; it is covered. Who enters the namespace comes to what is on top.
+		if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("cover root: %w", err)
+		}
+		if err := unix.Chroot("."); err != nil {
+			return fmt.Errorf("chroot: %w", err)
+		}
+	default:
 		return fmt.Errorf("pivot_root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("detach old root: %w", err)
 	}
 	return unix.Chdir("/")
 }
