@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/internal/leak"
+	"github.com/cmgr/cmgr/internal/needs"
 	"github.com/cmgr/cmgr/internal/sys/poll"
 	"github.com/cmgr/cmgr/internal/sys/pty"
 )
@@ -613,7 +614,7 @@ func TestTerminal(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.spec.World != nil && !Worlds {
-				t.Skip("no worlds on " + runtime.GOARCH)
+				needs.Missing(t, "worlds", errors.New("not on "+runtime.GOARCH))
 			}
 			master, terminal, err := pty.Open()
 			if err != nil {
