@@ -263,7 +263,11 @@ func TestKilledTogether(t *testing.T) {
 	for range *kills {
 		pid := begin()
 		time.Sleep(time.Duration(rand.IntN([]int{30_000, 300_000}[rand.IntN(2)])) * time.Microsecond)
-		_ = unix.Kill(pid, unix.SIGSTOP) // so that there is no keeper that isn't seen
+		_ = unix.Kill(pid, unix.SIGSTOP) // so that there is no keeper that isn't seen, once it has stopped
+		until(t, "its stop", func() bool {
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return strings.Contains(string(stat), ") T ")
+		})
 		keepers := children(pid)
 		for _, p := range append(keepers, pid) {
 			if err := unix.Kill(p, unix.SIGKILL); err != nil {
