@@ -118,7 +118,8 @@ type Cache struct {
 	cfg     Config
 	dir     string
 	holders sync.RWMutex
-	size    atomic.Int64 // of the contents; what was put twice counts twice until it is looked
+	placing sync.Mutex
+	size    atomic.Int64 // of the contents; what was damaged and put again counts twice until it is looked
 }
 
 // Open opens the cache, and makes it if need be.
@@ -192,13 +193,24 @@ func (c *Cache) Put(r io.Reader) (h Hash, err error) {
 		err = os.MkdirAll(filepath.Dir(c.blob(h)), 0o755)
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), c.blob(h))
+		err = c.place(f.Name(), h, n)
 	}
 	if err != nil {
 		os.Remove(f.Name())
 	}
-	c.size.Add(n)
 	return h, err
+}
+
+// place puts the file, of n bytes with that hash, in its place. What is there and right stays: a link to it that is being made would fail if
+// another took its name.
+func (c *Cache) place(file string, h Hash, n int64) error {
+	c.placing.Lock()
+	defer c.placing.Unlock()
+	if c.Has(h) {
+		return os.Remove(file)
+	}
+	c.size.Add(n)
+	return os.Rename(file, c.blob(h))
 }
 
 // Has says whether the content with that hash is there, and is what it was.
