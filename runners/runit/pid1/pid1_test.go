@@ -84,6 +84,34 @@ func TestJobsOfStageOne(t *testing.T) {
 	}
 }
 
+// TestMayNotPowerOff: where the end of the machine is not permitted, process no. 1 ends as stage 2 did.
+func TestMayNotPowerOff(t *testing.T) {
+	needs.Root(t)
+	needs.Tool(t, "runit")
+	setpriv := needs.Tool(t, "setpriv")
+	dir := t.TempDir()
+	for name, script := range map[string]string{"1": "exit 0", "2": "exit 3", "3": ": >" + dir + "/three; exit 4"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts := `mount --make-rprivate / && mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mount --bind "$0" /etc/runit &&
+		mount --bind "$0/console" /dev/console && exec "$1" --bounding-set=-sys_boot --inh-caps=-sys_boot "$2"`
+	if err := os.WriteFile(filepath.Join(dir, "console"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", mounts, dir, setpriv, runittest.Link(t, "runit"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS}
+	out, _ := cmd.CombinedOutput() // the code tells
+	said, err := os.ReadFile(dir + "/console")
+	if cmd.ProcessState.ExitCode() != 3 || err != nil || !bytes.HasSuffix(said, []byte("- runit: power off...\n")) {
+		t.Errorf("%v, %v: %s%s", cmd.ProcessState, err, out, said)
+	}
+	if _, err := os.Stat(dir + "/three"); err != nil {
+		t.Error("stage 3:", err)
+	}
+}
+
 func TestNotNumberOne(t *testing.T) {
 	for _, c := range []struct {
 		args []string

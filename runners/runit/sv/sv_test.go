@@ -185,6 +185,13 @@ func TestSaysWhatTheOriginalSays(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	code, out, errs := sv(t, t.TempDir(), "-V", "status", "x")
+	if lines := strings.Split(errs, "\n"); code != 100 || out != "" || lines[0] != "$Id: cmgr $" || !strings.HasPrefix(lines[1], "usage: sv ") {
+		t.Errorf("%d, %q, %q", code, out, errs)
+	}
+}
+
 // The original reports the process that is about to be ended as the new one.
 func TestRestartInTheSameSecond(t *testing.T) {
 	dir := t.TempDir()
