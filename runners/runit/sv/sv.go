@@ -52,6 +52,7 @@ type call struct {
 	dir      string // SVDIR
 	start    time.Time
 	deadline time.Time
+	late     bool // the deadline was over when this look at the services began
 	order    order
 	trouble  int // how many services had any
 }
@@ -157,6 +158,8 @@ func (c *call) await(services []string) {
 			if looked {
 				w.wait(max(0, min(time.Until(round), time.Until(c.deadline))))
 			}
+			// As under runit the first look finds nothing too late, however long it takes, and each treats all services alike.
+			c.late = looked && !time.Now().Before(c.deadline)
 			looked = true
 			for i, name := range services {
 				if name == "" {
@@ -173,7 +176,7 @@ func (c *call) await(services []string) {
 					left--
 				}
 			}
-			if now := time.Now(); left == 0 || !now.Before(round) || !now.Before(c.deadline) {
+			if left == 0 || c.late || !time.Now().Before(round) {
 				break
 			}
 		}
@@ -305,7 +308,7 @@ func (c *call) settled(name string) string {
 		return c.absent(name, err)
 	case c.done(name, s):
 		return "ok: " + c.describe(name, name, s)
-	case time.Now().Before(c.deadline):
+	case !c.late:
 		return ""
 	}
 	c.trouble++
