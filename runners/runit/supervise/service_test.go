@@ -222,8 +222,9 @@ func TestHangingControlScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	before := other.running(0)
 	other.send("", "t")
-	other.running(other.running(0))
+	other.running(before)
 	log := hung.status("/log").PID
 	hung.send("/log", "k")
 	hung.until("the log again", func() bool { s := hung.status("/log"); return s.PID != 0 && s.PID != log })
