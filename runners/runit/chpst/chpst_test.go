@@ -250,11 +250,12 @@ func TestAlarm(t *testing.T) {
 // TestNamespace shows that with -F daemons end with the program, or are waited for, and -I leaves them no time.
 func TestNamespace(t *testing.T) {
 	needs.Root(t)
-	const script = `(sleep 0.2; echo late; exit 9) & echo $$; exit 3`
-	if out, code := run(t, "chpst", "-F", "sh", "-c", "env | grep CMGR; "+script); !strings.HasSuffix(out, "\nlate\n") || code != 9 {
+	const program = ` & echo $$; exit 3`
+	const daemon = `(while kill -0 $$ 2>/dev/null; do sleep 0.1; done; echo late; exit 9)`
+	if out, code := run(t, "chpst", "-F", "sh", "-c", "env | grep CMGR; "+daemon+program); !strings.HasSuffix(out, "\nlate\n") || code != 9 {
 		t.Errorf("-F: %q, exit %d", out, code)
 	}
-	if out, code := run(t, "chpst", "-I", "sh", "-c", script); out != "1\n" || code != 3 {
+	if out, code := run(t, "chpst", "-I", "sh", "-c", "(sleep 100; echo late)"+program); out != "1\n" || code != 3 {
 		t.Errorf("-I: %q, exit %d", out, code)
 	}
 	c := exec.Command(runittest.Link(t, "chpst"), "-F", "sh", "-c", "setsid sleep 1000 & echo up; wait")
