@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // bound is how long a thing that must happen may take on a busy machine.
-const bound = 30 * time.Second
+const bound = 3 * time.Minute
 
 func newRunner(t *testing.T, backend string) *runit.Runner {
 	t.Helper()
@@ -131,7 +131,7 @@ func TestServiceDirectory(t *testing.T) {
 	needs.Cgroup2(t)
 	r := newRunner(t, job.Cgroup2)
 	info := service(t,
-		"run", `echo "started as $CMGR_MONIKER"; trap 'exit 3' TERM
+		"run", `trap 'exit 3' TERM; echo "started as $CMGR_MONIKER"
 			{ [ -e daemon ] || setsid sh -c 'echo $$ >daemon.new; mv daemon.new daemon; exec sleep 1000'; } >/dev/null 2>&1 &
 			sleep 1000 >/dev/null 2>&1 & wait $!; wait $!`,
 		"finish", `echo "finish $*"`,
