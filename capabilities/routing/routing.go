@@ -11,6 +11,7 @@ package routing
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"time"
 
@@ -106,6 +107,40 @@ func (e *Engine) Offer(ctx context.Context, n Node, o *manifest.Offer) (*capabil
 		return nil, err
 	}
 	return w.answer(s)
+}
+
+// Items are the offers of d that put something into a dictionary of its own, one for each kind and name: of a service that several
+// put there the first.
+func Items(d *manifest.Component, dictionary string) iter.Seq[*manifest.Offer] {
+	return func(yield func(*manifest.Offer) bool) {
+		seen := map[capKey]bool{}
+		for i := range d.Offers {
+			o := &d.Offers[i]
+			k := capKey{o.Kind, o.TargetName}
+			if o.Target.Kind != manifest.RefSelf || o.Target.Dictionary != dictionary || seen[k] {
+				continue
+			}
+			if seen[k] = true; !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// Item answers what user, who has the dictionary of that name which owner declares, gets from it under the name capability.
+func (e *Engine) Item(
+	ctx context.Context, user, owner Node, dictionary string, kind manifest.Kind, capability string,
+) (*capabilities.Route, error) {
+	w := e.walk(ctx, user, kind, capability)
+	w.r.Availability = manifest.SameAsTarget
+	s, done, err := w.put(step{n: owner, by: byUse, kind: kind, name: capability}, owner, dictionary)
+	if err != nil {
+		return nil, err
+	}
+	if done {
+		s.n = nil
+	}
+	return w.answerTo(user, s)
 }
 
 // Expose answers what the parent, or the framework, gets by x, which n's declaration says.

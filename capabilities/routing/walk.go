@@ -528,13 +528,18 @@ func (w *walk) item(s step) (step, bool, error) {
 		w.r.Source = capabilities.Source{Kind: capabilities.FromDictionary, At: found.At, Name: s.name, Capability: found.Capability}
 		return s, true, nil
 	}
+	return w.put(s, owner, found.Name)
+}
+
+// put goes on at what owner puts into a dictionary of its own.
+func (w *walk) put(s step, owner Node, dictionary string) (step, bool, error) {
 	d, err := owner.Decl(w.ctx)
 	if err != nil {
 		return s, false, w.unresolved(s, owner, err)
 	}
-	o, more := offersOf(d, offerKey{target: manifest.RefSelf, kind: s.kind, to: found.Name, name: s.name})
+	o, more := offersOf(d, offerKey{target: manifest.RefSelf, kind: s.kind, to: dictionary, name: s.name})
 	if o == nil {
-		return s, false, w.noItem(s, owner, d, found.Name)
+		return s, false, w.noItem(s, owner, d, dictionary)
 	}
 	return w.offers(owner, o, more)
 }

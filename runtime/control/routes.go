@@ -60,10 +60,8 @@ func (s *Server) entries(ctx context.Context, q question) []string {
 		return nil
 	}
 	var names []string
-	for k := range d.Offers {
-		if o := &d.Offers[k]; o.Target.Kind == manifest.RefSelf && o.Target.Dictionary == src.Name {
-			names = append(names, o.TargetName)
-		}
+	for o := range routing.Items(d, src.Name) {
+		names = append(names, o.TargetName)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -18,7 +18,7 @@ func TestPolicy(t *testing.T) {
 	l := newLive(t)
 	l.manifest("root.cml", `{
 		program: { runner: "elf", binary: "bin/root" },
-		capabilities: [ { protocol: [ "log", "trace" ] } ],
+		capabilities: [ { protocol: [ "log", "trace" ] }, { service: "work" }, { dictionary: "box" }, { dictionary: "outer" } ],
 		children: [ { name: "a", url: "a.cml", environment: "#traced" }, { name: "b", url: "a.cml", environment: "#other" } ],
 		environments: [
 			{ name: "traced", extends: "realm", debug: [ { protocol: "trace", from: "self" } ] },
@@ -29,6 +29,10 @@ func TestPolicy(t *testing.T) {
 			{ protocol: "cmgr.component.RealmQuery", from: "framework", to: [ "#a", "#b" ] },
 			{ protocol: "bus", from: "parent", to: [ "#a", "#b" ] },
 			{ directory: "etc", from: "parent", to: [ "#a", "#b" ] },
+			{ protocol: "log", from: "self", to: "self/box" },
+			{ service: "work", from: "self", to: "self/box" },
+			{ dictionary: "box", from: "self", to: "self/outer" },
+			{ dictionary: "outer", from: "self", to: [ "#a", "#b" ] },
 		],
 	}`)
 	l.manifest("a.cml", `{
@@ -37,6 +41,7 @@ func TestPolicy(t *testing.T) {
 			{ protocol: [ "log", "cmgr.component.RealmQuery", "bus" ] },
 			{ protocol: "trace", from: "debug" },
 			{ directory: "etc", rights: [ "rw*" ], path: "/data" },
+			{ dictionary: "outer", path: "/all" },
 		],
 	}`)
 	l.put("host/x", "")
@@ -47,6 +52,7 @@ func TestPolicy(t *testing.T) {
 				{ source_moniker: "<component_manager>", source: "component", source_name: "bus", capability: "protocol", target_monikers: [ "/a" ] },
 				{ source_moniker: "/", source: "framework", source_name: "cmgr.component.RealmQuery", capability: "protocol",
 					target_monikers: [ "/a" ] },
+				{ source_moniker: "/", source: "component", source_name: "work", capability: "service", target_monikers: [ "/a" ] },
 			],
 			debug_registration_policy: [ { debug: "protocol", name: "trace", target_moniker: "/", environment_name: "traced" } ],
 		},
@@ -115,6 +121,22 @@ func TestPolicy(t *testing.T) {
 	}
 	compare("offline", offline)
 
+	for _, w := range []string{"protocol:log", "service:work"} {
+		wanted, err := verify.ParseWanted(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reached, _, err := tree.WhoCanReach(t.Context(), wanted)
+		if err != nil || len(reached) == 0 {
+			t.Errorf("%s: %v, %v", w, reached, err)
+		}
+		for _, r := range reached {
+			if r.By.Target != "/a" {
+				t.Errorf("%s reaches %s by %s", w, r.By.Target, r.By.Name)
+			}
+		}
+	}
+
 	// And what is forbidden is refused.
 	for _, m := range []name.Moniker{"/a", "/b"} {
 		n, _ := l.m.Realm().Node(m)
@@ -136,6 +158,16 @@ func TestPolicy(t *testing.T) {
 			}
 			if m == "/a" && err != nil || m == "/b" && !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("%s connects to %s: %v", m, p, err)
+			}
+		}
+		// A dictionary gives nobody what the policy forbids.
+		for path, forbidden := range map[string]error{"log": syscall.ECONNREFUSED, "work/default/work": syscall.ENOENT} {
+			c, err := dialLong(filepath.Join(base, "all/box", path), syscall.SOCK_STREAM)
+			if err == nil {
+				c.Close()
+			}
+			if m == "/a" && err != nil || m == "/b" && !errors.Is(err, forbidden) {
+				t.Errorf("%s connects to %s of the dictionary: %v", m, path, err)
 			}
 		}
 		if err := absentAt(filepath.Join(base, "data")); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cmgr/cmgr/capabilities"
 	"github.com/cmgr/cmgr/capabilities/protocol"
+	"github.com/cmgr/cmgr/capabilities/routing"
 	"github.com/cmgr/cmgr/manifest"
 	"github.com/cmgr/cmgr/manifest/name"
 	"github.com/cmgr/cmgr/runners"
@@ -89,20 +90,9 @@ func (i *instance) putItems(
 	if err != nil {
 		return err
 	}
-	services := map[string]bool{}
-	for k := range d.Offers {
-		o := &d.Offers[k]
-		if o.Target.Kind != manifest.RefSelf || o.Target.Dictionary != src.Name || services[o.TargetName] {
-			continue
-		}
-		ask := func(ctx context.Context) (*capabilities.Route, error) { return i.realm.engine.Offer(ctx, owner, o) }
-		if o.Kind == manifest.KindService { // of one source or several
-			services[o.TargetName] = true
-			use := &manifest.Use{
-				Kind: o.Kind, Source: manifest.Ref{Kind: manifest.RefSelf, Dictionary: src.Name}, SourceName: o.TargetName, Pos: o.Pos,
-				Availability: manifest.Optional,
-			}
-			ask = func(ctx context.Context) (*capabilities.Route, error) { return i.realm.engine.Use(ctx, owner, use) }
+	for o := range routing.Items(d, src.Name) {
+		ask := func(ctx context.Context) (*capabilities.Route, error) {
+			return i.realm.engine.Item(ctx, i, owner, src.Name, o.Kind, o.TargetName)
 		}
 		if err := i.putItem(ctx, got, u, path.Join(at, o.TargetName), o.Kind, ask, info, inside); err != nil {
 			return err

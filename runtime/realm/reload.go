@@ -374,9 +374,9 @@ type item struct {
 	route *capabilities.Route // nil if it leads nowhere
 }
 
-// contents are the items of the dictionary that n has by route, and of those in it, in the order of the offers.
-func contents(ctx context.Context, e *routing.Engine, n routing.Node, route *capabilities.Route, depth int) []item {
-	src := route.Source
+// contents are the items of the dictionary that user has by route, and of those in it, in the order of the offers.
+func contents(ctx context.Context, e *routing.Engine, user routing.Node, route *capabilities.Route, depth int) []item {
+	n, src := user, route.Source
 	if src.Kind != capabilities.FromComponent {
 		return nil
 	}
@@ -399,15 +399,11 @@ func contents(ctx context.Context, e *routing.Engine, n routing.Node, route *cap
 		return nil
 	}
 	var out []item
-	for k := range d.Offers {
-		o := &d.Offers[k]
-		if o.Target.Kind != manifest.RefSelf || o.Target.Dictionary != src.Name {
-			continue
-		}
-		r, _ := e.Offer(ctx, n, o)
+	for o := range routing.Items(d, src.Name) {
+		r, _ := e.Item(ctx, user, n, src.Name, o.Kind, o.TargetName)
 		out = append(out, item{o.Kind, o.TargetName, r})
 		if r != nil && r.Kind == manifest.KindDictionary && depth < maxNesting {
-			out = append(out, contents(ctx, e, n, r, depth+1)...)
+			out = append(out, contents(ctx, e, user, r, depth+1)...)
 		}
 	}
 	return out

@@ -104,11 +104,11 @@ type Reach struct {
 // reach the operator. If nobody gets it, near is the nearest name of a capability that there is, "" if w itself is one.
 func (t *Tree) WhoCanReach(ctx context.Context, w Wanted) (reached []Reach, near string, err error) {
 	names := map[string]bool{}
-	err = t.ends(ctx, func(_ *node, by Result) {
+	err = t.ends(ctx, func(n *node, by Result) {
 		if by.Route == nil {
 			return
 		}
-		f := finder{tree: t, names: names}
+		f := finder{tree: t, user: n, names: names}
 		f.found = func(k manifest.Kind, s capabilities.Source, hops []capabilities.Hop) {
 			if w.is(k, s) {
 				reached = append(reached, Reach{By: by, Kind: k, Source: s, Hops: slices.Clone(hops)})
@@ -154,6 +154,7 @@ func (t *Tree) nearest(ctx context.Context, w Wanted, names map[string]bool) (st
 // A finder finds all sources that a route leads to.
 type finder struct {
 	tree   *Tree
+	user   *node
 	names  map[string]bool
 	found  func(manifest.Kind, capabilities.Source, []capabilities.Hop)
 	inside []*manifest.Capability // the dictionaries that are being looked into
@@ -194,13 +195,9 @@ func (f *finder) route(ctx context.Context, r *capabilities.Route, before []capa
 	}
 	f.inside = append(f.inside, dict)
 	d, _ := n.Decl(ctx)
-	for i := range d.Offers {
-		o := &d.Offers[i]
-		if o.Target.Kind != manifest.RefSelf || o.Target.Dictionary != dict.Name {
-			continue
-		}
-		if item, err := f.tree.engine.Offer(ctx, n, o); err == nil {
-			f.route(ctx, item, hops)
+	for o := range routing.Items(d, dict.Name) {
+		if r, err := f.tree.engine.Item(ctx, f.user, n, dict.Name, o.Kind, o.TargetName); err == nil {
+			f.route(ctx, r, hops)
 		}
 	}
 	f.inside = f.inside[:len(f.inside)-1]
