@@ -68,7 +68,7 @@ func TestSaysWhatTheOriginalSays(t *testing.T) {
 			if err := c.Start(); err != nil {
 				t.Fatal(err)
 			}
-			end := time.AfterFunc(20*time.Second, func() { c.Process.Kill() })
+			end := time.AfterFunc(3*time.Minute, func() { c.Process.Kill() })
 			defer end.Stop()
 			c.Wait()
 			return out.String(), c.ProcessState.ExitCode()
@@ -96,13 +96,13 @@ func start(t *testing.T, script string, prepare func(*exec.Cmd)) (*exec.Cmd, str
 	}
 	t.Cleanup(func() {
 		c.Process.Signal(syscall.SIGTERM)
-		end := time.AfterFunc(20*time.Second, func() { c.Process.Kill() })
+		end := time.AfterFunc(3*time.Minute, func() { c.Process.Kill() })
 		defer end.Stop()
 		if err := c.Wait(); err != nil {
 			t.Error(err)
 		}
 	})
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if b, err := os.ReadFile(dir + "/ready"); err == nil && len(b) > 0 {
 			return c, strings.TrimSpace(string(b))
 		}

@@ -1,12 +1,14 @@
 package runsv
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -129,10 +131,10 @@ func (s *side) view() string {
 			}
 		}
 		dir := filepath.Join(s.dir, log, "supervise") + "/"
-		bytes, _ := os.ReadFile(dir + "status")
+		raw, _ := os.ReadFile(dir + "status")
 		stat, _ := os.ReadFile(dir + "stat")
 		pid, _ := os.ReadFile(dir + "pid")
-		st, err := servicedir.Decode(bytes)
+		st, err := servicedir.Decode(raw)
 		fmt.Fprintf(&b, "\n%v, want %c, paused %v, term %v, stat %q, error %v", st.State, st.Want, st.Paused, st.Term, stat, err)
 		if text := fmt.Sprintf("%d\n", st.PID); st.PID > 0 && string(pid) == text {
 			path, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", st.PID))
@@ -151,7 +153,8 @@ func (s *side) view() string {
 	return b.String()
 }
 
-// settled says whether it has begun, and read all commands.
+// settled says whether it has begun, has read all commands, and nothing is about to happen: a shell that waits for a processor may not
+// have set its traps, and what ended too soon is started again in a second, if it can be.
 func (s *side) settled() bool {
 	select {
 	case <-s.ended:
@@ -161,11 +164,34 @@ func (s *side) settled() bool {
 	if _, err := servicedir.Read(unix.AT_FDCWD, s.dir+"/"); err != nil {
 		return false
 	}
+	said, _ := os.ReadFile(s.dir + ".said")
 	for _, log := range []string{"", "log/"} {
+		st := s.status(log)
+		if st.State == servicedir.Down && st.Want == 'u' && !bytes.Contains(said, []byte("unable to start")) {
+			return false
+		}
 		if fd, err := unix.Open(filepath.Join(s.dir, log, "supervise/control"), unix.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
 			n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 			unix.Close(fd)
 			if err != nil || n > 0 {
+				return false
+			}
+		}
+	}
+	return idle(s.c.Process.Pid)
+}
+
+// idle says whether neither process pid nor any below it runs, or would if it could.
+func idle(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	for _, task := range tasks {
+		stat, _ := os.ReadFile(task + "/stat") // one that has ended is idle
+		if _, state, ok := bytes.Cut(stat, []byte(") ")); ok && strings.IndexByte("RD", state[0]) >= 0 {
+			return false
+		}
+		children, _ := os.ReadFile(task + "/children")
+		for child := range strings.FieldsSeq(string(children)) {
+			if n, err := strconv.Atoi(child); err == nil && !idle(n) {
 				return false
 			}
 		}
@@ -189,7 +215,7 @@ func (l life) live(t *testing.T, ours, theirs string) (difference string) {
 		}
 		var last string
 		same := 0
-		for limit := time.Now().Add(20 * time.Second); same < 3; {
+		for limit := time.Now().Add(3 * time.Minute); same < 3; {
 			time.Sleep(50 * time.Millisecond)
 			a, b := sides[0].view(), sides[1].view()
 			if a == b && a == last && sides[0].settled() && sides[1].settled() {
@@ -427,7 +453,7 @@ func TestLivesBetter(t *testing.T) {
 
 // until waits for what must come.
 func (s *side) until(what string, happened func(view string) bool) {
-	for end := time.Now().Add(30 * time.Second); !happened(s.view()); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); !happened(s.view()); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Errorf("no %s: %s", what, s.view())
 			return
