@@ -112,7 +112,7 @@ func (x *site) send(log, commands string) {
 // until waits for cond.
 func (x *site) until(what string, cond func() bool) {
 	x.t.Helper()
-	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
@@ -141,7 +141,7 @@ func (x *site) exit() {
 	x.s.Exit()
 	select {
 	case <-x.done:
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		x.t.Fatalf("no end; said %q", x.said)
 	}
 }
