@@ -412,14 +412,16 @@ func (b *Bound) link(v *View, path string) error {
 	if b.state == gone {
 		return ErrClosed
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed {
+		return os.ErrClosed
+	}
 	p := place{v, path}
 	if err := b.show(p); err != nil {
 		return err
 	}
-	b.views[p] = struct{}{}
-	v.mu.Lock()
-	v.bounds = append(v.bounds, b)
-	v.mu.Unlock()
+	b.views[p], v.bounds[path] = struct{}{}, b
 	return nil
 }
 
@@ -428,17 +430,6 @@ func (b *Bound) leave(p place) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.views, p)
-}
-
-// forget forgets a view that is closed.
-func (b *Bound) forget(v *View) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for p := range b.views {
-		if p.v == v {
-			delete(b.views, p)
-		}
-	}
 }
 
 // Close ends it: connections are refused.

@@ -115,3 +115,39 @@ func TestRefuse(t *testing.T) {
 		}
 	}
 }
+
+// What is removed, or could not be put there, keeps no descriptor and no file.
+func TestRemove(t *testing.T) {
+	s := open(t)
+	v, err := s.View()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	have := func() (n int) {
+		for _, dir := range []string{"/proc/self/fd", s.sock.Name()} {
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(entries)
+		}
+		return n
+	}
+	serve := func(path string) error {
+		return v.Serve(path, sock.Stream, func(f func()) { go f() }, func(conn *os.File) { conn.Close() })
+	}
+	before := have()
+	if err := errors.Join(serve("/set/a"), serve("/set/b"), v.Remove("/set/a"), v.Remove("/set")); err != nil {
+		t.Error(err)
+	}
+	if err := v.Hold("/dir/full", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := serve("/dir"); err == nil {
+		t.Error("a directory that is not empty is replaced")
+	}
+	if now := have(); now != before {
+		t.Errorf("%d descriptors and files, before %d", now, before)
+	}
+}

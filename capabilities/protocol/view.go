@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -20,14 +20,14 @@ type View struct {
 	dir string
 
 	mu     sync.Mutex
-	hosted []*hosted
-	bounds []*Bound
+	hosted map[string]*hosted // by path
+	bounds map[string]*Bound  // likewise
 	closed bool
 }
 
 // View makes an empty one.
 func (s *Sockets) View() (*View, error) {
-	v := &View{s: s, dir: filepath.Join(s.dir, "v", secret())}
+	v := &View{s: s, dir: filepath.Join(s.dir, "v", secret()), hosted: map[string]*hosted{}, bounds: map[string]*Bound{}}
 	if err := os.Mkdir(v.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -46,19 +46,26 @@ func (v *View) place(path string) (string, error) {
 	return path, os.MkdirAll(filepath.Dir(path), 0o755)
 }
 
-// leave ends what was at path before something else is put there, which takes its place in one step.
+// leave ends what is at path and below, before it is removed or something else takes its place in one step.
 func (v *View) leave(path string) {
+	in := func(p string) bool { return p == path || strings.HasPrefix(p, path+"/") }
+	bounds := map[string]*Bound{}
 	v.mu.Lock()
-	bounds := slices.Clone(v.bounds)
-	v.hosted = slices.DeleteFunc(v.hosted, func(h *hosted) bool {
-		if h.path == path {
+	for p, h := range v.hosted {
+		if in(p) {
 			h.close(v)
+			delete(v.hosted, p)
 		}
-		return h.path == path
-	})
+	}
+	for p, b := range v.bounds {
+		if in(p) {
+			bounds[p] = b
+			delete(v.bounds, p)
+		}
+	}
 	v.mu.Unlock()
-	for _, b := range bounds {
-		b.leave(place{v, path})
+	for p, b := range bounds {
+		b.leave(place{v, p})
 	}
 }
 
@@ -95,7 +102,10 @@ func (v *View) Hold(path string, dir bool) error {
 }
 
 // Remove removes what is at path.
-func (v *View) Remove(path string) error { return os.RemoveAll(filepath.Join(v.dir, path)) }
+func (v *View) Remove(path string) error {
+	v.leave(path)
+	return os.RemoveAll(filepath.Join(v.dir, path))
+}
 
 // Write puts a file with text at path.
 func (v *View) Write(path string, text []byte) error {
@@ -111,8 +121,7 @@ const atOnce = 64
 
 // hosted is a socket of a protocol that the manager itself speaks.
 type hosted struct {
-	path string
-	fd   int
+	fd int
 	// Under View.mu.
 	serving int
 	closed  bool
@@ -125,30 +134,36 @@ func (h *hosted) close(v *View) {
 	syscall.Close(h.fd)
 }
 
-// Serve puts a socket at path, in the place of what was there, whose connections are given to serve, each on a goroutine of its own, of which there are 64 at
-// most. run starts such a goroutine; the connection is serve's, and blocks.
+// Serve puts a socket at path, in the place of what was there, whose connections are given to serve, each on a goroutine of its own, of
+// which there are 64 at most. run starts such a goroutine; the connection is serve's, and blocks.
 func (v *View) Serve(path string, t sock.Type, run func(func()), serve func(conn *os.File)) error {
+	v.leave(path)
 	at, err := v.place(path)
 	if err != nil {
 		return err
 	}
-	v.leave(path)
 	n := v.s.name()
-	h := &hosted{path: path}
+	h := &hosted{}
 	if h.fd, err = sock.Listen(v.s.sock, n, t); err != nil {
 		return err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
-		syscall.Close(h.fd)
-		return os.ErrClosed
+		err = os.ErrClosed
+	} else {
+		err = v.s.loop.Add(h.fd, poll.In, func(uint32) { v.accept(h, run, serve) })
 	}
-	v.hosted = append(v.hosted, h)
-	if err := os.Rename(v.s.path(n), at); err != nil {
+	if err == nil {
+		err = os.Rename(v.s.path(n), at)
+	}
+	if err != nil {
+		h.close(v)
+		os.Remove(v.s.path(n))
 		return err
 	}
-	return v.s.loop.Add(h.fd, poll.In, func(uint32) { v.accept(h, run, serve) })
+	v.hosted[path] = h
+	return nil
 }
 
 // accept takes one connection; on the loop.
@@ -198,8 +213,8 @@ func (v *View) Close() error {
 	bounds := v.bounds
 	v.hosted, v.bounds = nil, nil
 	v.mu.Unlock()
-	for _, b := range bounds {
-		b.forget(v)
+	for p, b := range bounds {
+		b.leave(place{v, p})
 	}
 	if err := os.RemoveAll(v.dir); err != nil {
 		return fmt.Errorf("remove what a component saw: %w", err)
