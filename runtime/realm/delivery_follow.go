@@ -30,14 +30,23 @@ type follower interface {
 	of() (*instance, *manifest.Use)
 }
 
+// turn says whether a follower is being filled.
+type turn uint8
+
+const (
+	idle  turn = iota
+	fills      // it is
+	again      // it is, and must be once more
+)
+
 // follow has f filled whenever dynamic children have come or gone, until it ends.
 func (r *Realm) follow(f follower) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.follows == nil {
-		r.follows = map[follower]bool{}
+		r.follows = map[follower]turn{}
 	}
-	r.follows[f] = false
+	r.follows[f] = idle
 }
 
 func (r *Realm) unfollow(f follower) {
@@ -47,24 +56,33 @@ func (r *Realm) unfollow(f follower) {
 }
 
 // refresh says that dynamic children have come or gone.
-func (r *Realm) refresh() {
+func (r *Realm) refresh() { r.refill(func(follower) bool { return true }) }
+
+// refill has those filled for whom who is true: each by one goroutine, however often that is asked for.
+func (r *Realm) refill(who func(follower) bool) {
+	var now []follower
 	r.mu.Lock()
-	var all []follower
-	for f, pending := range r.follows {
-		if !pending {
-			r.follows[f] = true
-			all = append(all, f)
+	for f, t := range r.follows {
+		switch {
+		case !who(f):
+		case t == idle:
+			r.follows[f], now = fills, append(now, f)
+		default:
+			r.follows[f] = again
 		}
 	}
 	r.mu.Unlock()
-	for _, f := range all {
+	for _, f := range now {
 		r.spawn(func() {
-			r.mu.Lock()
-			if r.follows[f] {
-				r.follows[f] = false
+			for more := true; more; {
+				r.fill(f)
+				r.mu.Lock()
+				t, there := r.follows[f]
+				if more = t == again; there {
+					r.follows[f] = t - 1
+				}
+				r.mu.Unlock()
 			}
-			r.mu.Unlock()
-			r.fill(f)
 		})
 	}
 }

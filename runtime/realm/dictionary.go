@@ -144,7 +144,7 @@ type dictionarySet struct {
 
 	asking sync.Mutex // held over fill: who asked last must show last
 	mu     sync.Mutex // guards what follows
-	have   []string
+	have   map[string]bool
 	lacks  string // why there is nothing, as it was told
 	over   bool
 }
@@ -187,15 +187,16 @@ func (s *dictionarySet) fill(ctx context.Context) error {
 		return nil
 	}
 	s.lacks = lacks
-	for _, n := range s.have {
+	for n := range s.have {
 		if !slices.Contains(names, n) {
 			if err := s.view.Remove(path.Join(s.at, n)); err != nil {
 				return err
 			}
+			delete(s.have, n)
 		}
 	}
 	for _, n := range names {
-		if slices.Contains(s.have, n) {
+		if s.have[n] {
 			continue
 		}
 		src := s.src
@@ -204,30 +205,23 @@ func (s *dictionarySet) fill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.have[n] = true
 	}
-	s.have = names
 	return nil
 }
 
 // dictionaryChanged has those filled who see the dictionary that the component at declares.
 func (r *Realm) dictionaryChanged(at name.Moniker, dict string) {
-	r.mu.Lock()
-	var all []follower
-	for f := range r.follows {
-		if s, ok := f.(*dictionarySet); ok && s.src.At == at && s.src.Name == dict {
-			all = append(all, f)
-		}
-	}
-	r.mu.Unlock()
-	for _, f := range all {
-		r.spawn(func() { r.fill(f) })
-	}
+	r.refill(func(f follower) bool {
+		s, ok := f.(*dictionarySet)
+		return ok && s.src.At == at && s.src.Name == dict
+	})
 }
 
 // putProvided puts what is in a dictionary that a program provides into the directory at at. The program is started for that, unless
 // that waits for i in turn: then what is in it comes later.
 func (i *instance) putProvided(ctx context.Context, got *delivery, u *manifest.Use, at string, src capabilities.Source) error {
-	s := &dictionarySet{i: i, use: u, view: got.view, at: at, src: src}
+	s := &dictionarySet{i: i, use: u, view: got.view, at: at, src: src, have: map[string]bool{}}
 	got.follows = append(got.follows, s)
 	i.realm.follow(s)
 	p, err := i.realm.reach(ctx, src.At)

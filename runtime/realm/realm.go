@@ -105,7 +105,7 @@ type Realm struct {
 	idle      chan struct{} // closed when active falls to 0; nil while nobody waits
 	failed    map[name.Moniker]string
 	runs      int               // programs started, ever
-	follows   map[follower]bool // what may change at any time; true: it is about to be filled
+	follows   map[follower]turn // what may change at any time
 }
 
 // eagerAtOnce bounds the starts of one tree that are under way at once, for memory's sake; starting is bound by the launcher
