@@ -228,15 +228,31 @@ func (s *Service) Abandon() {
 
 // close ends supervision.
 func (s *Service) close() {
+	s.leave()
+	s.closeFiles()
+}
+
+// leave has nothing happen any more.
+func (s *Service) leave() {
+	if s.main == nil {
+		return
+	}
+	for _, h := range s.halves() {
+		h.left = true
+		if h.timer != nil {
+			h.timer.Stop()
+		}
+		h.dropAdopted()
+		if h.held != nil {
+			s.cfg.Loop.Remove(h.fifo)
+		}
+	}
+}
+
+func (s *Service) closeFiles() {
 	if s.main != nil {
 		for _, h := range s.halves() {
-			h.left = true
-			if h.timer != nil {
-				h.timer.Stop()
-			}
-			h.dropAdopted()
 			if h.held != nil {
-				s.cfg.Loop.Remove(h.fifo)
 				h.held.Close()
 			}
 		}
@@ -246,6 +262,26 @@ func (s *Service) close() {
 			unix.Close(fd)
 		}
 	}
+}
+
+// enders bounds how many services end at once.
+var enders = make(chan struct{}, 4)
+
+// end is the end of supervision. What is left to be written and closed is so beside the loop: at a shutdown of a thousand services
+// that is most of the work, and there is more than one CPU for it.
+func (s *Service) end() {
+	s.leave()
+	status, exit := s.main.m.Status(0)
+	go func() {
+		enders <- struct{}{}
+		err := s.main.held.Write(status, exit)
+		s.closeFiles()
+		<-enders
+		s.cfg.Loop.Do(func() {
+			s.main.published(status, err)
+			s.done()
+		})
+	}()
 }
 
 // name is a file's name from the service directory.
@@ -317,16 +353,22 @@ func (h *half) publish() {
 		pid = h.process.PID()
 	}
 	status, exit := h.m.Status(pid)
-	if err := h.held.Write(status, exit); err != nil {
-		for line := range strings.SplitSeq(err.Error(), "\n") {
-			h.report("warning: " + line)
-		}
-	}
+	err := h.held.Write(status, exit)
 	if !h.open {
 		h.open = true
 		if err := h.held.OpenOK(); err != nil {
 			h.report("fatal: " + err.Error())
 			h.Exit()
+		}
+	}
+	h.published(status, err)
+}
+
+// published tells what came of writing status.
+func (h *half) published(status servicedir.Status, err error) {
+	if err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			h.report("warning: " + line)
 		}
 	}
 	if h.cfg.Changed != nil && !h.isLog {
@@ -365,13 +407,12 @@ func (h *half) perform(f Effect, e Event) {
 		h.pipe[1] = -1
 		h.log.feed(Event{Kind: Closed})
 	case Leave:
-		h.publish()
-		if h.isLog {
-			h.main.feed(Event{Kind: LogEnd})
+		if !h.isLog {
+			h.Service.end()
 			return
 		}
-		h.close()
-		h.done()
+		h.publish()
+		h.main.feed(Event{Kind: LogEnd})
 	}
 }
 
