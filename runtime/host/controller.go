@@ -43,9 +43,10 @@ func (s *session) control(m name.Moniker) (*os.File, error) {
 		return nil, err
 	}
 	s.open++
+	since := s.cfg.Tree.LastEvent() // what happens once the client has its end, it is told
 	s.controllers.Go(func() {
 		c := &controller{session: session{Host: s.Host, user: s.user, scope: s.scope}, child: m}
-		c.run(s.ctx, conn)
+		c.run(s.ctx, conn, since)
 		s.mu.Lock()
 		s.open--
 		s.mu.Unlock()
@@ -59,8 +60,7 @@ type controller struct {
 	child name.Moniker
 }
 
-func (c *controller) run(ctx context.Context, conn *net.UnixConn) {
-	since := c.cfg.Tree.LastEvent()
+func (c *controller) run(ctx context.Context, conn *net.UnixConn, since uint64) {
 	r, err := rpc.Accept(ctx, conn, rpc.Config{
 		Protocol: framework.Controller, Versions: []uint32{1}, MaxBody: maxRequest,
 		Handle: func(ctx context.Context, method string, m rpc.Message) (rpc.Message, error) {

@@ -120,34 +120,21 @@ func (i *instance) destroy(ctx context.Context) error {
 }
 
 func (i *instance) doDestroy(ctx context.Context) error {
-	for {
+	for again := true; again; {
 		if err := i.shutdown(ctx); err != nil {
 			return err
 		}
 		i.mu.Lock()
-		if _, ok := i.state.(shutdown); ok {
-			break
-		}
-		i.mu.Unlock() // somebody has unresolved it in between
+		switch i.state.(type) {
+		case shutdown, destroyed:
+			again = false
+		} // else somebody has unresolved it in between
+		i.mu.Unlock()
 	}
-	i.mu.Unlock()
 	if c := i.decl.collection; c == nil || !c.PersistentStorage {
 		i.purge(ctx)
 	}
-	i.mu.Lock()
-	kids := i.childrenLocked()
-	i.children = nil
-	i.state = destroyed{}
-	i.mu.Unlock()
-	i.realm.count(-1)
-	i.unprovide()
-	for _, c := range kids {
-		c.leave()
-	}
-	i.mu.Lock()
-	i.emitLocked(Event{Kind: EventDestroyed})
-	i.mu.Unlock()
-	i.realm.cfg.Sinks.Remove(i.moniker)
+	i.leave(true)
 	seg := i.moniker.Base()
 	i.parent.mu.Lock()
 	if i.parent.children[seg] == i {
@@ -158,9 +145,14 @@ func (i *instance) doDestroy(ctx context.Context) error {
 	return nil
 }
 
-// leave marks i and what is below it as destroyed, as the parent forgets them. All of it has been shut down.
-func (i *instance) leave() {
+// leave takes i and what is below it, all of which has been shut down, out of the tree; it does nothing if that is done. forGood says
+// that they will not come back with the next manifest of i's parent.
+func (i *instance) leave(forGood bool) {
 	i.mu.Lock()
+	if _, gone := i.state.(destroyed); gone {
+		i.mu.Unlock()
+		return
+	}
 	kids := i.childrenLocked()
 	i.children = nil
 	i.state = destroyed{}
@@ -168,15 +160,16 @@ func (i *instance) leave() {
 	i.realm.count(-1)
 	i.unprovide()
 	for _, c := range kids {
-		c.leave()
+		c.leave(forGood)
 	}
 	i.mu.Lock()
 	i.emitLocked(Event{Kind: EventDestroyed})
 	i.mu.Unlock()
-	if i.decl.collection != nil {
+	if forGood || i.decl.collection != nil {
 		i.realm.cfg.Sinks.Remove(i.moniker)
-	} else {
-		i.realm.noteEnd(i.moniker, "") // its parent's manifest was read anew: what it was counts no more
+	}
+	if i.decl.collection == nil {
+		i.realm.noteEnd(i.moniker, "") // what it was counts no more
 	}
 }
 
@@ -195,7 +188,7 @@ func (i *instance) unresolve(ctx context.Context) error {
 	}
 	kids, err := i.forget()
 	for _, c := range kids {
-		c.leave()
+		c.leave(false)
 	}
 	return err
 }

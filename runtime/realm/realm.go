@@ -247,10 +247,13 @@ func (r *Realm) noteEnd(m name.Moniker, why string) {
 	defer r.mu.Unlock()
 	if why == "" {
 		delete(r.failed, m)
-	} else {
+	} else if len(r.failed) < keptFailures {
 		r.failed[m] = why
 	}
 }
+
+// keptFailures bounds the account: dynamic children with names of their own may go on failing for years.
+const keptFailures = 10_000
 
 func (r *Realm) noteRun() {
 	r.mu.Lock()

@@ -412,6 +412,31 @@ func TestCollections(t *testing.T) {
 	})
 }
 
+// What is destroyed while its parent leaves the tree is destroyed once.
+func TestDestroyedTwice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, files{"root": `{ ` + prog + `, collections: [ { name: "jobs", durability: "transient" } ] }`, "p": `{}`})
+		m, err := w.Create(t.Context(), "/", "jobs", ChildDecl{Name: "x", URL: "mem:///p"})
+		w.must(err)
+		i := w.find(m)
+		w.must(i.shutdown(t.Context()))
+		i.leave(false)
+		w.must(i.doDestroy(t.Context()))
+		if _, ok := w.Instance(m); ok || w.instances != 1 {
+			t.Errorf("there: %v, counted: %d", ok, w.instances)
+		}
+		n := 0
+		for _, e := range w.events() {
+			if e == "destroyed "+string(m) {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("destroyed %d times; events %q", n, w.events())
+		}
+	})
+}
+
 // reloaded is what a reload says that it changes, in a line each.
 func (w *world) reloaded(m name.Moniker, dry bool) string {
 	w.t.Helper()

@@ -508,7 +508,7 @@ func (s *step) adopt() error {
 			continue
 		}
 		if err := k.adopt(); err != nil {
-			if _, destroyed := i.realm.Instance(k.moniker); destroyed {
+			if _, there := i.realm.Instance(k.moniker); there {
 				return err
 			}
 		}
