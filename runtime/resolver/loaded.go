@@ -111,8 +111,9 @@ func (l *Loaded) Resolve(ctx context.Context, ref string, parent *Resolved) (*Re
 	case scheme == "":
 		return parent.loaded.resolve(ctx, ref, ref, parent)
 	case local:
-		if ref, err = l.absolute(ctx, ref, scheme); err == nil {
-			r, err = l.disk.Resolve(ctx, "file:"+ref[len(scheme)+1:], parent)
+		var abs string
+		if abs, err = l.absolute(ctx, ref, scheme); err == nil {
+			r, err = l.disk.Resolve(ctx, "file:"+abs[len(scheme)+1:], parent)
 		}
 	default:
 		return l.fetch(ctx, ref, scheme)
