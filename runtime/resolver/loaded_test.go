@@ -1,11 +1,13 @@
 package resolver_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/crypto/blake2b"
 
 	"github.com/cmgr/cmgr/capabilities"
+	"github.com/cmgr/cmgr/internal/needs"
 	"github.com/cmgr/cmgr/runtime/loader/cache"
 	"github.com/cmgr/cmgr/runtime/loader/inet"
 	"github.com/cmgr/cmgr/runtime/loader/prim"
@@ -215,6 +218,43 @@ func TestTrust(t *testing.T) {
 			}
 		})
 	}
+	t.Run("minisign itself", func(t *testing.T) {
+		tool := needs.Tool(t, "minisign")
+		keys, file := t.TempDir(), filepath.Join(app, cache.Contents)
+		os.Remove(file + ".sig")
+		run := func(args ...string) {
+			cmd := exec.Command(tool, append(args, "-p", keys+"/pub", "-s", keys+"/key", "-m", file)...)
+			if said, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("minisign %q: %v\n%s", args, err, said)
+			}
+		}
+		run("-G", "-W") // without a password
+		public, err := os.ReadFile(keys + "/pub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(string(public), "\n")
+		trust, err := cache.ParseTrust("trusted", []byte("minisign "+lines[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"-S"}, {"-S", "-l"}, {"-S", "-c", "a comment", "-t", "a trusted one"}} {
+			run(args...)
+			if _, err := loaded(t, "port", dir, trust).Resolve(t.Context(), "s:///srv/app/root.cml", nil); err != nil {
+				t.Errorf("%q: %v", args, err)
+			}
+		}
+		sig, err := os.ReadFile(file + ".minisig")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file+".minisig", bytes.Replace(sig, []byte("trusted one"), []byte("trusted two"), 1), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loaded(t, "port", dir, trust).Resolve(t.Context(), "s:///srv/app/root.cml", nil); !errors.Is(err, cache.ErrUntrusted) {
+			t.Errorf("with another trusted comment: %v", err)
+		}
+	})
 	// What is listed must be what comes.
 	if err := os.WriteFile(filepath.Join(app, "net/bin/net"), []byte("#!/bin/evil\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -249,5 +289,8 @@ func TestEfile(t *testing.T) {
 	net, err := l.Resolve(t.Context(), "net/net.cml", root)
 	if err != nil || net.URL != "efile://"+dir+"/srv/app/net/net.cml" || net.Package.Dir != dir+"/srv/app/net" {
 		t.Errorf("%+v, %v", net, err)
+	}
+	if _, err := l.Resolve(t.Context(), "efile:none.cml", nil); err == nil || !strings.HasPrefix(err.Error(), "efile:none.cml: ") {
+		t.Errorf("%v", err)
 	}
 }
