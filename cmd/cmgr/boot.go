@@ -129,7 +129,7 @@ processes, in the reverse order of their starts.`,
 	f.StringArrayVar(&path, "path", nil, "look in `DIR`... and not where the script says")
 	f.StringArrayVar(&vars, "boot_var", nil, "$NAME in the script is DIR (`NAME=DIR`, or two arguments)")
 	f.StringVar(&root, "root", "", "$ROOT in the script is `DIR` (default: where NAME.boot is)")
-	f.BoolVar(&cfg.BootDebug, "init_debug", false, "show each instruction")
+	f.BoolVar(&cfg.BootDebug, "init_debug", false, "show what is started, applied and reached, in init's words")
 	f.BoolVar(&stale, "stale", false, "run a tree as it was compiled, though its sources have changed")
 	return cmd
 }

@@ -70,7 +70,7 @@ func TestBootRelease(t *testing.T) {
 		out, _, code := r.cmgr("status")
 		return code == 0 && strings.HasPrefix(out, "{started,started}\n")
 	})
-	if err := r.err(); !strings.Contains(err, "progress modules_loaded") || !strings.Contains(err, "{kernelProcess,logd,") {
+	if err := r.err(); !strings.Contains(err, "{progress,modules_loaded}") || !strings.Contains(err, "{start,logd}") {
 		t.Errorf("it said:\n%s", err)
 	}
 	if code := r.stop(); code != 0 {
@@ -328,6 +328,61 @@ main(_) ->
 		if got := strings.Split(list, ", "); !slices.Equal(got, want) {
 			t.Errorf("%s: the path is %q, Erlang's %q\n%s", flags, got, want, ours)
 		}
+	}
+}
+
+// TestInitDebug: -init_debug says what Erlang's init says of the same instructions.
+func TestInitDebug(t *testing.T) {
+	for _, tool := range []string{"erl", "escript"} {
+		needs.Tool(t, tool)
+	}
+	const is = `{progress,early},{kernelProcess,db,{component,start,[db]}},
+		{apply,{component,run,['the-job',[{timeout_ms,300000},{may_fail,true}]]}},
+		{progress,{'two words',"text",-1,[]}},{apply,{cmgr,log,["quoted \"word\""]}}`
+	dir := write(t, map[string]string{
+		"c/db.cml":      daemon("db"),
+		"c/the-job.cml": sh("exit 0"),
+		"component.erl": "-module(component).\n-export([start/1,run/2]).\nstart(_) -> {ok,spawn_link(fun() -> receive x -> x end end)}.\nrun(_,_) -> ok.\n",
+		"cmgr.erl":      "-module(cmgr).\n-export([log/1]).\nlog(_) -> ok.\n",
+		"real.escript": `
+main(_) ->
+	[{ok,_} = compile:file(F) || F <- [component,cmgr]],
+	{ok,Bin} = file:read_file(filename:join(code:root_dir(), "bin/start_clean.boot")),
+	{script,Id,Is} = binary_to_term(Bin),
+	More = [case I of {progress,started} -> [` + is + `,I]; _ -> [I] end || I <- Is],
+	ok = file:write_file("real.boot", term_to_binary({script,Id,lists:append(More)})).
+`,
+	})
+	make := exec.Command("escript", "real.escript")
+	make.Dir = dir
+	if said, err := make.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	real := exec.CommandContext(t.Context(), "erl", "-noshell", "-boot", "./real", "-init_debug", "-eval", "halt().")
+	real.Dir = dir
+	said, err := real.CombinedOutput()
+	_, theirs, ok := strings.Cut(string(said), "{progress,early}")
+	if err != nil || !ok {
+		t.Fatalf("%v\n%s", err, said)
+	}
+
+	script(t, dir, "ours", `{path,["$ROOT/c"]},{primLoad,[db,'the-job']},`+is+`,{progress,started}`)
+	r := boot(t, dir, "ours", "-init_debug")
+	r.until("{started,started}", func() bool {
+		out, _, code := r.cmgr("status")
+		return code == 0 && strings.HasPrefix(out, "{started,started}\n")
+	})
+	if code := r.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	var ours []string
+	for line := range strings.Lines(r.err()) {
+		if line, ok := strings.CutPrefix(line, "cmgr: boot: {"); ok {
+			ours = append(ours, "{"+line)
+		}
+	}
+	if got := strings.Join(ours, ""); got != "{progress,early}"+strings.ReplaceAll(theirs, "\r", "") {
+		t.Errorf("Erlang says\n{progress,early}%s\nand we\n%s\nof all\n%s", theirs, got, r.err())
 	}
 }
 

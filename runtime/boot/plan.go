@@ -92,7 +92,8 @@ func (p *Plan) Steps() int { return len(p.steps) }
 type step struct {
 	at   int
 	text string
-	do   any // progress, kernel, run, start, pause or say; nil for what has been done by checking
+	said string // by -init_debug, as init says it; "" for nothing
+	do   any    // progress, kernel, run, start, pause or say; nil for what has been done by checking
 }
 
 // What steps do.
@@ -153,7 +154,7 @@ func Check(t term.Term, o Options) (*Plan, []error) {
 	}
 	c.path = o.dirs(nil)
 	for i, e := range is.Elems {
-		s := step{at: i + 1, text: brief(e)}
+		s := step{at: i + 1, text: brief(e), said: debug(e)}
 		c.at = fmt.Sprintf("instruction %d, %s", s.at, s.text)
 		s.do = c.instruction(e.(term.Tuple))
 		c.steps = append(c.steps, s)
@@ -162,6 +163,18 @@ func Check(t term.Term, o Options) (*Plan, []error) {
 		return nil, c.found
 	}
 	return c.Plan, nil
+}
+
+// debug is what init -init_debug says of an instruction: neither of paths nor of what is loaded.
+func debug(t term.Term) string {
+	i := t.(term.Tuple)
+	switch i[0] {
+	case term.Atom("progress"), term.Atom("apply"):
+		return term.Text(t)
+	case term.Atom("kernelProcess"):
+		return "{start," + term.Text(i[1]) + "}"
+	}
+	return ""
 }
 
 // brief is the beginning of an instruction, without what an application says of itself.

@@ -28,6 +28,7 @@ type Status struct {
 type News struct {
 	Status
 	Begins  bool          // the instruction has begun
+	Debug   string        // and this is what init says of it with -init_debug
 	Reached bool          // the progress is new
 	Hangs   time.Duration // the instruction has not returned for so long
 	Said    string        // by cmgr:log
@@ -95,7 +96,7 @@ func (b *Boot) Run(ctx context.Context) error {
 		}
 	}
 	for _, s := range b.plan.steps {
-		b.set(func(st *Status) { st.Step, st.Text, st.Since = s.at, s.text, time.Now() }, News{Begins: true})
+		b.set(func(st *Status) { st.Step, st.Text, st.Since = s.at, s.text, time.Now() }, News{Begins: true, Debug: s.said})
 		if err := b.bounded(ctx, s); err != nil {
 			return &StepError{s.at, s.text, err}
 		}

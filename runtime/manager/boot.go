@@ -104,12 +104,13 @@ func (m *Manager) tellBoot(n boot.News) {
 		s.Say(fmt.Sprintf("boot: instruction %d, %s, has not returned for %s", n.Step, n.Text, n.Hangs))
 	case n.Said != "":
 		s.Say("boot: " + n.Said)
+	case n.Reached && m.cfg.BootDebug: // said already
 	case n.Reached:
 		at.Done, at.Doing, at.Reached = n.Step, "", true
 		s.Progress(at)
 	case n.Begins:
-		if m.cfg.BootDebug {
-			s.Say(fmt.Sprintf("boot: %s", n.Text))
+		if m.cfg.BootDebug && n.Debug != "" {
+			s.Say("boot: " + n.Debug)
 		}
 		s.Progress(at)
 	default:
