@@ -25,43 +25,57 @@ type dir struct {
 	lock    int
 	current int
 	size    uint64 // of current
+	text    string // of config
 	config
 	due time.Time // when current gets too old, if age is set
 	job *job      // the processor that is running or to be run again; stays when the directory is reopened
 
 	selected bool   // the line that is being read belongs here
 	out      []byte // to be written to current
+	skip     int    // bytes of out that are there already
+	place
+}
+
+// hold opens the directory and locks it.
+func (d *dir) hold() (what string, err error) {
+	// What can be opened for reading but is no directory fails only when one changes to it, in runit.
+	if d.fd, err = unix.Openat(d.s.wd, d.name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
+		return "unable to open log directory", err
+	}
+	if _, st := fileOf(d.fd); st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		d.release()
+		return "unable to change directory", unix.ENOTDIR
+	}
+	if d.lock, err = openAppend(d.fd, "lock"); err == nil {
+		err = unix.Flock(d.lock, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		d.release()
+	}
+	return "unable to lock directory", err
+}
+
+// release is the opposite of hold, and leaves current as a kill would.
+func (d *dir) release() {
+	for _, fd := range []*int{&d.fd, &d.lock, &d.current} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+		}
+		*fd = -1
+	}
 }
 
 // open locks the directory, reads its config and opens current. It reports false, having said why, if it cannot.
 func (d *dir) open() bool {
 	s := d.s
-	// What can be opened for reading but is no directory fails only when one changes to it, in runit.
-	fd, err := unix.Openat(s.wd, d.name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		s.warn("unable to open log directory", d.name, djb.Text(err))
-		return false
-	}
-	lock := -1
-	fail := func(what string, err error) bool {
+	if what, err := d.hold(); err != nil {
 		s.warn(what, d.name, djb.Text(err))
-		if lock >= 0 {
-			unix.Close(lock)
-		}
-		unix.Close(fd)
 		return false
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return fail("unable to change directory", unix.ENOTDIR)
+	fd := d.fd
+	if d.job == nil { // or it goes on, over SIGHUP
+		d.finishProcessed()
 	}
-	if lock, err = openAppend(fd, "lock"); err == nil {
-		err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
-	}
-	if err != nil {
-		return fail("unable to lock directory", err)
-	}
-
 	text, err := readAt(fd, "config")
 	switch err {
 	case nil:
@@ -75,15 +89,18 @@ func (d *dir) open() bool {
 		s.warn(w)
 	}
 
+	var st unix.Stat_t
 	err = unix.Fstatat(fd, "current", &st, 0)
 	if err != nil && err != unix.ENOENT {
-		return fail("unable to stat current", err)
+		s.warn("unable to stat current", d.name, djb.Text(err))
+		d.release()
+		return false
 	}
-	d.fd, d.lock, d.config, d.size, d.selected = fd, lock, conf, 0, true
+	d.text, d.config, d.size = text, conf, 0
 	d.due = time.Now().Add(d.age)
 	fresh := err == unix.ENOENT
 	if !fresh && st.Size > 0 && st.Mode&unix.S_IXUSR == 0 { // as a crash left it
-		label := d.freeLabel(".u")
+		label := d.freeLabel()
 		s.must("unable to rename current", d, func() error { return unix.Renameat(fd, "current", fd, label+".u") })
 		d.prune("")
 		fresh = true
@@ -91,6 +108,7 @@ func (d *dir) open() bool {
 		d.size = uint64(st.Size)
 	}
 	d.openCurrent("unable to open current")
+	d.place = place{ino: d.ino, start: int64(d.size)}
 	if fresh {
 		s.info("new: " + d.name + "/current")
 	} else {
@@ -105,6 +123,8 @@ func (d *dir) openCurrent(what string) {
 		return err
 	})
 	d.s.must("unable to set mode of current", d, func() error { return unix.Fchmod(d.current, 0o644) })
+	f, _ := fileOf(d.current)
+	d.ino = f.Ino
 }
 
 // close marks current as complete and unlocks the directory.
@@ -115,9 +135,7 @@ func (d *dir) close() {
 	d.s.info("close: " + d.name)
 	d.flush()
 	d.closeCurrent()
-	unix.Close(d.fd)
-	unix.Close(d.lock)
-	d.fd, d.lock = -1, -1
+	d.release()
 }
 
 func (d *dir) closeCurrent() {
@@ -134,23 +152,20 @@ func (d *dir) closeCurrent() {
 
 // begin begins a line: head is all of it or its first bytes. It reports whether (the rest of) the line belongs into the log.
 func (d *dir) begin(stamp, head []byte) bool {
-	if d.fd < 0 {
+	if d.selected = d.fd >= 0 && d.s.count >= d.from; !d.selected {
 		return false
 	}
-	if len(d.rules) > 0 {
-		var echo bool
-		d.selected, echo = d.judge(head)
-		if echo {
-			d.s.echo = d.short(d.s.echo, stamp, head)
-		}
+	var echo bool
+	if d.selected, echo = d.judge(head); echo {
+		d.s.echo = d.short(d.s.echo, stamp, head)
 	}
 	if !d.selected {
 		return false
 	}
 	if d.udp != nil {
 		packet := d.short(nil, stamp, head)
-		if sent, why := d.s.sendUDP(d.udp, packet); !sent {
-			d.out = append(append(d.out, why...), packet...)
+		if why := d.send(packet); why != 0 {
+			d.out = append(append(d.out, notSent[why]...), packet...)
 		}
 		if d.udpOnly {
 			return false
@@ -158,6 +173,27 @@ func (d *dir) begin(stamp, head []byte) bool {
 	}
 	d.out = append(append(append(d.out, stamp...), d.prefix...), head...)
 	return true
+}
+
+// send sends a line by UDP, unless that was tried before a kill. It returns the reason if it cannot.
+func (d *dir) send(packet []byte) (why uint64) {
+	n := d.s.count
+	switch last := d.sent >> 2; {
+	case n < last:
+		return 0
+	case n == last:
+		return d.sent & 3
+	}
+	if d.sent&3 != 0 {
+		// What could not be sent makes other bytes of its line. Who has to make them again knows that of the last one only.
+		d.flush()
+		d.from, d.start, d.skip = n, int64(d.size), 0
+		d.s.save()
+	}
+	why = d.s.sendUDP(d.udp, packet)
+	d.sent = n<<2 | why
+	d.s.save()
+	return why
 }
 
 // judge applies the rules to a line: the last that matches decides.
@@ -189,7 +225,7 @@ func (d *dir) short(b, stamp, head []byte) []byte {
 
 // add goes on with a line that was begun.
 func (d *dir) add(b []byte) {
-	if d.fd >= 0 && d.selected && !d.udpOnly {
+	if d.fd >= 0 && d.selected && !d.udpOnly && d.s.count >= d.from {
 		d.out = append(d.out, b...)
 		if len(d.out) >= maxOut {
 			d.flush()
@@ -200,7 +236,9 @@ func (d *dir) add(b []byte) {
 // flush writes out to current, and rotates where the size says so: before a write that would make it too large, and after a
 // line that ends less than lineMax before that.
 func (d *dir) flush() {
-	b := d.out
+	had := min(d.skip, len(d.out))
+	d.skip -= had
+	b := d.out[had:]
 	for len(b) > 0 {
 		if d.maxSize > 0 && d.size >= d.maxSize {
 			d.rotate()
@@ -294,13 +332,15 @@ func (d *dir) rotate() {
 	if d.size == 0 {
 		return
 	}
-	label := d.freeLabel(suffix)
+	label := d.freeLabel()
 	size := d.size
 	d.closeCurrent()
 	d.s.info("rename: " + d.name + "/current " + label + suffix + " " + strconv.FormatUint(size, 10))
 	d.s.must("unable to rename current", d, func() error { return unix.Renameat(d.fd, "current", d.fd, label+suffix) })
 	d.size = 0
 	d.openCurrent("unable to create new current")
+	d.start -= int64(size)
+	d.s.save()
 	pending := ""
 	if d.processor != "" {
 		pending = label + suffix
@@ -311,15 +351,19 @@ func (d *dir) rotate() {
 	}
 }
 
-// freeLabel is now's label, unless there is a file of that name with suffix: then one that is a little later.
-func (d *dir) freeLabel(suffix string) string {
+// freeLabel is now's label, unless there is an old file of that name: then one that is a little later.
+func (d *dir) freeLabel() string {
 	for {
 		label := tai64n.Format(micro(time.Now()))
-		var st unix.Stat_t
-		if unix.Fstatat(d.fd, label+suffix, &st, unix.AT_SYMLINK_NOFOLLOW) == unix.ENOENT {
+		if !d.has(label+".s") && !d.has(label+".u") { // both would be one that was processed
 			return label
 		}
 	}
+}
+
+func (d *dir) has(name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != unix.ENOENT
 }
 
 // prune removes what processors left half done, and one file, the oldest, if there are too many; not pending, which is the newest

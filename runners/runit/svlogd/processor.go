@@ -1,6 +1,8 @@
 package svlogd
 
 import (
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -148,13 +150,31 @@ func (j *job) ended(status unix.WaitStatus) {
 	}
 	must := func(what string, f func() error) { s.must(what, j.d, f) }
 	must("unable to rename processed", func() error { return unix.Renameat(j.fd, j.label+".t", j.fd, j.label+".s") })
+	// From here on the rest is to be done, by a next svlogd if we are killed (finishProcessed).
 	must("unable to set mode of processed", func() error { return unix.Fchmodat(j.fd, j.label+".s", 0o744, 0) })
+	must("unable to rename state", func() error { return unix.Renameat(j.fd, "newstate", j.fd, "state") })
 	if err := unix.Unlinkat(j.fd, j.label+".u", 0); err != nil {
 		s.warn("unable to unlink", j.d.name+"/"+j.label+".u")
 	}
-	must("unable to rename state", func() error { return unix.Renameat(j.fd, "newstate", j.fd, "state") })
 	s.info("processed: " + j.d.name + "/" + j.label + ".s")
 	j.finish()
+}
+
+// finishProcessed does what is left to be done if svlogd was killed when a processor had succeeded.
+func (d *dir) finishProcessed() {
+	names := d.list("unable to open directory, want recover", "unable to read directory")
+	for _, name := range names {
+		label, ok := strings.CutSuffix(name, ".u")
+		if !ok || !isOld(name) || !slices.Contains(names, label+".s") {
+			continue
+		}
+		// These may have been done.
+		_ = unix.Fchmodat(d.fd, label+".s", 0o744, 0)
+		_ = unix.Renameat(d.fd, "newstate", d.fd, "state")
+		if err := unix.Unlinkat(d.fd, name, 0); err != nil {
+			d.s.warn("unable to unlink", d.name+"/"+name)
+		}
+	}
 }
 
 func (j *job) finish() {

@@ -9,6 +9,8 @@
 // is in the file before the next read, and when they come in floods there is one read and one write for hundreds of them. Runit's
 // does a write for each line. One stamp is made for all lines that begin in what one read brought.
 //
+// What it has read is in a file until it is in the logs, so that a kill -9 has nothing lost or written twice: see journal.
+//
 // One goroutine does everything, blocking where runit's process would; beside it are one that waits for signals and one for each
 // running processor, and both only tell that one.
 package svlogd
@@ -60,15 +62,22 @@ type server struct {
 	bufMin  int        // -b
 	table   *[256]byte // what each byte is replaced by; nil: none is
 
-	in   int // standard input
-	wake int // eventfd(2) that ends a wait
-	wd   int // the directory we were started in
-	udp  int // socket; -1 while there is none
+	in   int  // standard input
+	pipe bool // it is one, or a socket
+	wake int  // eventfd(2) that ends a wait
+	wd   int  // the directory we were started in
+	udp  int  // socket; -1 while there is none
 	dirs []*dir
 
 	term, alarm, hangup atomic.Bool
 
-	line line
+	journal *journal   // nil: there is none
+	found   []*journal // by recover; keep drops them
+	buf     []byte     // what is read
+	have    int        // bytes of it that are being taken
+	count   uint64     // lines of these that have been handed to the directories
+	line    line
+	before  line // as it was before them
 	// stamp is for the lines that begin in the current chunk of input; empty: not made yet.
 	stamp []byte
 	echo  []byte // for standard error
@@ -80,6 +89,11 @@ type line struct {
 	stamp []byte
 	head  []byte // its first bytes, as long as there are fewer than lineMax
 	long  bool   // head has been handed to the directories, and more follows
+}
+
+func (l *line) set(from *line) {
+	l.begun, l.long = from.begun, from.long
+	l.stamp, l.head = append(l.stamp[:0], from.stamp...), append(l.head[:0], from.head...)
 }
 
 func parseArgs(args []string, stderr io.Writer) (s *server, dirs []string, code int) {
@@ -176,19 +190,27 @@ func (s *server) main(names []string) int {
 	for _, name := range names {
 		s.dirs = append(s.dirs, &dir{s: s, name: name, fd: -1, lock: -1, current: -1})
 	}
-	if !s.reopen() {
+	_, st := fileOf(s.in)
+	s.pipe = st.Mode&unix.S_IFMT == unix.S_IFIFO || st.Mode&unix.S_IFMT == unix.S_IFSOCK
+	s.recover()
+	if !s.reopen() || !s.copy() {
 		return exitFatal
 	}
-	if !s.copy() {
-		return exitFatal
-	}
+	s.close()
+	return 0
+}
+
+func (s *server) close() {
 	for _, d := range s.dirs {
 		if d.job != nil {
 			d.job.await()
 		}
 		d.close()
 	}
-	return 0
+	if s.journal != nil {
+		s.journal.drop()
+		s.journal = nil
+	}
 }
 
 // catch has signals noted, until the function that it returns is called.
@@ -245,25 +267,24 @@ func (s *server) wait(input bool, limit time.Duration) {
 
 // copy reads until the end of the input, or SIGTERM and the end of a line. It reports false if no directory is left.
 func (s *server) copy() bool {
-	buf := make([]byte, max(64<<10, s.bufMin))
 	drained := false // there was nothing to read a moment ago
 	for {
 		if !s.act() {
 			return false
 		}
-		room := buf
+		room := s.buf
 		if s.term.Load() {
 			if !s.line.begun {
 				return true
 			}
-			room = buf[:1] // what follows the newline is the next svlogd's
+			room = s.buf[:1] // what follows the newline is the next svlogd's
 		}
 		if drained {
 			s.wait(true, s.untilDue())
 			drained = false
 			continue
 		}
-		n, err := unix.Read(s.in, room)
+		n, err := s.read(room)
 		switch err {
 		case nil:
 		case unix.EAGAIN:
@@ -282,6 +303,28 @@ func (s *server) copy() bool {
 		// A read that brought less than it might has emptied the pipe, most likely. Asking again would be one call more.
 		drained = n < len(room)
 	}
+}
+
+// read reads what there is, of which the journal knows from then on.
+func (s *server) read(room []byte) (int, error) {
+	if s.journal != nil && s.pipe {
+		there, err := unix.IoctlGetUint32(s.in, unix.TIOCINQ)
+		if err != nil || there == 0 {
+			there = 1 // or the end, or none
+		}
+		room = room[:min(uint64(there), uint64(len(room)))]
+		s.journal.expect(len(room))
+	}
+	n, err := unix.Read(s.in, room)
+	if n > 0 {
+		s.have = n
+		s.makeStamp()
+		s.save()
+		if s.journal != nil {
+			s.journal.expect(0)
+		}
+	}
+	return n, err
 }
 
 // act does what was asked for by signals and what is due. It reports false if no directory is left.
@@ -336,13 +379,14 @@ func (s *server) reopen() bool {
 	}
 	if !any {
 		s.fatal("no functional log directories.")
+		return false
 	}
-	return any
+	s.keep()
+	return true
 }
 
 // take hands what was read to the directories, and has them write it.
 func (s *server) take(b []byte) {
-	s.stamp = s.stamp[:0]
 	if s.table != nil {
 		for i, c := range b {
 			b[i] = s.table[c]
@@ -364,6 +408,14 @@ func (s *server) take(b []byte) {
 		b = b[i+1:]
 	}
 	s.flush()
+	s.have, s.count, s.stamp = 0, 0, s.stamp[:0]
+	if s.before.begun = s.line.begun; s.line.begun {
+		s.before.set(&s.line)
+	}
+	for _, d := range s.dirs {
+		d.place, d.skip = place{ino: d.ino, start: int64(d.size)}, 0
+	}
+	s.save()
 }
 
 // part adds b, which contains no newline, to the line that is being read.
@@ -382,6 +434,7 @@ func (s *server) part(b []byte) {
 		}
 		// That is all that patterns are matched with. The rest of the line goes where they say as it comes.
 		b, l.long = b[n:], true
+		s.count++
 		for _, d := range s.dirs {
 			d.begin(l.stamp, l.head)
 		}
@@ -409,6 +462,7 @@ var newline = []byte("\n")
 // whole hands one line without its newline to the directories.
 func (s *server) whole(stamp, b []byte) {
 	head := b[:min(len(b), s.lineMax)]
+	s.count++
 	for _, d := range s.dirs {
 		if d.begin(stamp, head) {
 			d.out = append(append(d.out, b[len(head):]...), '\n')
@@ -422,9 +476,11 @@ func (s *server) whole(stamp, b []byte) {
 // end is the end of the input: a last line without a newline gets one.
 func (s *server) end() {
 	if s.line.begun {
-		s.finish()
+		s.have = copy(s.buf, newline)
+		s.makeStamp()
+		s.save()
+		s.take(s.buf[:s.have])
 	}
-	s.flush()
 }
 
 // flush writes all that is ready to be.
@@ -457,19 +513,25 @@ func (s *server) makeStamp() {
 // micro is t as runit's clock gives it: microseconds, and 500 nanoseconds.
 func micro(t time.Time) time.Time { return t.Truncate(time.Microsecond).Add(500 * time.Nanosecond) }
 
-// sendUDP sends a line. It reports false, with the reason, if it cannot.
-func (s *server) sendUDP(to *unix.SockaddrInet4, packet []byte) (bool, string) {
+// maxStamp is room for any stamp.
+const maxStamp = 32
+
+// notSent is what is logged before a line that could not be sent.
+var notSent = [4]string{1: "warning: no udp socket available: ", 2: "warning: failure sending through udp: "}
+
+// sendUDP sends a line. It returns the reason, an index of notSent, if it cannot.
+func (s *server) sendUDP(to *unix.SockaddrInet4, packet []byte) (why uint64) {
 	if s.udp < 0 {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
-			return false, "warning: no udp socket available: "
+			return 1
 		}
 		s.udp = fd
 	}
 	if err := unix.Sendto(s.udp, packet, 0, to); err != nil {
-		return false, "warning: failure sending through udp: "
+		return 2
 	}
-	return true, ""
+	return 0
 }
 
 func (s *server) say(kind, text string) { io.WriteString(s.stderr, "svlogd: "+kind+": "+text+"\n") }

@@ -155,6 +155,23 @@ func TestAProcessorThatFailsOrIsKilledIsRunAgain(t *testing.T) {
 	}
 }
 
+// What was processed when svlogd was killed is not there twice.
+func TestKilledAfterAProcessor(t *testing.T) {
+	dir := logDir(t, "")
+	for name, text := range map[string]string{
+		"@400000000000000000000001.u": "crash\n",
+		"@400000000000000000000002.u": "one\n", "@400000000000000000000002.s": "ONE\n", "state": "old", "newstate": "new",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	once(t, runittest.Link(t, "svlogd"), "two\n", dir)
+	if got := files(t, dir); !slices.Equal(got, []string{"crash\n", "ONE\n", "two\n"}) || read(t, dir, "state") != "new" {
+		t.Errorf("%q, state %q", got, read(t, dir, "state"))
+	}
+}
+
 // until waits for something that is about to happen.
 func until(t *testing.T, what string, happened func() bool) {
 	t.Helper()
@@ -392,7 +409,7 @@ func FuzzTake(f *testing.F) {
 				s.take(c)
 			}
 			s.end()
-			d.close()
+			s.close()
 			return files(t, name)
 		}
 		// Line by line: a line of its own is never cut by the buffer.
@@ -431,7 +448,7 @@ func BenchmarkTake(b *testing.B) {
 	defer func() {
 		_ = unix.Dup3(file, d.current, unix.O_CLOEXEC) // or closing would set the mode of /dev/null
 		unix.Close(file)
-		d.close()
+		s.close()
 	}()
 	null, err := unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
