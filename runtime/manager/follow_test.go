@@ -2,6 +2,7 @@ package manager
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -164,4 +165,62 @@ func routesFollow(t *testing.T, sandbox string) {
 	change("root.cml", strings.Replace(string(root), `as: "first", to: "self/box" },`,
 		`as: "first", to: "self/box" }, { protocol: "echo", from: "#gone", as: "second", to: "self/box" },`, 1), "/")
 	hears("/boxed", "box/second", "/gone echo")
+}
+
+// What a component provides by path from a reload on has its directory, too, and what its program has put there leads nowhere else.
+func TestProvidesMoreAfterReload(t *testing.T) {
+	l := newLive(t)
+	const root = `{
+		children: [ { name: "files", url: "files.cml" } ],
+		expose: [ { directory: "one", from: "#files" } %s ],
+	}`
+	const files = `{
+		program: { runner: "elf", binary: "bin/x" },
+		capabilities: [ { directory: "one", rights: [ "rw*" ], path: "/one" } %s ],
+		expose: [ { directory: "one", from: "self" } %s ],
+	}`
+	l.manifest("root.cml", fmt.Sprintf(root, ""))
+	l.manifest("files.cml", fmt.Sprintf(files, "", ""))
+	l.put("cmgr.json5", "{}")
+	l.run(Config{})
+	ctx, r := t.Context(), l.m.Realm()
+	open := func(directory string) error {
+		f, err := r.OpenExposed(ctx, "/", directory)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}
+	if err := open("one"); err != nil {
+		t.Fatal(err)
+	}
+	base, err := l.view(ctx, "/files")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := t.TempDir()
+	if err := os.Symlink(host, filepath.Join(base, "out/three")); err != nil {
+		t.Fatal(err)
+	}
+	more := func(directory string) {
+		t.Helper()
+		l.manifest("root.cml", fmt.Sprintf(root, `, { directory: "`+directory+`", from: "#files" }`))
+		l.manifest("files.cml", fmt.Sprintf(files, `, { directory: "`+directory+`", rights: [ "rw*" ], path: "/`+directory+`/deep" }`,
+			`, { directory: "`+directory+`", from: "self" }`))
+		_, err := r.Reload(ctx, name.Root, false)
+		if err != nil && directory != "three" {
+			t.Fatal(err)
+		}
+	}
+	more("two")
+	if err := open("two"); err != nil {
+		t.Error(err)
+	}
+	more("three")
+	if err := open("three"); err == nil {
+		t.Error("a directory is made through a symbolic link")
+	}
+	if entries, err := os.ReadDir(host); err != nil || len(entries) > 0 {
+		t.Errorf("made on the host: %v, %v", entries, err)
+	}
 }

@@ -745,7 +745,7 @@ func (i *instance) unprovide() {
 	}
 	i.mu.Lock()
 	out, bounds := i.out, i.bounds
-	i.out, i.bounds = "", nil
+	i.out, i.outFor, i.bounds = "", nil, nil
 	i.mu.Unlock()
 	for _, b := range bounds {
 		b.Close()

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -21,7 +20,8 @@ import (
 // outgoingPath is where a program that provides directories finds the one that their paths are in.
 const outgoingPath = "/out"
 
-// outgoing is the directory in which i provides what it declares by path; it is made once and stays as long as the instance.
+// outgoing is the directory in which i provides what it declares by path, with the directories that are on the way to that. It stays as
+// long as the instance.
 func (i *instance) outgoing(ctx context.Context) (string, error) {
 	d, err := i.Decl(ctx)
 	if err != nil {
@@ -29,33 +29,36 @@ func (i *instance) outgoing(ctx context.Context) (string, error) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.out != "" {
+	if i.out == "" {
+		if i.out, err = i.realm.cfg.Sockets.Outgoing(); err != nil {
+			return "", err
+		}
+	}
+	if i.outFor == d {
 		return i.out, nil
 	}
-	dir, err := i.realm.cfg.Sockets.Outgoing()
+	top, err := mnt.Open(i.out)
 	if err != nil {
 		return "", err
 	}
+	defer top.Close()
 	for k := range d.Capabilities {
 		c := &d.Capabilities[k]
 		if !inOutgoing(c) {
 			continue
 		}
-		at := filepath.Join(dir, c.Path)
+		at := c.Path
 		if c.Kind == manifest.KindProtocol {
-			at = filepath.Dir(at)
+			at = path.Dir(at)
 		}
-		if err := os.MkdirAll(at, 0o777); err != nil {
+		made, err := mnt.MakeBeneath(top, at, 0o777) // whoever the program runs as
+		if err != nil {
 			return "", err
 		}
-		for p := at; p != dir; p = filepath.Dir(p) {
-			if err := os.Chmod(p, 0o777); err != nil { // whatever the umask, and whoever the program runs as
-				return "", err
-			}
-		}
+		made.Close()
 	}
-	i.out = dir
-	return dir, nil
+	i.outFor = d
+	return i.out, nil
 }
 
 // inOutgoing says whether a program provides c by what it puts into its outgoing directory.

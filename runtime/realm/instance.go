@@ -37,6 +37,7 @@ type instance struct {
 	past      *past                      // nil until something has happened
 	provides  *protocol.Provider         // the sockets of what it provides; nil until somebody needs one
 	out       string                     // its outgoing directory; "" until somebody needs it
+	outFor    *manifest.Component        // for which of its declarations that has directories
 	bounds    map[string]*protocol.Bound // of what its program binds itself, by name, as far as somebody needs it
 	// overrides are values of its configuration, by key; they stay while the instance is in the tree.
 	overrides map[string]any
