@@ -232,6 +232,7 @@ func TestSoftlimit(t *testing.T) {
 }
 
 func TestIgnoredSignalsStayIgnored(t *testing.T) {
+	runittest.Unignore(t)
 	const script = `trap "" USR1 TERM HUP; exec "$0" grep SigIgn /proc/self/status`
 	out, err := exec.Command("sh", "-c", script, runittest.Link(t, "chpst")).CombinedOutput()
 	if want := "SigIgn:\t0000000000004201\n"; err != nil || string(out) != want {
