@@ -307,7 +307,7 @@ func TestDiskFullAsDebian(t *testing.T) {
 	const prepare = `mkdir d; full() { unshare -m sh -c "mount -t tmpfs -o size=$1 none d; $2"; }; kinds() { sed 's/@[0-9a-f]*/@T/' $1 | sort -u; }`
 	runittest.Same(t, runittest.Link(t, "svlogd"), needs.Tool(t, "svlogd"), []string{"svlogd"}, prepare,
 		`full 64k 'printf "s8000\nn20\nN2\n" >d/config; for i in $(seq 20000); do echo "this is line $i"; done | svlogd d 2>e; tail -1 d/current'; kinds e`,
-		`full 32k 'printf "s8000\nn20\n" >d/config; for i in $(seq 2500); do echo "this is line $i"; done | svlogd d 2>e & mkdir big
+		`: >e; full 32k 'printf "s8000\nn20\n" >d/config; for i in $(seq 2500); do echo "this is line $i"; done | svlogd d 2>e & mkdir big
 			until grep -q pausing e; do sleep 0.1; done; mv d/@* big; wait; cat big/@* d/@* d/current | md5sum'; kinds e`,
 	)
 }
