@@ -375,10 +375,7 @@ func keep(control int) error {
 	_ = sock.Send(control, fmt.Appendf(nil, "s %d", seen))
 
 	// From here on two things end it: nothing is left, or an order.
-	reap.mu.Lock()
-	reap.users--
-	ended := reap.ended
-	reap.mu.Unlock()
+	ended, _ := reap.leave()
 	reap.poke()
 	go func() {
 		buf := make([]byte, 64)

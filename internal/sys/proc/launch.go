@@ -272,21 +272,11 @@ func (l *launcher) thread(rx int, ready chan<- error) {
 // privateWorld gives the calling thread a file system state and a descriptor table of its own, in which there are 0, 1, 2, Go's
 // poller, rx and /dev/null; the numbers of the last two are returned. It has no signal blocked, umask DefaultUmask and is in /.
 func privateWorld(rx int) (newRX, null int, err error) {
-	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_FILES); err != nil {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return 0, 0, fmt.Errorf("unshare: %w", err)
 	}
-	// What is to stay, and all between is closed.
-	keep := slices.Sorted(slices.Values(append([]int{2, rx}, runtimeFDs...)))
-	for i, fd := range keep {
-		last := uint(math.MaxInt32)
-		if i+1 < len(keep) {
-			last = uint(keep[i+1]) - 1
-		}
-		if first := uint(fd) + 1; first <= last {
-			if err := unix.CloseRange(first, last, 0); err != nil {
-				return 0, 0, fmt.Errorf("close_range: %w", err)
-			}
-		}
+	if err := privateTable(2, rx); err != nil {
+		return 0, 0, err
 	}
 	// The lowest numbers, since a child's table is as long as the highest.
 	if newRX, err = unix.FcntlInt(uintptr(rx), unix.F_DUPFD_CLOEXEC, 3); err != nil {
@@ -305,6 +295,28 @@ func privateWorld(rx int) (newRX, null int, err error) {
 		return 0, 0, fmt.Errorf("empty signal mask: %w", err)
 	}
 	return newRX, null, nil
+}
+
+// privateTable gives the calling thread a descriptor table of its own, in which there are those to keep, all below the lowest of
+// them, and Go's poller.
+func privateTable(keep ...int) error {
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	// What is to stay, and all between is closed.
+	keep = slices.Sorted(slices.Values(append(keep, runtimeFDs...)))
+	for i, fd := range keep {
+		last := uint(math.MaxInt32)
+		if i+1 < len(keep) {
+			last = uint(keep[i+1]) - 1
+		}
+		if first := uint(fd) + 1; first <= last {
+			if err := unix.CloseRange(first, last, 0); err != nil {
+				return fmt.Errorf("close_range: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // start has the thread start s. The error is as the system gave it, or an *Error.

@@ -20,7 +20,9 @@
 // # Reaping
 //
 // One goroutine waits for whatever child ends (waitid(2), P_ALL) and hands its status to who started it; orphans come here too
-// (PR_SET_CHILD_SUBREAPER) and are reaped. It sleeps in the kernel, or without children on a channel: nothing polls. Therefore
+// (PR_SET_CHILD_SUBREAPER) and are reaped. It sleeps in the kernel, or without children on a channel: nothing polls. Of more than
+// a few hundred children, through all of which the kernel would look each time, each that was started here gets a pidfd
+// (pidfd_open(2)) in another thread's descriptor table, and what is told is independent of how many they are. Therefore
 // nothing else in a process that uses this package may wait for children: os/exec's Run and Wait would lose theirs.
 //
 // Lock order: launching, then mu.

@@ -41,8 +41,24 @@ func child(what string) {
 		ignorer()
 	case "setup":
 		setup()
+	case "tracer":
+		tracer()
 	}
 	unix.Exit(0)
+}
+
+// tracer traces $PID until it is killed.
+func tracer() {
+	runtime.LockOSThread()
+	pid, _ := strconv.Atoi(os.Getenv("PID"))
+	if err := unix.PtraceSeize(pid); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("traced")
+	for {
+		unix.Pause()
+	}
 }
 
 func open(t testing.TB) *Launcher {

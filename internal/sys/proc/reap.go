@@ -22,6 +22,9 @@ type reaper struct {
 	ended    chan struct{} // closed at the end of the run; nil: doesn't run
 
 	wake chan struct{} // there may be a child again, or no user any more
+
+	crowd       *crowd // while there are many children, unless:
+	uncrowdable bool   // that failed
 }
 
 var reap = reaper{children: map[int]*Process{}, wake: make(chan struct{}, 1)}
@@ -77,10 +80,7 @@ func (r *reaper) acquire() {
 // release gives back one acquire. The last one waits for the reaper's end, but not for children that go on: those it gives a
 // second to end and be reaped.
 func (r *reaper) release() {
-	r.mu.Lock()
-	r.users--
-	ended, last := r.ended, r.users == 0
-	r.mu.Unlock()
+	ended, last := r.leave()
 	if !last {
 		return
 	}
@@ -91,6 +91,15 @@ func (r *reaper) release() {
 	case <-ended:
 	case <-timeout.C:
 	}
+}
+
+// leave is release without the wait. It says what the end closes, and whether this was the last one.
+func (r *reaper) leave() (ended chan struct{}, last bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users--
+	r.crowd.wake() // without a user it is over
+	return r.ended, r.users == 0
 }
 
 func (r *reaper) poke() {
@@ -108,6 +117,7 @@ func (r *reaper) add(pid int, first bool, exited func(Status)) *Process {
 	}
 	r.mu.Lock()
 	r.children[pid] = p
+	r.crowd.join(p)
 	r.mu.Unlock()
 	r.poke()
 	return p
@@ -150,7 +160,10 @@ func (r *reaper) killStrays() {
 
 func (r *reaper) run(ended chan struct{}) {
 	for {
-		pid, err := anyZombie()
+		if r.crowded() {
+			r.watch()
+		}
+		pid, err := anyZombie(0)
 		switch err {
 		case nil:
 			r.reap(pid)
@@ -172,8 +185,9 @@ func (r *reaper) run(ended chan struct{}) {
 	}
 }
 
-// reap takes the zombie pid away and tells who started it. While it is in children it is not reaped, so its number is its own.
-func (r *reaper) reap(pid int) {
+// reap takes the zombie pid away and tells who started it, or returns true: nobody here. While it is in children it is not reaped,
+// so its number is its own.
+func (r *reaper) reap(pid int) (orphan bool) {
 	exited, st, ok := r.take(pid, false)
 	if !ok {
 		r.launching.Lock()
@@ -184,6 +198,7 @@ func (r *reaper) reap(pid int) {
 	if exited != nil {
 		exited(st)
 	}
+	return exited == nil
 }
 
 // take reaps pid if it is known, or in any case if orphan is set.
@@ -209,10 +224,11 @@ func (r *reaper) take(pid int, orphan bool) (func(Status), Status, bool) {
 	return exited, st, true
 }
 
-// anyZombie blocks until a child has ended and returns its number without reaping it.
-func anyZombie() (int, error) {
+// anyZombie returns the number of a child that has ended, without reaping it. It blocks until there is one; with WNOHANG in options
+// it returns 0 instead.
+func anyZombie(options int) (int, error) {
 	var info unix.Siginfo
-	if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+	if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT|options, nil); err != nil {
 		return 0, err
 	}
 	// si_pid is the first member of siginfo_t's union, which has the alignment of a pointer (sigaction(2)).
