@@ -14,8 +14,8 @@ import (
 	"github.com/cmgr/cmgr/runners/runit/runsv"
 )
 
-// askTime is how long a script may take to show what it leads to.
-const askTime = 2 * time.Second
+// askTime is how long a script may take to show what it leads to. Tests have it longer.
+var askTime = 2 * time.Second
 
 // leadsHere tells whether path, a script named runsv, does nothing but run the runsv of this very binary: then there is no need
 // of a process for each service. It is run without a service, which any runsv takes for an error in usage; ours answers with what
