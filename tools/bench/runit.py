@@ -1,5 +1,6 @@
-"""Runs cmgr's runsvdir, runsv, sv and svlogd beside runit's (and s6-log), one after the other in pairs that change their order,
-and prints medians, the median of the pairs' ratios, and what the ratio is to be.
+"""Runs cmgr's runsvdir, runsv, sv and svlogd beside runit's, and beside s6-svscan, s6-supervise and s6-log if they are there, one
+after the other in rounds that change their order, and prints medians, the medians of the rounds' ratios, and what they are to be.
+s6 has nothing that tells of many services at once as sv does, and s6-supervise waits a second before each restart.
 
 	python3 tools/bench/runit.py [boot] [sv] [idle] [svlogd] [restart]      all, if none is named
 
@@ -39,7 +40,7 @@ sys.dont_write_bytecode = True
 memory = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
 os.environ.update(PYTHONDONTWRITEBYTECODE="1", BENCH_TMP=os.environ.get("BENCH_TMP") or memory)
 sys.path.insert(0, drivers)
-from common import become_subreaper, kill_tree, shim_path, tree  # noqa: E402
+from common import alive, become_subreaper, exe, kill_tree, reap, shim_path, smaps, tree  # noqa: E402
 
 work = tempfile.mkdtemp()
 cmgr = work + "/cmgr"
@@ -67,8 +68,14 @@ def programs(name):
     return {"runit": shutil.which(name), "cmgr": cmgr + " " + name}
 
 
+def with_s6(which, name):
+    """Adds s6's program, with its arguments, if it is installed."""
+    path = shutil.which(name.split()[0])
+    return dict(which, s6=path + name[len(name.split()[0]):]) if path else which
+
+
 def pairs(which):
-    """Both programs in each round, the other one first each time."""
+    """All programs in each round, the last one first each time."""
     for r in range(rounds):
         for p in sorted(which, reverse=r % 2 == 0):
             print("bench: round %d: %s" % (r + 1, p), file=sys.stderr)
@@ -77,7 +84,10 @@ def pairs(which):
 
 def boot():
     pattern = r"boot (?P<boot>[\d.]+) s.*PSS (?P<pss>[\d.]+) MB.*shutdown \(HUP\) (?P<down>[\d.]+) s"
-    for p in pairs(programs("runsvdir")):
+    for p in pairs(with_s6(programs("runsvdir"), "s6-svscan")):
+        if p == "s6":
+            boot_s6()
+            continue
         m, used = driver("boot.py", p, pattern, N=str(n), IDLE="1", RUNSVDIR=programs("runsvdir")[p], RUNSV=programs("runsv")[p],
                          SV=shutil.which("sv"))
         note("boot to all run, s", p, m["boot"])
@@ -86,39 +96,80 @@ def boot():
         note("boot and shutdown, CPU s", p, used)
 
 
+def boot_s6():
+    """What boot.py does for the others. That all are up stands in their status files, which are read here."""
+    def use(_, p, took):
+        note("boot to all run, s", "s6", took)
+        pids = tree(p.pid)
+        note("memory of supervisors, MB", "s6", sum(map(smaps, supervisors(pids))) / 1024)
+        t = time.monotonic()
+        p.terminate()
+        p.wait()
+        left = pids
+        while left:
+            if time.monotonic() > t + 60:
+                sys.exit("bench: %d processes of s6 do not end" % len(left))
+            time.sleep(0.005)
+            reap()
+            left = [x for x in left if alive(x)]
+        note("shutdown, s", "s6", time.monotonic() - t)
+
+    before = sum(os.times()[:4])
+    running("s6", use)
+    note("boot and shutdown, CPU s", "s6", sum(os.times()[:4]) - before)
+
+
 def running(program, use):
-    """Has n services run under program and calls use(SVDIR, its process)."""
+    """Has n services run under program and calls use(SVDIR, its process, the seconds until all were up)."""
     d = tempfile.mkdtemp(prefix="bench-", dir=os.environ["BENCH_TMP"])
     for x in names:
         os.makedirs("%s/sv/%s" % (d, x))
         with open("%s/sv/%s/run" % (d, x), "w") as f:
             f.write("#!/bin/sh\nexec sleep 100000\n")
         os.chmod("%s/sv/%s/run" % (d, x), 0o755)
-    env = dict(os.environ, PATH=shim_path(d, programs("runsv")[program].split()))
-    p = subprocess.Popen(programs("runsvdir")[program].split() + [d + "/sv"], env=env, cwd=d)
+    if program == "s6":
+        env, command, up = os.environ, ["s6-svscan", "-c", str(max(n, 4)), d + "/sv"], up_s6
+    else:
+        env = dict(os.environ, PATH=shim_path(d, programs("runsv")[program].split()))
+        command, up = programs("runsvdir")[program].split() + [d + "/sv"], up_runit
+    begun = time.monotonic()
+    p = subprocess.Popen(command, env=env, cwd=d)
     try:
-        end = time.monotonic() + 120
-        while not all(state(d, x) == 1 for x in names):
-            if time.monotonic() > end:
+        while not all(up(d + "/sv/" + x) for x in names):
+            if time.monotonic() > begun + 120:
                 sys.exit("bench: not all services of %s are up" % program)
-            time.sleep(0.1)
+            time.sleep(0.05)
+        took = time.monotonic() - begun
         time.sleep(1)
-        use(d + "/sv", p)
+        use(d + "/sv", p, took)
     finally:
         kill_tree()
         shutil.rmtree(d)
 
 
-def state(d, name):
+def status(service):
     try:
-        with open("%s/sv/%s/supervise/status" % (d, name), "rb") as f:
-            return f.read()[19]
-    except (OSError, IndexError):
-        return -1
+        with open(service + "/supervise/status", "rb") as f:
+            return f.read()
+    except OSError:
+        return b""
+
+
+def up_runit(service):
+    return status(service)[19:] == b"\1"
+
+
+def up_s6(service):
+    s = status(service)  # two TAI64N, the process, …, and in the last byte: paused, finishing, …
+    return len(s) > 32 and any(s[24:32]) and not s[-1] & 2
+
+
+def supervisors(pids):
+    return [x for x in pids if exe(x) not in ("sleep", "sh", "dash", "bash")]
 
 
 def sv():
-    def use(svdir, _):
+    def use(svdir, *_):
         for p in pairs(programs("sv")):
             t = time.monotonic()
             command = programs("sv")[p].split() + ["status"] + names
@@ -142,10 +193,9 @@ def wakeups(pids):
 
 
 def idling():
-    for p in programs("runsvdir"):
-        def use(_, process):
-            services = ("sleep", "sh", "dash", "bash")
-            pids = [x for x in tree(process.pid) if os.path.basename(os.readlink("/proc/%d/exe" % x)) not in services]
+    for p in with_s6(programs("runsvdir"), "s6-svscan"):
+        def use(_, process, took):
+            pids = supervisors(tree(process.pid))
             before = wakeups(pids)
             time.sleep(idle)
             note("wakeups in %d s" % idle, p, wakeups(pids) - before)
@@ -154,9 +204,7 @@ def idling():
 
 
 def svlogd():
-    which = {"runit": shutil.which("svlogd") + " -tt", "cmgr": cmgr + " svlogd -tt"}
-    if shutil.which("s6-log"):
-        which["s6"] = shutil.which("s6-log") + " T n10 s16777216"
+    which = with_s6({"runit": shutil.which("svlogd") + " -tt", "cmgr": cmgr + " svlogd -tt"}, "s6-log T n10 s16777216")
     mb = int(os.environ.get("MB", "200"))
     for p in pairs(which):
         pattern = r"(?P<speed>[\d.]+) MB/s.*CPU (?P<cpu>[\d.]+) s"
@@ -167,9 +215,10 @@ def svlogd():
 
 
 def restart():
-    for p in pairs(programs("runsv")):
+    which = with_s6(programs("runsv"), "s6-supervise")
+    for p in pairs(which):
         pattern = r"median (?P<median>[\d.]+) ms  p95 (?P<p95>[\d.]+) ms"
-        m, _ = driver("restart.py", p, pattern, SERVICES="10", ROUNDS="4", RUNSV=programs("runsv")[p])
+        m, _ = driver("restart.py", p, pattern, SERVICES="10", ROUNDS="4", RUNSV=which[p])
         note("death to restart, median ms", p, m["median"])
         note("death to restart, p95 ms", p, m["p95"])
 
@@ -181,15 +230,19 @@ aims = {"boot to all run, s": "<= 0.7", "shutdown, s": "<= 0.7", "memory of supe
 
 
 def table():
-    rows = [["", "runit", "cmgr", "s6", "cmgr/runit", "to be"]]
+    def ratio(by, other):
+        r = [b / a for a, b in zip(by.get(other, []), by["cmgr"]) if a]
+        return "%.2f" % statistics.median(r) if r else ""
+
+    rows = [["", "runit", "s6", "cmgr", "cmgr/s6", "cmgr/runit", "to be"]]
     for measure, by in found.items():
-        ratio = [b / a for a, b in zip(by["runit"], by["cmgr"]) if a]
-        cells = ["%.4g" % statistics.median(by[p]) if p in by else "" for p in ("runit", "cmgr", "s6")]
-        rows.append([measure] + cells + ["%.2f" % statistics.median(ratio) if ratio else "", aims.get(measure, "")])
+        cells = ["%.4g" % statistics.median(by[p]) if p in by else "" for p in ("runit", "s6", "cmgr")]
+        rows.append([measure] + cells + [ratio(by, "s6"), ratio(by, "runit"), aims.get(measure, "")])
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    print("\n%d services, medians of %d rounds in %s\n" % (n, rounds, os.environ["BENCH_TMP"]))
+    where, load = os.environ["BENCH_TMP"], os.getloadavg()[0]
+    print("\n%d services, medians of %d rounds in %s; load %.1f at the end\n" % (n, rounds, where, load))
     for r in rows:
-        print("  ".join(c.ljust(w) if i in (0, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))).rstrip())
+        print("  ".join(c.ljust(w) if i in (0, 6) else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))).rstrip())
 
 
 all_of_them = {"boot": boot, "sv": sv, "idle": idling, "svlogd": svlogd, "restart": restart}
