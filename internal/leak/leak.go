@@ -13,20 +13,28 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"go.uber.org/goleak"
 )
 
+// patience is for a busy machine: whatever ends has ended long before.
+var patience = time.Minute
+
 // Run runs m's tests (m is a *testing.M) and returns the exit code of the process: m's own, or 1 where the tests passed but
 // left a goroutine, a descriptor or a child; what is left is named on standard error. Goroutines that are about to end are
-// given about a second; descriptors and children are expected to be gone by then.
+// given some time; descriptors and children are expected to be gone by then.
 func Run(m interface{ Run() int }) int {
 	start := descriptors()
 	if code := m.Run(); code != 0 {
 		return code // a failed test may leave anything; its own message is the one to read
 	}
 	var left []string
-	if err := goleak.Find(); err != nil {
+	err := goleak.Find() // which waits for about a second
+	for begun := time.Now(); err != nil && time.Since(begun) < patience; {
+		err = goleak.Find()
+	}
+	if err != nil {
 		left = append(left, err.Error())
 	}
 	end := descriptors()

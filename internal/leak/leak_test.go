@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 )
 
 type run func() int
@@ -11,6 +12,8 @@ type run func() int
 func (r run) Run() int { return r() }
 
 func TestRun(t *testing.T) {
+	defer func(d time.Duration) { patience = d }(patience)
+	patience = 0
 	var undo []func()
 	tests := map[string]struct {
 		body run
