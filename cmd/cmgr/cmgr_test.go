@@ -493,7 +493,7 @@ func (s slow) Shutdown(ctx context.Context, _ *controlpb.ShutdownRequest) (*cont
 	select {
 	case <-s.told:
 		return &controlpb.ShutdownResponse{}, nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		return nil, connect.NewError(connect.CodeInternal, errors.New("nobody was told whom this waits for"))
 	}
 }

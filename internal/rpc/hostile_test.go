@@ -437,9 +437,14 @@ func TestSendIsCancelled(t *testing.T) {
 }
 
 func TestPeerThatDoesNotAnswer(t *testing.T) {
-	c, _ := against(t, Config{Patience: 50 * time.Millisecond})
+	c, l := against(t, Config{Patience: 50 * time.Millisecond})
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(10*time.Millisecond, cancel)
+	go func() { // cancels the request that has come, after the hello
+		for range 2 {
+			_, _ = l.conn.Read(make([]byte, MaxPacket))
+		}
+		cancel()
+	}()
 	if _, err := c.Call(ctx, "x", Message{}); err == nil || !strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("%v", err)
 	}

@@ -98,7 +98,7 @@ func (c *client) next() received {
 			c.t.Fatal("the server ended")
 		}
 		return m
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		c.t.Fatal("the server says nothing")
 	}
 	return received{}

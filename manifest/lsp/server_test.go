@@ -198,7 +198,7 @@ func TestCancel(t *testing.T) {
 
 // TestTyping: edits in a row are one diagnosis, of the last version, and the text is what an editor would have.
 func TestTyping(t *testing.T) {
-	c := open(t, Options{Delay: 20 * time.Millisecond}, `{}`)
+	c := open(t, Options{Delay: 300 * time.Millisecond}, `{}`) // no typing is slower than that
 	const uri = "untitled:Untitled-1"
 	c.notify("textDocument/didOpen", object{"textDocument": object{"uri": uri, "version": 1, "text": ""}})
 	if ds := c.published(uri, 1); len(ds) == 0 {

@@ -23,7 +23,7 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/pty"
 )
 
-const bound = 30 * time.Second
+const bound = 2 * time.Minute
 
 func TestMain(m *testing.M) {
 	if what := os.Getenv("PROC_TEST_CHILD"); what != "" {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 
 var reenterErr error
 
-const bound = 30 * time.Second
+const bound = 2 * time.Minute
 
 // A rig starts programs in worlds.
 type rig struct {

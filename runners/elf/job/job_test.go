@@ -21,7 +21,7 @@ import (
 	"github.com/cmgr/cmgr/internal/sys/proc"
 )
 
-const bound = 60 * time.Second
+const bound = 2 * time.Minute
 
 func TestMain(m *testing.M) {
 	switch what := os.Getenv("JOB_TEST_CHILD"); what {
