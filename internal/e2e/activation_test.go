@@ -33,9 +33,9 @@ func TestSocketActivation(t *testing.T) {
 		if err != nil || !strings.Contains(string(out), "\nD 2.") || !strings.HasSuffix(string(out), "OK closing connection\n") {
 			t.Errorf("%s: %v: %s%s", who, err, out, r.err())
 		}
-		if !strings.Contains(r.err(), "cmgr: "+who+" started (access to std)\n") {
-			t.Errorf("%s was not started by the connection: %s", who, r.err())
-		}
+		r.until(who+" started by the connection", func() bool {
+			return strings.Contains(r.err(), "cmgr: "+who+" started (access to std)\n")
+		})
 	}
 	r.stop()
 }

@@ -63,6 +63,7 @@ func testBind(t *testing.T, args ...string) {
 	r := run(t, dir, append(args, "--stay")...)
 	r.until("all answers", func() bool { return strings.Contains(r.out(), "/client | answered 6\n") })
 	r.until("the end of the server", func() bool { return strings.Count(r.err(), "/server exited code=0") == 3 })
+	r.until("all that it said", func() bool { return strings.Count(r.out(), "/server | up\n") >= 3 })
 	if got := strings.Count(r.out(), "/server | up\n"); got != 3 {
 		t.Errorf("the server was started %d times, want 3\n%s%s", got, r.out(), r.err())
 	}

@@ -37,6 +37,7 @@ print("found", c["name"], c["level"], c["sizes"], flush=True)
 		r.until(want, func() bool { return strings.Contains(r.out(), who+" | found "+want+"\n") })
 	}
 	found("/app", "filed 3 [-1, 2]")
+	r.must("wait", "/app", "--until", "exited")
 	r.must("config", "set", "/app", "name=set by hand", "sizes=[7]")
 	r.must("config", "set", "/app", "level=9")
 	want := `Key    Type             Value          Source

@@ -44,11 +44,10 @@ func lookers(t *testing.T) string {
 		"secret":   "of the host",
 		"bin/look": looker,
 	})
-	port := freePort(t)
+	port := listen(t)
 	args := `args: [ "` + filepath.Join(dir, "secret") + `", "` + strconv.Itoa(port) + `" ]`
 	put(t, filepath.Join(dir, "a.cml"), `{ program: { runner: "elf", binary: "bin/look", `+args+` } }`)
 	put(t, filepath.Join(dir, "b.cml"), `{ program: { runner: "elf", binary: "bin/look", `+args+` }, use: [ { protocol: "linux.Network" } ] }`)
-	listen(t, port)
 	return dir
 }
 
@@ -114,7 +113,7 @@ func TestWithoutUserNamespaces(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", run)
 	r := prepare(t, dir)
 	forbid(r, "--stay")
-	r.until("the program", func() bool { return strings.Contains(r.out(), "/a | Hello\n") })
+	r.until("the program", func() bool { return strings.Contains(r.out(), "/a | Hello\n") && strings.Contains(r.err(), "warning") })
 	const why = "user namespaces are forbidden here, or too many"
 	if n := strings.Count(r.err(), "warning"); n != 1 || !strings.Contains(r.err(), "components are not confined") || !strings.Contains(r.err(), why) {
 		t.Errorf("%d warnings:\n%s", n, r.err())

@@ -2,7 +2,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -187,10 +186,10 @@ func (r *tree) wait() int {
 	}
 }
 
-// stop interrupts the manager and waits.
+// stop interrupts the manager, if it has not ended, and waits.
 func (r *tree) stop() int {
 	r.t.Helper()
-	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
+	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		r.t.Fatal(err)
 	}
 	return r.wait()
@@ -260,10 +259,13 @@ type event struct {
 func (r *tree) events() []event {
 	r.t.Helper()
 	var out []event
-	for s := bufio.NewScanner(strings.NewReader(r.out())); s.Scan(); {
+	for line := range strings.Lines(r.out()) {
+		if !strings.HasSuffix(line, "\n") {
+			break // the rest of it has not come yet
+		}
 		var l struct{ Event *event }
-		if err := json.Unmarshal(s.Bytes(), &l); err != nil {
-			r.t.Fatalf("not JSON: %v: %s", err, s.Text())
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			r.t.Fatalf("not JSON: %v: %s", err, line)
 		}
 		if l.Event != nil {
 			out = append(out, *l.Event)

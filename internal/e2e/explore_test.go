@@ -207,8 +207,9 @@ func (s *screen) ends(code int) {
 	}
 }
 
-// waits is a program that an interrupt ends; dash loses one while it forks or execs.
-const waits = `python3 -c 'import time; print("be"+"gun", flush=True); time.sleep(1000)'`
+// waits is a program that an interrupt ends; dash loses one while it forks or execs, and Python a signal just before it sleeps.
+const waits = `python3 -c 'import os, signal, time; say = lambda text: os.write(1, text); ` +
+	`signal.signal(signal.SIGCONT, lambda *_: say(b"goes "+b"on\n")); say(b"be"+b"gun\n"); [time.sleep(0.05) for _ in range(20000)]'`
 
 // On a terminal: its size, interrupts, job control, its state afterwards.
 func TestExploreTerminal(t *testing.T) { testExploreTerminal(t) }
@@ -248,7 +249,7 @@ func testExploreTerminal(t *testing.T, args ...string) {
 		s.types("echo code $?\r", "code 130\r\n")
 		s.types(busy, "begun\r\n")
 		s.types("\x1a", "Stopped")
-		s.types("fg\r", "python3 -c")
+		s.types("fg\r", "goes on\r\n") // the terminal is its own again
 		s.types("\x03", "["+who+"] ")
 		s.types("echo code $?\r", "code 130\r\n")
 		s.types("exit 5\r", "exit")

@@ -72,9 +72,7 @@ while True:
 			t.Errorf("%s says %q, want %q", name, got, want)
 		}
 	}
-	if log := r.must("logs", "/"); !strings.Contains(log, "protocol three is not available") {
-		t.Errorf("the root's log: %s", log)
-	}
+	r.until("the root's log", func() bool { return strings.Contains(r.must("logs", "/"), "protocol three is not available") })
 	if st, err := os.Stat(at); err != nil || st.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", st.Mode(), err)
 	}

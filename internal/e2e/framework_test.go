@@ -58,7 +58,7 @@ func TestFramework(t *testing.T) {
 		"bin/watcher": watcher, "bin/nosy": nosy, "bin/upper": upper,
 	})
 	r := run(t, dir)
-	r.up()
+	r.until("who watches", func() bool { return strings.Contains(r.err(), "/watcher started") })
 	c := exec.Command(binary, "connect", "/upper", "upper", "--socket", r.sock)
 	c.Env = r.env
 	c.Stdin = strings.NewReader("is there anybody?")
@@ -74,9 +74,10 @@ func TestFramework(t *testing.T) {
 		r.until(want, func() bool { return strings.Contains(r.out(), want) })
 	}
 	const why = "security policy disallows `cmgr.component.RealmQuery` from `<framework of /nosy>` being used at `/nosy`"
-	if log := r.must("logs", "/nosy"); !strings.Contains(log, why) || !strings.Contains(log, "security_policy.capability_policy") {
-		t.Errorf("the log does not say why: %s", log)
-	}
+	r.until("the log, which says why", func() bool {
+		log := r.must("logs", "/nosy")
+		return strings.Contains(log, why) && strings.Contains(log, "security_policy.capability_policy")
+	})
 	r.stop()
 }
 

@@ -190,7 +190,7 @@ func TestCritical(t *testing.T) {
 		"root.cml": `{ children: [ { name: "a", url: "a.cml", startup: "eager" }, { name: "good", url: "good.cml", startup: "eager" } ],
 			offer: [ { runner: "elf", from: "parent", to: [ "#a", "#good" ] } ] }`,
 		"a.cml":    `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "read x <$PWD/gate; exit 3" ], main_process_critical: "true" } }`,
-		"good.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "trap 'exit 0' TERM; sleep 1000000 & wait" ] } }`,
+		"good.cml": `{ use: [ { runner: "elf" } ], program: { binary: "/bin/sh", args: [ "-c", "trap 'exit 0' TERM; echo up; sleep 1000000 & wait" ] } }`,
 		"yes":      `{ security_policy: { job_policy: { main_process_critical: [ "/a" ] } } }`,
 	})
 	gate := filepath.Join(dir, "gate")
@@ -207,7 +207,7 @@ func TestCritical(t *testing.T) {
 	}
 
 	r = run(t, dir, "--json", "--config", filepath.Join(dir, "yes"))
-	r.until("both", func() bool { return at(r.events(), "started", "/a") >= 0 && at(r.events(), "started", "/good") >= 0 })
+	r.until("both", func() bool { return at(r.events(), "started", "/a") >= 0 && strings.Contains(r.out(), `"up"`) })
 	if err := os.WriteFile(gate, []byte("go\n"), 0); err != nil {
 		t.Fatal(err)
 	}

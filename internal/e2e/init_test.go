@@ -91,9 +91,11 @@ func TestInitTree(t *testing.T) {
 
 // TestInitReboots has the end of a component reboot the machine.
 func TestInitReboots(t *testing.T) {
-	dir := initDir(t, `, on_terminate: "reboot"`, `{ program: { runner: "elf", binary: "/bin/sh", args: [ "-c", "sleep 1; exit 3" ] } }`)
+	dir := initDir(t, `, on_terminate: "reboot"`, `{ program: { runner: "elf", binary: "/bin/sh", args: [ "-c", "while ! [ -e go ]; do sleep 0.05; done; exit 3" ] } }`)
 	put(t, filepath.Join(dir, "cmgr.json5"), `{ security_policy: { child_policy: { reboot_on_terminate: [ "/b" ] } } }`)
 	r := asInit(t, dir, "--config", filepath.Join(dir, "cmgr.json5"))
+	r.until("the other", func() bool { return strings.Contains(r.said(), "a runs") })
+	put(t, filepath.Join(dir, "go"), "")
 	r.wait()
 	if ws := r.cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGHUP {
 		t.Errorf("it ended with %v, not a reboot:\n%s", r.cmd.ProcessState, r.said())

@@ -118,6 +118,7 @@ func TestRealPrograms(t *testing.T) {
 	}
 	r.until("the restart", func() bool { return at(r.events(), "restarting", "/cache") >= 0 && ask("GET k") == "before" })
 	serving(r) // the others never stopped
+	r.until("being told of the starts", func() bool { return count(r.events(), "started") >= 5 })
 	if n := count(r.events(), "started"); n != 5 {
 		t.Errorf("%d starts, want 5: the root, three programs, one restart", n)
 	}
@@ -172,9 +173,9 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// listen accepts connections on the port of loopback, and closes them.
-func listen(t *testing.T, port int) {
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+// listen accepts connections on a port of loopback, which it returns, and closes them.
+func listen(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,6 +187,7 @@ func listen(t *testing.T, port int) {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // get is a GET of / by hand: no keep-alive connection stays behind.
