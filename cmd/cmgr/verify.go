@@ -87,6 +87,9 @@ that. It is no more than an order in which to look at them.`,
 			if err != nil {
 				return err
 			}
+			if _, local := more["efile"]; more != nil && !local && cmd.Flags().Changed("depfile") {
+				return usagef(cmd, "usage: "+cmd.UseLine(), "--depfile lists files of this disk, and what a loader gets is none")
+			}
 			if v.settings != nil || more != nil {
 				closed, err := v.load(more, trust)
 				if err != nil {

@@ -188,6 +188,7 @@ policy/root.cml --config host.json5 --config policy.json5
 policy/root.cml --config host.json5 --config policy.json5 --config more.json5
 policy/root.cml --config host.json5 --config policy.json5 --who-can-reach trace
 policy/root.cml --config none.json5
+--loader inet --hosts 127.0.0.1 --id n /srv/root.cml --depfile DIR/c.d
 `
 
 func TestVerifyGolden(t *testing.T) {

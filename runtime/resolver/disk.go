@@ -27,6 +27,8 @@ import (
 // shared: a tree of thousands of children with one URL costs one parse, and two stats a child.
 type Disk struct {
 	options cml.Options
+	// What is below the directory here is called, in what is told of manifests, as if it were below there; unless here is "".
+	here, there string
 
 	// mu guards the maps, not what is in them.
 	mu     sync.Mutex
@@ -163,7 +165,7 @@ func (d *Disk) resolve(ctx context.Context, at place) (*Resolved, []mark, error)
 			return nil, nil, err
 		default:
 			var found manifest.Diagnostics
-			if r.Values, found = cml.ParseValues(valueFile(path), data, c); found != nil {
+			if r.Values, found = cml.ParseValues(valueFile(rebase(path, d.here, d.there)), data, c); found != nil {
 				return nil, nil, found.Err()
 			}
 		}
@@ -258,10 +260,16 @@ func (d *Disk) parse(ctx context.Context, open loader.File, now mark, tree strin
 	if o.Includes == nil {
 		o.Includes = &cml.Includes{Root: tree, Open: func(file string) ([]byte, error) { return include(ctx, tree, file) }}
 	}
-	load := func() (manifest.Validated, manifest.Diagnostics) { return cml.Load(path, data, o) }
+	called := rebase(path, d.here, d.there)
+	if get := o.Includes.Open; called != path {
+		o.Includes = &cml.Includes{Root: rebase(o.Includes.Root, d.here, d.there), Open: func(file string) ([]byte, error) {
+			return get(rebase(file, d.there, d.here))
+		}}
+	}
+	load := func() (manifest.Validated, manifest.Diagnostics) { return cml.Load(called, data, o) }
 	compiled := codec.Is(data) || strings.HasSuffix(path, ".cm")
 	if compiled {
-		load = func() (manifest.Validated, manifest.Diagnostics) { return codec.Load(path, data) }
+		load = func() (manifest.Validated, manifest.Diagnostics) { return codec.Load(called, data) }
 	}
 	decl, found := load()
 	if err := found.Err(); err != nil {
@@ -270,12 +278,21 @@ func (d *Disk) parse(ctx context.Context, open loader.File, now mark, tree strin
 	p := &parsed{decl: decl, warnings: found, sources: []string{path}, tree: tree, marks: []mark{now}}
 	if included := decl.Decl().Sources; !compiled && len(included) > 1 {
 		for _, s := range included[1:] {
+			s = rebase(s, d.there, d.here)
 			p.sources = append(p.sources, s)
 			p.marks = append(p.marks, look(s, content))
 		}
 	}
 	f.last = p
 	return p, nil
+}
+
+// rebase is p below the directory to instead of from, if it is below from.
+func rebase(p, from, to string) string {
+	if rel, ok := strings.CutPrefix(p, strings.TrimSuffix(from, "/")); ok && from != "" && (rel == "" || rel[0] == '/') {
+		return filepath.Join(to, rel)
+	}
+	return p
 }
 
 // include reads what a manifest of the tree includes; nothing is looked for in the manager's working directory.

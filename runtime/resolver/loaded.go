@@ -43,6 +43,7 @@ type Loaded struct {
 	// mu guards what follows.
 	mu    sync.Mutex
 	trees map[string]*fetched // those that are fetched as needed, by package
+	disks map[string]*Disk    // of what was fetched of the others at last, likewise
 	kept  map[string]*kept    // with Once, likewise
 }
 
@@ -76,7 +77,7 @@ const (
 
 // NewLoaded makes a resolver.
 func NewLoaded(cfg LoadedConfig) *Loaded {
-	return &Loaded{cfg: cfg, disk: NewDisk(cfg.Options), trees: map[string]*fetched{}, kept: map[string]*kept{}}
+	return &Loaded{cfg: cfg, disk: NewDisk(cfg.Options), trees: map[string]*fetched{}, disks: map[string]*Disk{}, kept: map[string]*kept{}}
 }
 
 // A fetched is a package, or what of it was needed so far, on this disk.
@@ -245,7 +246,7 @@ func (l *Loaded) place(ctx context.Context, ref string, r *Resolved) error {
 // fetchTree fetches the package at pkg, or prepares for what will be needed of it.
 func (l *Loaded) fetchTree(ctx context.Context, scheme, pkg string) (*fetched, error) {
 	defer l.cfg.Cache.Hold()()
-	t := &fetched{remote: pkg, scheme: scheme, disk: l.disk}
+	t := &fetched{remote: pkg, scheme: scheme}
 	contents, err := l.read(ctx, path.Join(pkg, cache.Contents), maxContents)
 	lister, lists := l.cfg.Loader.Medium().(loader.Lister)
 	var files []cache.File
@@ -279,8 +280,17 @@ func (l *Loaded) fetchTree(ctx context.Context, scheme, pkg string) (*fetched, e
 			return nil, err
 		}
 	}
-	t.dir, err = l.cfg.Cache.Package(contents)
-	return t, err
+	if t.dir, err = l.cfg.Cache.Package(contents); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.disk = l.disks[scheme+":"+pkg]; t.disk == nil || t.disk.here != t.dir {
+		t.disk = NewDisk(l.cfg.Options)
+		t.disk.here, t.disk.there = t.dir, pkg
+		l.disks[scheme+":"+pkg] = t.disk
+	}
+	return t, nil
 }
 
 // list is all files at and below pkg.
@@ -398,6 +408,7 @@ func (l *Loaded) growing(scheme, pkg string) (*fetched, error) {
 		return include(context.Background(), dir, file)
 	}}
 	t.disk = NewDisk(o)
+	t.disk.here, t.disk.there = dir, pkg
 	l.trees[scheme+":"+pkg] = t
 	return t, nil
 }
@@ -462,7 +473,7 @@ func (t *fetched) resolve(ctx context.Context, ref, here string, parent *Resolve
 	if err != nil {
 		return nil, err
 	}
-	c.URL = t.scheme + ":" + strings.TrimPrefix(fileURL(t.there(u.Path), u.Fragment), "file:")
+	c.URL = t.scheme + ":" + strings.TrimPrefix(fileURL(rebase(u.Path, t.dir, t.remote), u.Fragment), "file:")
 	c.loaded = t
 	return &c, nil
 }
@@ -489,14 +500,6 @@ func (t *fetched) needBinary(ctx context.Context, r *Resolved) error {
 	return nil
 }
 
-// there is what p, a name on this disk, is called on the other side.
-func (t *fetched) there(p string) string {
-	if p == t.dir || strings.HasPrefix(p, t.dir+"/") {
-		return path.Join(t.remote, strings.TrimPrefix(p, t.dir))
-	}
-	return p
-}
-
 // told is err with the names of the other side.
 func (t *fetched) told(ref string, err error) error {
 	words := func(s string) string { return strings.ReplaceAll(s, t.dir, strings.TrimSuffix(t.remote, "/")) }
@@ -508,7 +511,7 @@ func (t *fetched) told(ref string, err error) error {
 	if ds, ok := manifest.AsDiagnostics(e.Err); ok {
 		ds = slices.Clone(ds)
 		for i := range ds {
-			ds[i].Pos.File, ds[i].Message = t.there(ds[i].Pos.File), words(ds[i].Message)
+			ds[i].Message = words(ds[i].Message)
 		}
 		c.Err = ds
 	} else if s := e.Err.Error(); words(s) != s {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -103,6 +104,15 @@ func TestLoaded(t *testing.T) {
 			}
 			if root.URL != "s:///srv/app/root.cml" || len(root.Decl.Decl().Facets) != 1 {
 				t.Errorf("root: %s, %v", root.URL, root.Decl.Decl().Facets)
+			}
+			there := []string{"/srv/app/root.cml", "/srv/app/inc/all.shard.cml"}
+			if d := root.Decl.Decl(); !slices.Equal(d.Sources, there) || d.Children[0].Pos.File != there[0] {
+				t.Errorf("it is told of %q, and of a child at %s", d.Sources, d.Children[0].Pos)
+			}
+			for i, file := range root.Sources {
+				if _, err := os.Stat(file); err != nil || !strings.HasSuffix(file, strings.TrimPrefix(there[i], "/srv/app")) {
+					t.Errorf("%s is here in %q: %v", there[i], root.Sources, err)
+				}
 			}
 			for ref, want := range map[string]struct {
 				parent      *resolver.Resolved

@@ -173,6 +173,9 @@ func (t *Tree) ask(ctx context.Context, n *node, d *manifest.Component, q questi
 		}
 		if res := at.class.resolved; res != nil {
 			r.Pos.File = res.Sources[0]
+			if called := res.Decl.Decl().Sources; len(called) > 0 {
+				r.Pos.File = called[0]
+			}
 		}
 	}
 	switch {
