@@ -214,14 +214,23 @@ func (a *app) report(err error) int {
 		return code
 	}
 	c := a.screen(a.err)
-	for line := range strings.SplitSeq(p.GetMessage(), "\n") {
-		fmt.Fprintf(a.err, "%s %s\n", c.red("cmgr:"), line)
-	}
-	if p.GetHint() != "" {
-		for line := range strings.SplitSeq(p.GetHint(), "\n") {
-			fmt.Fprintf(a.err, "%s hint: %s\n", c.yellow("cmgr:"), line)
+	hint := func(text string) {
+		for line := range strings.Lines(text) {
+			fmt.Fprintf(a.err, "%s hint: %s\n", c.yellow("cmgr:"), strings.TrimSuffix(line, "\n"))
 		}
 	}
+	rest, findings := p.GetHint(), p.GetFindings()
+	if len(findings) > 1 { // each has its hint
+		rest = ""
+	}
+	for line := range strings.SplitSeq(p.GetMessage(), "\n") {
+		fmt.Fprintf(a.err, "%s %s\n", c.red("cmgr:"), line)
+		if rest == "" && len(findings) > 0 && strings.Contains(line, findings[0].GetMessage()) {
+			hint(findings[0].GetHint())
+			findings = findings[1:]
+		}
+	}
+	hint(rest)
 	for _, m := range p.GetCandidates() {
 		fmt.Fprintf(a.err, "  %s\n", m)
 	}

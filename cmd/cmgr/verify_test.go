@@ -138,6 +138,7 @@ var verifyFiles = map[string]string{
     job_policy: { main_process_critical: [ "/" ] },
 } }
 `,
+	"slips.cml":         "{ childern: [], use: [ { protocl: 'x' } ], ofer: [] }\n",
 	"restrict/root.cml": "{ collections: [ { name: 'c', durability: 'transient', allow_long_names: true } ] }\n",
 }
 
@@ -148,6 +149,8 @@ good/root.cml --json
 good/root.cml --sarif
 good/root.cml --limit 2
 good/root.cml --limit 0
+good
+slips.cml
 bad/root.cml
 bad/root.cml --json
 bad/root.cml --sarif

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -353,11 +354,28 @@ func explain(url string, at place, err error) error {
 		e.Hint, e.Err = missing(at)
 	case errors.Is(err, fs.ErrPermission):
 		e.Why, e.Err = capabilities.Denied, fmt.Errorf("%s: %w", at, fs.ErrPermission)
+	case errors.Is(err, syscall.EISDIR):
+		e.Err = fmt.Errorf("%s: %w", at, syscall.EISDIR)
+		if near := manifestIn(at.String()); near != "" {
+			e.Hint = "name a manifest in it, such as " + near
+		}
 	case errors.As(err, &errno):
 		e.Err = fmt.Errorf("%s: %w", at, errno)
 	}
 	e.URL = url
 	return e
+}
+
+// manifestIn is a manifest in that directory, a root if there is one; "" if there is none.
+func manifestIn(dir string) string {
+	near := ""
+	entries, _ := os.ReadDir(dir) // it's for a hint
+	for _, e := range entries {
+		if n := e.Name(); n == "root.cml" || near == "" && strings.HasSuffix(n, ".cml") {
+			near = filepath.Join(dir, n)
+		}
+	}
+	return near
 }
 
 func outOfTree(tree string) *Error {
