@@ -492,7 +492,7 @@ func TestKillDuringStopWins(t *testing.T) {
 // TestMainProcessEndsAll: nothing of the job survives the main process, and its output up to then is there.
 func TestMainProcessEndsAll(t *testing.T) {
 	eachBackend(t, func(t *testing.T, r *rig) {
-		p := r.start(t, sh(`trap '' TERM HUP; (setsid sh -c 'echo $$; exec sleep 1000' &) ; sleep 0.2; echo last; exit 5`))
+		p := r.start(t, sh(`trap '' TERM HUP; exec 9>&1; (setsid sh -c 'echo $$; exec sleep 1000 >&9' &) | head -n 1; echo last; exit 5`))
 		x := p.ends(5, 0, runners.BySelf)
 		out, err := io.ReadAll(p.out) // ends: nobody has the pipe any more
 		if err != nil || !strings.HasSuffix(string(out), "last\n") || strings.Count(string(out), "\n") != 2 {
