@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -277,6 +278,28 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 		_ = c.Process.Kill()
 		<-ended
 		t.Error("it did not end")
+	}
+}
+
+// TestReaderThatIsSlow: who takes longer over the last lines than a manager waits for one that does not read gets them all the same.
+func TestReaderThatIsSlow(t *testing.T) {
+	t.Parallel()
+	p := prepare(t, write(t, map[string]string{"root.cml": `{ program: { runner: "elf", binary: "/bin/seq", args: [ "60000" ] } }`}))
+	c := exec.Command(binary, "run", filepath.Join(p.dir, "root.cml"), "--socket", p.sock, "--state", p.state)
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	for err == nil {
+		_, err = io.CopyN(&said, out, 50_000)
+		time.Sleep(600 * time.Millisecond) // 12 times
+	}
+	if err := c.Wait(); err != nil || !strings.HasSuffix(said.String(), "\n/ | 60000\n") {
+		t.Errorf("%v, after %d bytes", err, said.Len())
 	}
 }
 

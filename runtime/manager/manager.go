@@ -519,21 +519,35 @@ func (m *Manager) Run(ctx context.Context) error {
 	out.Rebooted, out.Boot = m.rebooted, m.failed
 	m.mu.Unlock()
 
-	closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	const patience = 5 * time.Second
+	closing, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	_ = m.control.Close(closing)
 	serve.Wait()
 	m.realm.Close()
 	shown := make(chan struct{})
 	go func() { show.Wait(); close(shown) }()
-	select {
-	case <-shown:
-	case <-closing.Done(): // whoever reads our output doesn't
+	for over := false; !over; {
+		before := m.taken()
+		select {
+		case <-shown:
+			over = true
+		case <-time.After(patience):
+			over = m.taken() == before // whoever reads our output doesn't
+		}
 	}
 	if len(out.Failures) > 0 || out.Rebooted != "" || out.Boot != nil || down != nil {
 		return out
 	}
 	return nil
+}
+
+// taken is how much of what is shown has been read.
+func (m *Manager) taken() int64 {
+	if m.cfg.Screen == nil {
+		return 0
+	}
+	return m.cfg.Screen.Taken()
 }
 
 // lazy is a child that nothing has started, "" if there is none.

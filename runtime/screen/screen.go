@@ -45,6 +45,7 @@ type Screen struct {
 	o Options
 
 	failed atomic.Pointer[error] // the first that could not be written
+	taken  atomic.Int64
 
 	// mu guards everything below. It is held while a reader is slow, or for ever if it doesn't read.
 	mu       sync.Mutex
@@ -60,8 +61,25 @@ const maxWidth = 32
 
 // New shows on out and err.
 func New(out, err io.Writer, o Options) *Screen {
-	return &Screen{o: o, out: bufio.NewWriterSize(out, 32<<10), err: bufio.NewWriterSize(err, 8<<10)}
+	s := &Screen{o: o}
+	s.out, s.err = bufio.NewWriterSize(counted{out, s}, 32<<10), bufio.NewWriterSize(counted{err, s}, 8<<10)
+	return s
 }
+
+// counted is a writer of a Screen's.
+type counted struct {
+	io.Writer
+	s *Screen
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.s.taken.Add(int64(n))
+	return n, err
+}
+
+// Taken is how many bytes its readers have taken, by which one that is slow is told from one that does not read. It does not wait.
+func (s *Screen) Taken() int64 { return s.taken.Load() }
 
 // A Boot is how far a boot is.
 type Boot struct {
