@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // bound is how long a thing that must happen may take on a busy machine.
-const bound = 3 * time.Minute
+const bound = 2 * time.Minute
 
 func newRunner(t *testing.T, backend string) *runit.Runner {
 	t.Helper()
