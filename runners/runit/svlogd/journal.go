@@ -82,7 +82,8 @@ const (
 	maxJournal = 4 << 20 // with -l and -b there may be need for more: then it is done without
 )
 
-// mark is what a read overwrites. It is in no text, and not even its first byte ends a line.
+// mark is what a read overwrites. It is in no text, and not even its first byte ends a line. A read that brings nothing but the
+// beginning of it is lost by a kill before it returns.
 const mark = "\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8"
 
 var pageSize = os.Getpagesize()

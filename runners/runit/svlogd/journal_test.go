@@ -287,3 +287,87 @@ func TestKilledAtEachCall(t *testing.T) {
 	}
 	t.Logf("%d moments", n)
 }
+
+// A line whose end was not read goes on if the next svlogd has the same pipe, and ends otherwise.
+func TestKilledWithinALine(t *testing.T) {
+	program, dir := runittest.Link(t, "svlogd"), logDir(t, "")
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer out.Close()
+	for _, part := range []string{"one, ", "two, ", "three"} {
+		cmd := exec.Command(program, "-r", "_", dir)
+		cmd.Stdin, cmd.Stderr = in, os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.WriteString(part); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the input to be read", func() bool { n, err := unix.IoctlGetInt(int(in.Fd()), unix.TIOCINQ); return n == 0 && err == nil })
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	once(t, program, "four\n", dir)
+	if got := strings.Join(files(t, dir), ""); got != "one, two, three\nfour\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// What a lock file may contain: a read that was cut short by a kill, and any damage.
+func TestJournal(t *testing.T) {
+	name := logDir(t, "")
+	s := &server{stderr: os.Stderr, lineMax: 10, wd: unix.AT_FDCWD, udp: -1, table: replacing('_', "")}
+	s.dirs = []*dir{{s: s, name: name, fd: -1, lock: -1, current: -1}}
+	if !s.reopen() {
+		t.Fatal("no directory")
+	}
+	j := s.journal
+	for _, n := range []int{1, 5, pageSize, pageSize + 3, 3*pageSize + 100, len(j.buf)} {
+		for _, got := range []int{0, n / pageSize * pageSize, n} {
+			j.expect(n)
+			copy(j.buf, bytes.Repeat([]byte("x"), got))
+			if back := j.arrived(); back != got {
+				t.Errorf("%d of %d arrived, and %d were found", got, n, back)
+			}
+		}
+	}
+	j.expect(0)
+	slot := bytes.LastIndexByte(j.mem[:len(j.mem)-len(j.buf)], '}') + 1 // or a little after it
+	lock := filepath.Join(name, "lock")
+	good, err := os.ReadFile(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	r := rand.New(rand.NewPCG(3, 3))
+	found := 0
+	for n := range 500 {
+		b := bytes.Clone(good)
+		for range n % 5 {
+			at := []int{0, pageSize, pageSize + howAt, pageSize + slot}[r.IntN(4)] + r.IntN(64)
+			b[at] = byte(r.IntN(256))
+		}
+		if err := os.WriteFile(lock, b[:len(b)-max(0, r.IntN(4)-2)*r.IntN(len(b))], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if j := openJournal(fd); j != nil {
+			found++
+			if got, ok := j.load(); ok && (got.have > len(j.buf) || len(got.places) != len(j.dirs)) {
+				t.Fatalf("%+v", got)
+			}
+			j.drop()
+		}
+	}
+	if found < 100 {
+		t.Errorf("%d of 500 were found", found)
+	}
+}

@@ -304,12 +304,43 @@ func TestAsDebian(t *testing.T) {
 // A file system that is full: the oldest files make room if there are more than N, or nothing is read until there is room.
 func TestDiskFullAsDebian(t *testing.T) {
 	needs.Root(t)
-	const prepare = `mkdir d; full() { unshare -m sh -c "mount -t tmpfs -o size=$1 none d; $2"; }; kinds() { sed 's/@[0-9a-f]*/@T/' $1 | sort -u; }`
+	const prepare = `mkdir d other; full() { unshare -m sh -c "mount -t tmpfs -o size=$1 none d; . ./lib; $2"; }
+		kinds() { sed 's/@[0-9a-f]*/@T/' $1 | sort -u; }; cat >lib <<'.'
+			lines() { for i in $(seq $1); do echo "this is line $i"; done; }
+			says() { until grep -q "$1" e; do sleep 0.1; done 2>/dev/null; }
+			tell() { for d; do ls $d | sed 's/@[0-9a-f]*/@T/' | sort | uniq -c; cat $d/@* $d/current | md5sum; done; }
+.
+	`
 	runittest.Same(t, runittest.Link(t, "svlogd"), needs.Tool(t, "svlogd"), []string{"svlogd"}, prepare,
 		`full 64k 'printf "s8000\nn20\nN2\n" >d/config; for i in $(seq 20000); do echo "this is line $i"; done | svlogd d 2>e; tail -1 d/current'; kinds e`,
 		`: >e; full 32k 'printf "s8000\nn20\n" >d/config; for i in $(seq 2500); do echo "this is line $i"; done | svlogd d 2>e & mkdir big
 			until grep -q pausing e; do sleep 0.1; done; mv d/@* big; wait; cat big/@* d/@* d/current | md5sum'; kinds e`,
+		// One of two directories, and in the middle of a line.
+		`full 32k 'echo s0 >d/config; (lines 300; printf %010000d 7; echo; lines 10) >in; dd if=/dev/zero of=d/big bs=1k count=16 status=none
+			svlogd other d <in 2>e & says pausing; rm d/big; wait; tell other d'; kinds e`,
+		// In rotation: there is no room for a new current.
+		`full 1m,nr_inodes=6 'printf "s2000\nn0\n" >d/config; : >d/spare; lines 250 | svlogd d 2>e & says "pausing: unable to create new current"
+			mount -o remount,nr_inodes=99 d; wait; tell d'; kinds e`,
+		// In the processor, which is run until it has room.
+		`full 48k 'printf "s9000\nn0\n!cat\n" >d/config; dd if=/dev/zero of=d/big bs=1k count=28 status=none; lines 600 | svlogd d 2>e &
+			says failed; rm d/big; wait; tell d'; kinds e`,
 	)
+}
+
+// One that is killed while it waits for room, and the next one, too, lose nothing.
+func TestKilledOnAFullDisk(t *testing.T) {
+	needs.Root(t)
+	c := exec.Command("unshare", "-m", "sh", "-ec", `mkdir d; mount -t tmpfs -o size=120k none d; printf 's20000\nn0\n' >d/config
+		for i in $(seq 3000); do echo "this is line $i"; done >in; mkfifo f; exec 3<>f; cat in >&3; : >e
+		for n in 1 2; do
+			"$0" d <f 2>>e 3<&- & until test "$(grep -c pausing e)" -ge $n; do sleep 0.1; done; kill -9 $!; wait $! || test $? = 137
+		done
+		test -s d/lock; mount -o remount,size=1m d; "$0" d <f 3<&- & exec 3<&-; wait $!
+		cat d/@* d/current | cmp - in; test ! -s d/lock`, runittest.Link(t, "svlogd"))
+	c.Dir = t.TempDir()
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s%s", err, out, read(t, c.Dir, "e"))
+	}
 }
 
 func TestUsage(t *testing.T) {
