@@ -66,6 +66,13 @@ func TestPackagePath(t *testing.T) {
 			t.Errorf("%q: %q, %v (%v), want %v: %s", rel, got, err, capabilities.CodeOf(err), want.why, want.text)
 		}
 	}
+	// What is plain below a directory that is not is not.
+	if err := os.Symlink("pkg", filepath.Join(top, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := (runners.Package{Dir: filepath.Join(top, "link")}).Path("bin/echo"); capabilities.CodeOf(err) != capabilities.Denied {
+		t.Errorf("through a link: %q, %v", got, err)
+	}
 	if got, err := (runners.Package{}).Path("bin/echo"); capabilities.CodeOf(err) != capabilities.Precondition {
 		t.Errorf("without a package: %q, %v", got, err)
 	}

@@ -19,6 +19,17 @@ func Open(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// Plain says whether there is something at path, and no symbolic link on the way to it (openat2(2), RESOLVE_NO_SYMLINKS). Where that
+// can't be told it is not.
+func Plain(path string) bool {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
 // Here returns what f is as this process's mount namespace has it, for mounts are copied within one only: f may be of another
 // process's. Where nothing here is the same file at the same path, that is f. f is closed unless it is returned.
 func Here(f *os.File) *os.File {
