@@ -144,8 +144,8 @@ func (g *graph) add(from, to string, why reason, at place) {
 	}
 }
 
-// elementary lists cycles that pass no node twice, each from its smallest node, in order. It stops after the first few, since their
-// number can grow exponentially; more says that there are others.
+// elementary lists cycles that pass no node twice, each from its smallest node, in order. It stops after the first few, since
+// their number can grow exponentially; more says that there are others.
 func (g *graph) elementary() (out [][]edge, more bool) {
 	const maxCycles, maxSteps = 10, 100_000
 	component := g.components()

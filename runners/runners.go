@@ -103,8 +103,8 @@ type NamespaceEntry struct {
 	Own bool
 }
 
-// A Listener is a listening unix socket of a protocol (SOCK_STREAM) or of a runner or resolver (SOCK_SEQPACKET) that the component
-// declares. It blocks, and the manager has it too: what nobody accepts waits for the next run.
+// A Listener is a listening unix socket of a protocol (SOCK_STREAM) or of a runner or resolver (SOCK_SEQPACKET) that the
+// component declares. It blocks, and the manager has it too: what nobody accepts waits for the next run.
 type Listener struct {
 	Name string // the capability's
 	File *os.File
@@ -220,8 +220,8 @@ func (e *Error) Code() capabilities.Code { return e.Why }
 // thousands of programs uses it in place of a goroutine each in Wait. If the program has already ended, f is called at once.
 type Notifier interface{ OnExit(f func(Exit)) }
 
-// A HealthNotifier calls f, at most once, when it finds that the program does not do its work any more, though it runs. f must not
-// block. Whoever asks is expected to stop the program, whose Exit then has the cause ByHealth.
+// A HealthNotifier calls f, at most once, when it finds that the program does not do its work any more, though it runs. f must
+// not block. Whoever asks is expected to stop the program, whose Exit then has the cause ByHealth.
 type HealthNotifier interface{ OnUnhealthy(f func(why string)) }
 
 // A Measurer knows what the program uses.

@@ -13,8 +13,8 @@ import (
 	"github.com/cmgr/cmgr/proto/componentpb"
 )
 
-// Items are what is in a dictionary that a program provides (`capabilities: [{ dictionary: "d", path: "/svc/d" }]`): protocols, by name.
-// Its methods may be called at the same time.
+// Items are what is in a dictionary that a program provides (`capabilities: [{ dictionary: "d", path: "/svc/d" }]`): protocols,
+// by name. Its methods may be called at the same time.
 type Items interface {
 	// Names are all protocols that there are now. There may be more, which those who know their names can connect to.
 	Names(ctx context.Context) ([]string, error)
@@ -24,8 +24,8 @@ type Items interface {
 }
 
 // ServeDictionary provides items over conn, which a manager has made: accepted from the listening socket of the dictionary's name
-// (LISTEN_FDNAMES; sd_listen_fds(3)). Each receive from changed says that Names has changed; changed may be nil. It returns when the
-// manager has closed the connection (nil) or breaks the protocol, or ctx is done (its cause). The conn is closed.
+// (LISTEN_FDNAMES; sd_listen_fds(3)). Each receive from changed says that Names has changed; changed may be nil. It returns when
+// the manager has closed the connection (nil) or breaks the protocol, or ctx is done (its cause). The conn is closed.
 func ServeDictionary(ctx context.Context, conn *net.UnixConn, items Items, changed <-chan struct{}) error {
 	c, err := rpc.Accept(ctx, conn, rpc.Config{
 		Protocol: Dictionary, Versions: []uint32{version}, MaxFDs: 1, MaxBody: maxItem,

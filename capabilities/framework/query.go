@@ -14,8 +14,8 @@ import (
 	"github.com/cmgr/cmgr/proto/componentpb"
 )
 
-// A LifecycleClient is a connection to LifecycleController, by which a component moves instances below itself. Monikers are relative:
-// "." or "./net".
+// A LifecycleClient is a connection to LifecycleController, by which a component moves instances below itself. Monikers are
+// relative: "." or "./net".
 type LifecycleClient struct{ Client }
 
 // OpenLifecycle connects to LifecycleController at its usual path.
@@ -206,7 +206,8 @@ type Report struct {
 	Code         capabilities.Code // of a route that failed
 }
 
-// Route walks the routes of what an instance uses and exposes; uses and exposes restrict it to those in whose name one of them is.
+// Route walks the routes of what an instance uses and exposes; uses and exposes restrict it to those in whose name one of them
+// is.
 func (c *RouteClient) Route(ctx context.Context, moniker string, uses, exposes []string) ([]Report, error) {
 	ask := &componentpb.Route{Moniker: moniker}
 	for _, n := range uses {
@@ -247,8 +248,8 @@ type Identity struct {
 	PID     int    // as the manager sees it
 }
 
-// Peer says which component made a connection, such as a *net.UnixConn that this one accepted. NotFound says that it was none, or that
-// it has ended.
+// Peer says which component made a connection, such as a *net.UnixConn that this one accepted. NotFound says that it was none, or
+// that it has ended.
 func (c *IntrospectorClient) Peer(ctx context.Context, conn syscall.Conn) (Identity, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -118,7 +118,8 @@ func (c *RealmClient) ConnectExposed(ctx context.Context, child Ref, protocol st
 	return connOf(f)
 }
 
-// ConnectInstance connects to an instance of a service that a child exposes, which starts its provider. The connection is the caller's.
+// ConnectInstance connects to an instance of a service that a child exposes, which starts its provider. The connection is the
+// caller's.
 func (c *RealmClient) ConnectInstance(ctx context.Context, child Ref, service, instance string) (net.Conn, error) {
 	f, err := c.call(ctx, "ConnectExposed", &componentpb.ConnectExposed{Child: child.wire(), Name: service, Instance: instance}, nil)
 	if err != nil {
@@ -156,8 +157,8 @@ func stateOf(w *componentpb.State) State { return State{w.State, exitOf(w.Exit)}
 // A ControllerClient is a connection to the Controller of one child. It ends with the RealmClient that it came from.
 type ControllerClient struct{ Client }
 
-// OpenController gives a controller of a child, static or dynamic. event, if not nil, is called for each of "Started", "Stopped" and
-// "Destroyed", in their order; it must not block nor call the client.
+// OpenController gives a controller of a child, static or dynamic. event, if not nil, is called for each of "Started", "Stopped"
+// and "Destroyed", in their order; it must not block nor call the client.
 func (c *RealmClient) OpenController(ctx context.Context, child Ref, event func(what string, s State)) (*ControllerClient, error) {
 	f, err := c.call(ctx, "OpenController", child.wire(), nil)
 	if err != nil {

@@ -134,8 +134,8 @@ func (h *hosted) close(v *View) {
 	syscall.Close(h.fd)
 }
 
-// Serve puts a socket at path, in the place of what was there, whose connections are given to serve, each on a goroutine of its own, of
-// which there are 64 at most. run starts such a goroutine; the connection is serve's, and blocks.
+// Serve puts a socket at path, in the place of what was there, whose connections are given to serve, each on a goroutine of its
+// own, of which there are 64 at most. run starts such a goroutine; the connection is serve's, and blocks.
 func (v *View) Serve(path string, t sock.Type, run func(func()), serve func(conn *os.File)) error {
 	v.leave(path)
 	at, err := v.place(path)

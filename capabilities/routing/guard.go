@@ -61,8 +61,8 @@ func (w *walk) debugAllowed(r registration) error {
 	return w.fail(step{n: r.owner, pos: r.reg.Pos}, capabilities.Denied, hint, "%s", reason)
 }
 
-// allowed ends a walk that has found what n, the component asking for it, gets. A part of an aggregated service that it may not have
-// does not take the others with it.
+// allowed ends a walk that has found what n, the component asking for it, gets. A part of an aggregated service that it may not
+// have does not take the others with it.
 func (w *walk) allowed(n Node) error {
 	g, ok := w.e.b.(Guard)
 	if !ok {

@@ -109,8 +109,8 @@ func (e *Engine) Offer(ctx context.Context, n Node, o *manifest.Offer) (*capabil
 	return w.answer(s)
 }
 
-// Items are the offers of d that put something into a dictionary of its own, one for each kind and name: of a service that several
-// put there the first.
+// Items are the offers of d that put something into a dictionary of its own, one for each kind and name: of a service that
+// several put there the first.
 func Items(d *manifest.Component, dictionary string) iter.Seq[*manifest.Offer] {
 	return func(yield func(*manifest.Offer) bool) {
 		seen := map[capKey]bool{}

@@ -42,8 +42,8 @@ type acted struct {
 
 func anyInstance(*controlpb.Instance) bool { return true }
 
-// act does something to all instances that the queries mean, at once; of those that a pattern matches, to those that may be meant. It
-// begins with none before it has found all, and one that fails keeps no other from it.
+// act does something to all instances that the queries mean, at once; of those that a pattern matches, to those that may be
+// meant. It begins with none before it has found all, and one that fails keeps no other from it.
 func (a *app) act(
 	cmd *cobra.Command, queries []string, may func(*controlpb.Instance) bool, doing string,
 	do func(ctx context.Context, c *control.Client, moniker string, began time.Time) acted,
@@ -100,8 +100,8 @@ func plural(n int, one, many string) string {
 	return many
 }
 
-// selected finds the instances that queries mean, without saying one twice. A query with one of *?[ in it is a pattern of monikers
-// (path.Match), and means all that it matches and that may be meant.
+// selected finds the instances that queries mean, without saying one twice. A query with one of *?[ in it is a pattern of
+// monikers (path.Match), and means all that it matches and that may be meant.
 func selected(ctx context.Context, c *control.Client, queries []string, may func(*controlpb.Instance) bool) ([]string, error) {
 	var out []string
 	add := func(m string) {

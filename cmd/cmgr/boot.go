@@ -149,8 +149,8 @@ func bootOnDisk(file, root string, o *boot.Options) (term.Term, error) {
 	return t, nil
 }
 
-// bootOver is bootOnDisk by a loader, as init does it: a relative name is looked for where the loader is, then in the root. All names are
-// those of the other side.
+// bootOver is bootOnDisk by a loader, as init does it: a relative name is looked for where the loader is, then in the root. All
+// names are those of the other side.
 func (a *app) bootOver(
 	ctx context.Context, from prim.Config, cfg manager.Config, file, root string, o *boot.Options,
 ) (string, term.Term, error) {
@@ -197,8 +197,8 @@ func (a *app) bootOver(
 	return file, t, nil
 }
 
-// trusted refuses a boot file that came by a loader and that the file of trust, unless it is "", does not accept: it has manifests, or says
-// which of a package's are run.
+// trusted refuses a boot file that came by a loader and that the file of trust, unless it is "", does not accept: it has
+// manifests, or says which of a package's are run.
 func trusted(ctx context.Context, l *prim.Loader, trust, file string, b []byte) error {
 	if trust == "" {
 		return nil
@@ -257,7 +257,8 @@ func fresh(file string, t *boot.Tree) error {
 	}}
 }
 
-// groups are the directories of an option that was given several times, each time with a list: later lists come first if newestFirst.
+// groups are the directories of an option that was given several times, each time with a list: later lists come first if
+// newestFirst.
 func groups(lists []string, newestFirst bool) []string {
 	var out []string
 	for _, l := range lists {
@@ -271,8 +272,8 @@ func groups(lists []string, newestFirst bool) []string {
 	return out
 }
 
-// erlangFlags rewrites Erlang's options of `cmgr boot`, one dash and any number of arguments up to the next option, to ours: two dashes
-// and one argument, in which NUL stands between several.
+// erlangFlags rewrites Erlang's options of `cmgr boot`, one dash and any number of arguments up to the next option, to ours: two
+// dashes and one argument, in which NUL stands between several.
 func erlangFlags(args []string) []string {
 	at := commandAt(args)
 	if at < 0 || args[at] != "boot" {

@@ -86,9 +86,9 @@ packages whose hash or signature they know (cmgr run --trust).`,
 	return cmd
 }
 
-// bootserverComponent is the function bootserver of the runner builtin: a boot server as a component. Its arguments are the command's
-// options; root is the directory that is routed to it at /root, unless --root says another. It also serves on the sockets of the protocols
-// that it declares, and on them alone without --addr and --allow.
+// bootserverComponent is the function bootserver of the runner builtin: a boot server as a component. Its arguments are the
+// command's options; root is the directory that is routed to it at /root, unless --root says another. It also serves on the
+// sockets of the protocols that it declares, and on them alone without --addr and --allow.
 func bootserverComponent(ctx context.Context, env *builtin.Env) error {
 	var b bootserverFlags
 	f := pflag.NewFlagSet("bootserver", pflag.ContinueOnError)

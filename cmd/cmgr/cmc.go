@@ -8,8 +8,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/cml"
 )
 
-// cmcFlags rewrites what only cmc takes: several values after one -p or -f (`--features a b`), each of which is given an option of
-// its own. A word is another value where it can be nothing else: the name of a feature, or an existing directory. So the FILE
+// cmcFlags rewrites what only cmc takes: several values after one -p or -f (`--features a b`), each of which is given an option
+// of its own. A word is another value where it can be nothing else: the name of a feature, or an existing directory. So the FILE
 // may still come after the options.
 func cmcFlags(args []string) []string {
 	at := commandAt(args)

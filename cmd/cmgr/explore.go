@@ -69,8 +69,8 @@ namespaces of its own.`,
 	return cmd
 }
 
-// drainTime is how long nothing more may come once the shell has ended, until nothing more is expected: something that did not end
-// with it may have got hold of its output.
+// drainTime is how long nothing more may come once the shell has ended, until nothing more is expected: something that did not
+// end with it may have got hold of its output.
 const drainTime = time.Second
 
 func (a *app) explore(ctx context.Context, c *control.Client, x control.Exploration) error {

@@ -146,8 +146,8 @@ did not answer, or not as it should.`,
 	return cmd
 }
 
-// inetAtOnce is how many files are fetched at one time from boot servers, each over a connection of its own: one request after the other
-// spends most of its time waiting.
+// inetAtOnce is how many files are fetched at one time from boot servers, each over a connection of its own: one request after
+// the other spends most of its time waiting.
 const inetAtOnce = 8
 
 // fetchAll fetches files, atOnce at one time, and says in their order how each went; that some didn't is no failure of its own.

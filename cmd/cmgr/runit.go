@@ -8,8 +8,8 @@ import (
 	"github.com/cmgr/cmgr/runners/runit/pid1"
 )
 
-// initProgram is what `cmgr init ARGS` is when it is not the command that writes a first tree, else nil: process no. 1, unless it is
-// given a directory, and elsewhere what asks it to end.
+// initProgram is what `cmgr init ARGS` is when it is not the command that writes a first tree, else nil: process no. 1, unless it
+// is given a directory, and elsewhere what asks it to end.
 func initProgram(args []string) early.Program {
 	switch {
 	case os.Getpid() == 1 && (len(args) == 0 || slices.ContainsFunc(args, pid1.IsManifest)):

@@ -24,8 +24,8 @@ import (
 //
 //	program: { module: "hello.wasm", args: ["Hello"], environ: ["KEY=value"] }
 //
-// A module finds its package at /pkg, read-only, and what was routed to it at the paths it asked for. There are no signals in WASI:
-// a module is asked to stop by the end of its standard input. Kill ends it wherever it is.
+// A module finds its package at /pkg, read-only, and what was routed to it at the paths it asked for. There are no signals in
+// WASI: a module is asked to stop by the end of its standard input. Kill ends it wherever it is.
 type wasmRunner struct {
 	compiled wazero.CompilationCache // a module's machine code is made once, however many components run it
 }

@@ -1,5 +1,5 @@
-// Workers: called without an argument it is the boss, who makes workers in a collection by the protocol cmgr.component.Realm, starts
-// each, waits for its end, and takes it out again; called as `serve worker` it is one of them.
+// Workers: called without an argument it is the boss, who makes workers in a collection by the protocol cmgr.component.Realm,
+// starts each, waits for its end, and takes it out again; called as `serve worker` it is one of them.
 package main
 
 import (

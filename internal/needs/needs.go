@@ -1,6 +1,6 @@
 // Package needs lets a test say what it needs of the machine: root, a writable cgroup v2, user namespaces, the data beside the
-// checkout, a program, a user. Where that is missing the test is skipped with the reason, so that `go test ./...` passes on a machine
-// that has only Go.
+// checkout, a program, a user. Where that is missing the test is skipped with the reason, so that `go test ./...` passes on a
+// machine that has only Go.
 //
 // With CI=true in the environment a skip is a failure, unless the file .ci/skips lists its kind:
 //
@@ -103,7 +103,8 @@ func Kernel(t testing.TB) string {
 	return path
 }
 
-// Missing skips a test that lacks something of that kind, or fails it where CI must not skip: for what a test finds out by itself.
+// Missing skips a test that lacks something of that kind, or fails it where CI must not skip: for what a test finds out by
+// itself.
 func Missing(t testing.TB, kind string, why error) {
 	t.Helper()
 	if os.Getenv("CI") != "true" {

@@ -31,8 +31,8 @@ func Format(file string, src []byte) ([]byte, manifest.Diagnostics) {
 }
 
 // Repair makes the one obvious repair of each slip in the syntax of src (a missing comma, colon, quote or bracket, a superfluous
-// bracket) and tells what it did in the findings, which have the places of the slips, and the repairs as hints. If there is a slip without such a repair,
-// the text is nil and the findings are all that is wrong.
+// bracket) and tells what it did in the findings, which have the places of the slips, and the repairs as hints. If there is a
+// slip without such a repair, the text is nil and the findings are all that is wrong.
 func Repair(file string, src []byte) ([]byte, manifest.Diagnostics) {
 	tree, err := json5.Parse(src, json5.Options{})
 	es, ok := errors.AsType[json5.Errors](err)

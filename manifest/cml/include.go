@@ -11,8 +11,8 @@ import (
 	"github.com/cmgr/cmgr/manifest"
 )
 
-// Bounds of what one manifest includes: files in all, their bytes, and how deep they are within each other. What is included deeply
-// is merged at every level.
+// Bounds of what one manifest includes: files in all, their bytes, and how deep they are within each other. What is included
+// deeply is merged at every level.
 const (
 	maxIncludes     = 1000
 	maxIncludeBytes = 16 << 20

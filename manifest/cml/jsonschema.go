@@ -11,8 +11,8 @@ import (
 )
 
 // JSONSchema is a JSON Schema (draft 2020-12) of manifests, made of the tables that Parse goes by: indented, with a newline at
-// the end. It refuses what Parse refuses but for what a schema cannot say (a key that stands twice, all of what makes a URL valid),
-// and, for each kind of capability, an entry that lacks a key. What depends on other parts of the manifest it accepts.
+// the end. It refuses what Parse refuses but for what a schema cannot say (a key that stands twice, all of what makes a URL
+// valid), and, for each kind of capability, an entry that lacks a key. What depends on other parts of the manifest it accepts.
 func JSONSchema() []byte {
 	g := schemaMaker{defs: map[string]schema{"dictionary": dictionarySchema}}
 	out := g.object(Language())

@@ -9,7 +9,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// ParseValues reads a value file: one object with values for keys of c, in types as manifest.ConfigValue has them. It is nil after errors.
+// ParseValues reads a value file: one object with values for keys of c, in types as manifest.ConfigValue has them. It is nil
+// after errors.
 func ParseValues(file string, src []byte, c *manifest.Config) (map[string]any, manifest.Diagnostics) {
 	d := newDecoder(file, src)
 	var all Free

@@ -449,8 +449,8 @@ func (s *server) childManifest(d *document, root *node, m mention) string {
 	return s.manifestOf(d, url.text)
 }
 
-// files are the manifests and directories in the directory dir, which is relative to that of d: those for children, or those to be
-// included.
+// files are the manifests and directories in the directory dir, which is relative to that of d: those for children, or those to
+// be included.
 func files(d *document, dir string, children bool) []choice {
 	if d.path == "" || strings.ContainsAny(dir, ":#\x00") || filepath.IsAbs(dir) {
 		return nil

@@ -20,9 +20,9 @@ const exploring = "explore"
 // toolsPath is where an exploration finds its tools.
 const toolsPath = "/tools"
 
-// Explore runs an operator's program as the component's own would be: its user, environment, directory, limits and world. Beside a
-// run it is in a job within that one's, if jobs are cgroups, and then in its very world, if that needs no place for Tools, which are
-// found at /tools.
+// Explore runs an operator's program as the component's own would be: its user, environment, directory, limits and world. Beside
+// a run it is in a job within that one's, if jobs are cgroups, and then in its very world, if that needs no place for Tools,
+// which are found at /tools.
 func (r *Runner) Explore(ctx context.Context, info runners.StartInfo, x runners.Exploration) (runners.Program, error) {
 	for _, h := range info.Handles { // their numbers are the program's own affair
 		h.File.Close()

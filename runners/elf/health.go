@@ -81,8 +81,8 @@ func parseHealth(b runners.Block) (h health, errs []error) {
 func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // A watch checks a running program, on a goroutine of its own that ends with the program. Each check is a process in a job of its
-// own, so that one that hangs ends with all that it started, and otherwise as the program: its user, environment, directory, limits
-// and world.
+// own, so that one that hangs ends with all that it started, and otherwise as the program: its user, environment, directory,
+// limits and world.
 type watch struct {
 	p    *program
 	h    health

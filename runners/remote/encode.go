@@ -16,7 +16,8 @@ import (
 	"github.com/cmgr/cmgr/runners/elf/confine"
 )
 
-// encode is info as the request that starts program id; alone as in Config, for the package. dir, which the message has, is the caller's to close when it is sent.
+// encode is info as the request that starts program id; alone as in Config, for the package. dir, which the message has, is the
+// caller's to close when it is sent.
 func encode(id uint64, info runners.StartInfo, alone bool) (m rpc.Message, dir *os.File, err error) {
 	// place names f by its place among the message's descriptors.
 	place := func(f *os.File) uint32 {
@@ -98,8 +99,8 @@ func entries(d manifest.Dictionary) []*runnerpb.Entry {
 	return out
 }
 
-// decode reads the request that encode makes. What it returns has all of m's files; on an error they are closed. pkg is the directory
-// of the package where this process sees it by that descriptor only: it must stay open as long as the program runs.
+// decode reads the request that encode makes. What it returns has all of m's files; on an error they are closed. pkg is the
+// directory of the package where this process sees it by that descriptor only: it must stay open as long as the program runs.
 func decode(m rpc.Message) (id uint64, info runners.StartInfo, pkg *os.File, err error) {
 	w := new(runnerpb.StartInfo)
 	taken := make([]bool, len(m.Files))

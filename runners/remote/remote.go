@@ -51,7 +51,8 @@ type Config struct {
 	// Patience is how long the runner may take for what it must do at once: answer Stop and Kill, end a program after Kill, give
 	// up a start that was cancelled. After that it is dropped. 0 means 10 s.
 	Patience time.Duration
-	// Alone has no directory that the runner is given lead to what is above it, for a runner that is confined. They have no paths there.
+	// Alone has no directory that the runner is given lead to what is above it, for a runner that is confined. They have no paths
+	// there.
 	Alone bool
 }
 

@@ -1,5 +1,6 @@
-// Package boot runs boot scripts: Erlang's instructions, with init's meaning, on components (erlang-mapping.md). A script is checked
-// as a whole before anything of it is done. It is made by `cmgr systools make-script --components`, by hand, or of a tree by Compile.
+// Package boot runs boot scripts: Erlang's instructions, with init's meaning, on components (erlang-mapping.md). A script is
+// checked as a whole before anything of it is done. It is made by `cmgr systools make-script --components`, by hand, or of a tree
+// by Compile.
 //
 // What can be called is this table, and nothing else:
 //

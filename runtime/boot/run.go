@@ -309,9 +309,9 @@ func (b *Boot) ends(m name.Moniker, x *runners.Exit, down func(name.Moniker, str
 	return true
 }
 
-// Stop stops what the script started: applications, and components that were applied, in the reverse order of their starts, then kernel
-// processes, one by one, each within the stop timeout of its environment. What a tree has is left to the tree, which knows what depends
-// on what.
+// Stop stops what the script started: applications, and components that were applied, in the reverse order of their starts, then
+// kernel processes, one by one, each within the stop timeout of its environment. What a tree has is left to the tree, which knows
+// what depends on what.
 func (b *Boot) Stop(ctx context.Context) {
 	b.set(func(st *Status) { st.Internal = "stopping" }, News{})
 	if b.plan.Tree != nil {

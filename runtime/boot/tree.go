@@ -38,8 +38,8 @@ type Tree struct {
 	seen map[[2]string]bool // while it is made: what has a record, by parent and reference
 }
 
-// Stale are the sources that are there and not what they were when the tree was compiled, sorted. One that isn't there is no fault: a
-// tree may run where its sources never were.
+// Stale are the sources that are there and not what they were when the tree was compiled, sorted. One that isn't there is no
+// fault: a tree may run where its sources never were.
 func (t *Tree) Stale() ([]string, error) {
 	var out []string
 	for file, sum := range t.Sources {
@@ -58,8 +58,8 @@ func (t *Tree) Stale() ([]string, error) {
 	return out, nil
 }
 
-// Compile makes the script of the tree below root, which must have been verified. What is below the directory dir, where the script
-// will be, stands below $ROOT in it, so that both can be moved together.
+// Compile makes the script of the tree below root, which must have been verified. What is below the directory dir, where the
+// script will be, stands below $ROOT in it, so that both can be moved together.
 func Compile(ctx context.Context, root, dir string, r resolver.Resolver) (term.Term, error) {
 	t := &Tree{Manifests: map[[32]byte]string{}, Sources: map[string][32]byte{}, seen: map[[2]string]bool{}}
 	top, err := t.add(ctx, r, "", root, nil)

@@ -130,8 +130,8 @@ type Config struct {
 	Logs   Logs
 	// Connect connects to a protocol that a component declares, starting it; nil where that can't be.
 	Connect func(ctx context.Context, m name.Moniker, protocol string) (*os.File, error)
-	// Explore runs a program in the place of a component's own, and returns how it ended; nil where that can't be. note goes into the
-	// component's log. The files of x are its own.
+	// Explore runs a program in the place of a component's own, and returns how it ended; nil where that can't be. note goes into
+	// the component's log. The files of x are its own.
 	Explore func(ctx context.Context, m name.Moniker, x runners.Exploration, note string) (runners.Exit, error)
 	// Doctor says what the manager found on this machine; nil for nothing to say.
 	Doctor func(ctx context.Context) []Check

@@ -27,9 +27,9 @@ import (
 //	POST /explore?query=QUERY&command=TEXT&terminal=BOOL&env=NAME%3DVALUE…
 //
 // The answer is "101 Switching Protocols", or an error with its Problem as JSON. Then the client sends one byte with three
-// descriptors (SCM_RIGHTS): standard input, output and error, and perhaps a fourth, of a directory with tools. The server sends lines of
-// JSON: {"launched": true} when the shell runs, and in the end {"exit": Exit} or {"problem": Problem}. A client that goes away ends the
-// shell.
+// descriptors (SCM_RIGHTS): standard input, output and error, and perhaps a fourth, of a directory with tools. The server sends
+// lines of JSON: {"launched": true} when the shell runs, and in the end {"exit": Exit} or {"problem": Problem}. A client that
+// goes away ends the shell.
 const explorePath = "/explore"
 
 // An Exploration is a shell in the place of a component's program.
@@ -37,8 +37,8 @@ type Exploration struct {
 	Query string
 	// Command is what the shell does, as by sh -c; "" has it read commands.
 	Command string
-	// Files are its standard input, output and error, which stay the caller's. Terminal says that they are one terminal, which is to be
-	// the shell's own.
+	// Files are its standard input, output and error, which stay the caller's. Terminal says that they are one terminal, which is to
+	// be the shell's own.
 	Files    [3]*os.File
 	Terminal bool
 	Env      []string // "NAME=value"
@@ -201,7 +201,8 @@ func receiveRights(u *net.UnixConn, most int) (fds []int, err error) {
 	return nil, err
 }
 
-// Explore runs a shell in the place of a component's program until it ends, and returns how it did; at the end of ctx it is killed.
+// Explore runs a shell in the place of a component's program until it ends, and returns how it did; at the end of ctx it is
+// killed.
 func (c *Client) Explore(ctx context.Context, x Exploration) (*controlpb.Exit, error) {
 	conn, err := c.ask(ctx, explorePath, url.Values{
 		"query": {x.Query}, "command": {x.Command}, "terminal": {strconv.FormatBool(x.Terminal)}, "env": x.Env,

@@ -14,7 +14,8 @@ import (
 	"github.com/cmgr/cmgr/proto/controlpb"
 )
 
-// metricsPath is where the socket answers a GET with the metrics of the manager and of all instances, in the text format of OpenMetrics.
+// metricsPath is where the socket answers a GET with the metrics of the manager and of all instances, in the text format of
+// OpenMetrics.
 const metricsPath = "/metrics"
 
 // openMetrics is the media type of that (OpenMetrics 1.0).

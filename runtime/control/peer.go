@@ -24,7 +24,8 @@ type peer struct {
 	member bool // of the group that may manage
 }
 
-// withPeer gives the function that puts who is at the other end of a connection, of which group's members may manage, into its context.
+// withPeer gives the function that puts who is at the other end of a connection, of which group's members may manage, into its
+// context.
 func withPeer(group int) func(context.Context, net.Conn) context.Context {
 	return func(ctx context.Context, c net.Conn) context.Context {
 		sc, ok := c.(syscall.Conn)
@@ -43,8 +44,8 @@ func withPeer(group int) func(context.Context, net.Conn) context.Context {
 	}
 }
 
-// ofOwner lets only the user uid, root, and members of the group through to h. The socket's mode says the same, but not where somebody
-// changed it or passed a connection on.
+// ofOwner lets only the user uid, root, and members of the group through to h. The socket's mode says the same, but not where
+// somebody changed it or passed a connection on.
 func ofOwner(uid uint32, h http.Handler) http.Handler {
 	errors := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

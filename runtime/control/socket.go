@@ -132,8 +132,8 @@ func Listen(manager, socket string, group int) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// privateDir makes dir for this user only, and refuses one that somebody else made (in /tmp anybody can), or that shows others more than
-// what they know the name of (see Listen's group).
+// privateDir makes dir for this user only, and refuses one that somebody else made (in /tmp anybody can), or that shows others
+// more than what they know the name of (see Listen's group).
 func privateDir(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err

@@ -1,7 +1,7 @@
-// Package heart watches a process from outside, as Erlang's program heart watches an emulator, and speaks its protocol: the watched
-// process, which is Start's, sends a beat every few seconds to the standard input of the watchdog, which is Main, or Erlang's own heart.
-// If no beat comes for too long the watchdog kills the process, and whenever it ends without having said that it shuts down the watchdog
-// runs a command, once, and ends: it is for the command to start the next one.
+// Package heart watches a process from outside, as Erlang's program heart watches an emulator, and speaks its protocol: the
+// watched process, which is Start's, sends a beat every few seconds to the standard input of the watchdog, which is Main, or
+// Erlang's own heart. If no beat comes for too long the watchdog kills the process, and whenever it ends without having said that
+// it shuts down the watchdog runs a command, once, and ends: it is for the command to start the next one.
 //
 // Each message is a length of two bytes, big endian, of what follows: one byte that says what it is, and its contents.
 package heart

@@ -106,7 +106,8 @@ func (h *Heart) end(tell bool) {
 	h.launcher.Close()
 }
 
-// left are the watchdogs that Leave left: the end of file on their input must be the end of this process, not of an unused variable.
+// left are the watchdogs that Leave left: the end of file on their input must be the end of this process, not of an unused
+// variable.
 var left struct {
 	sync.Mutex
 	all []*watchdog

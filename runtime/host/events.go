@@ -131,9 +131,9 @@ type eventExit struct {
 	Text   string `json:"text"`
 }
 
-// Events writes the events of streams, which user uses under one path, to conn, a connection (SOCK_STREAM) that user has made: those
-// since user was started, and new ones as they happen, until it closes or ctx ends. A reader that is too slow makes the manager hold
-// nothing: it is told how many it has lost. The conn is Events'.
+// Events writes the events of streams, which user uses under one path, to conn, a connection (SOCK_STREAM) that user has made:
+// those since user was started, and new ones as they happen, until it closes or ctx ends. A reader that is too slow makes the
+// manager hold nothing: it is told how many it has lost. The conn is Events'.
 func (h *Host) Events(ctx context.Context, user name.Moniker, streams []Stream, conn *os.File) error {
 	c, err := take(conn)
 	if err != nil {

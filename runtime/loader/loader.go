@@ -50,8 +50,8 @@ type Stater interface {
 	Stat(ctx context.Context, path string) (fs.FileInfo, error)
 }
 
-// A Getter is a Loader whose medium is asked by names of its own: a boot server, which knows absolute ones too, or a user's program,
-// to which a name may be anything.
+// A Getter is a Loader whose medium is asked by names of its own: a boot server, which knows absolute ones too, or a user's
+// program, to which a name may be anything.
 type Getter interface {
 	// Get opens the file that the medium calls name, which is passed on as it is; what may be had is up to the other side. Its
 	// errors are those of Open, but for ErrOutside.
@@ -81,8 +81,8 @@ func Search(ctx context.Context, l Loader, paths ...string) (File, string, error
 	return nil, "", last
 }
 
-// Check refuses what a slash-separated path below a root cannot be: fs.ErrInvalid for an empty one or one with NUL, ErrOutside for one
-// that leads out. The error is an *fs.PathError with op.
+// Check refuses what a slash-separated path below a root cannot be: fs.ErrInvalid for an empty one or one with NUL, ErrOutside
+// for one that leads out. The error is an *fs.PathError with op.
 func Check(op, path string) error {
 	switch {
 	case path == "" || strings.ContainsRune(path, 0):

@@ -8,14 +8,16 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// How much a Subscription holds for a reader that is slower than the lines come, in bytes; a line counts for its text and lineCost.
+// How much a Subscription holds for a reader that is slower than the lines come, in bytes; a line counts for its text and
+// lineCost.
 const (
 	maxQueuedBytes = 32 << 20
 	lineCost       = 96
 )
 
 // A Subscription is a queue of lines as they come. It never makes the writers of logs wait: a reader that is far too slow misses
-// the oldest lines of the queue, and gets a line that says how many in their place; so it never misses the last ones. Close ends it.
+// the oldest lines of the queue, and gets a line that says how many in their place; so it never misses the last ones. Close ends
+// it.
 type Subscription struct {
 	logs   *Logs
 	filter func(name.Moniker) bool

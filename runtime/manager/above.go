@@ -94,8 +94,8 @@ func diskResolvers(o cml.Options) map[string]resolver.Resolver {
 }
 
 // Above is what a manager with these settings has above its root, for tools that look at a tree which nobody runs: its
-// capabilities, and the resolvers among them by name, which compile with o; of those that have loaders the ones in loaders, which may be
-// nil. Without settings (nil) it is what every manager has, and nothing is forbidden.
+// capabilities, and the resolvers among them by name, which compile with o; of those that have loaders the ones in loaders, which
+// may be nil. Without settings (nil) it is what every manager has, and nothing is forbidden.
 func Above(o cml.Options, s *Settings, loaded *Loaders) (routing.Builtins, map[string]resolver.Resolver) {
 	resolvers := diskResolvers(o)
 	if loaded != nil {

@@ -37,8 +37,8 @@ func (m *Manager) bootFiles() boot.Files {
 	return f
 }
 
-// bootUp runs the boot script. The whole of it is checked first: each component that is not lazy is resolved, with all below it, and
-// each of their routes must lead somewhere. A tree that was compiled has been checked then, but for its packages.
+// bootUp runs the boot script. The whole of it is checked first: each component that is not lazy is resolved, with all below it,
+// and each of their routes must lead somewhere. A tree that was compiled has been checked then, but for its packages.
 func (m *Manager) bootUp(ctx context.Context) error {
 	if s := m.cfg.Screen; s != nil {
 		s.Progress(&screen.Boot{Of: m.cfg.Boot.Steps(), Said: "starting", Doing: "what it loads is resolved"})

@@ -58,8 +58,8 @@ type Settings struct {
 	AmbientMarkVmoExec  []name.Pattern
 	CreateRawProcesses  []name.Pattern
 	Reboot              []name.Pattern
-	// Unconfined are the components that share the manager's world, not one of their own (runners/elf/confine); of all others, Network
-	// are those that have the host's network without its being routed to them.
+	// Unconfined are the components that share the manager's world, not one of their own (runners/elf/confine); of all others,
+	// Network are those that have the host's network without its being routed to them.
 	Unconfined, Network []name.Pattern
 	// Explore are the components that `cmgr explore` may enter; nil for all.
 	Explore []name.Pattern
@@ -71,8 +71,8 @@ type Settings struct {
 	// packages.
 	Loaders map[string]prim.Config
 	Trust   string
-	// CapabilityPolicy says who may have a capability. One that no rule is about is anybody's, but for the restricted protocols of the
-	// framework, which are nobody's then.
+	// CapabilityPolicy says who may have a capability. One that no rule is about is anybody's, but for the restricted protocols of
+	// the framework, which are nobody's then.
 	CapabilityPolicy []CapabilityRule
 	// DebugPolicy says which protocols may be registered for debugging, and where; no others may.
 	DebugPolicy []DebugRule

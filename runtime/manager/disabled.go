@@ -14,8 +14,8 @@ import (
 	"github.com/cmgr/cmgr/manifest/name"
 )
 
-// disabled is what must not start, kept in a file of the state directory: one moniker a line, sorted. Monikers of what no manifest has any
-// more stay, and do no harm.
+// disabled is what must not start, kept in a file of the state directory: one moniker a line, sorted. Monikers of what no
+// manifest has any more stay, and do no harm.
 type disabled struct {
 	path string
 

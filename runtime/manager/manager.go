@@ -11,8 +11,8 @@
 //	}
 //	err = m.Run(ctx)
 //
-// The process that runs a manager must not use os/exec: the manager reaps every child of the process. For an ordinary user its main
-// calls confine.Reenter before anything else, or nothing is confined.
+// The process that runs a manager must not use os/exec: the manager reaps every child of the process. For an ordinary user its
+// main calls confine.Reenter before anything else, or nothing is confined.
 package manager
 
 import (

@@ -68,8 +68,8 @@ func (r *Realm) Config(ctx context.Context, m name.Moniker) ([]ConfigValue, erro
 	return i.config(ctx)
 }
 
-// SetConfig overrides values of m's configuration from its next start on, until UnsetConfig or the manager's end. The values are written
-// as in a value file; a string needs no quotes. All are set or none.
+// SetConfig overrides values of m's configuration from its next start on, until UnsetConfig or the manager's end. The values are
+// written as in a value file; a string needs no quotes. All are set or none.
 func (r *Realm) SetConfig(ctx context.Context, m name.Moniker, values map[string]string) error {
 	i, err := r.reach(ctx, m)
 	if err != nil {

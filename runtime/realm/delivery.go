@@ -413,8 +413,8 @@ func (i *instance) placeHosts(v *protocol.View, u *manifest.Use, at, host string
 	return err
 }
 
-// hold is the directory that holds what is at p and is in the namespace as a whole, so that its sockets can be replaced while a program
-// runs: /svc for nearly all protocols. It is "" where there is more in that directory that the program needs.
+// hold is the directory that holds what is at p and is in the namespace as a whole, so that its sockets can be replaced while a
+// program runs: /svc for nearly all protocols. It is "" where there is more in that directory that the program needs.
 func hold(p string) string {
 	dir := path.Dir(p)
 	switch top, _, _ := strings.Cut(strings.TrimPrefix(dir, "/"), "/"); top {
@@ -613,7 +613,8 @@ func (r *Realm) Connect(ctx context.Context, m name.Moniker, capability string) 
 	return so.Dial(ctx)
 }
 
-// exposedBy is where what m exposes leads to, and whose it is to take it: m's parent, or for the root an operator, who stands for it.
+// exposedBy is where what m exposes leads to, and whose it is to take it: m's parent, or for the root an operator, who stands for
+// it.
 func (r *Realm) exposedBy(ctx context.Context, m name.Moniker, k manifest.Kind, capability string) (*capabilities.Route, *instance, error) {
 	i, err := r.reach(ctx, m)
 	if err != nil {
@@ -629,8 +630,8 @@ func (r *Realm) exposedBy(ctx context.Context, m name.Moniker, k manifest.Kind, 
 	return route, i, nil
 }
 
-// ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from, or to an instance of a service: "" for a
-// protocol. It is as if m's parent did; what provides it is started by the connection.
+// ConnectExposed makes a connection to a protocol that m exposes, wherever it comes from, or to an instance of a service: "" for
+// a protocol. It is as if m's parent did; what provides it is started by the connection.
 func (r *Realm) ConnectExposed(ctx context.Context, m name.Moniker, capability, inst string) (*os.File, error) {
 	k := manifest.KindProtocol
 	if inst != "" {
@@ -671,8 +672,8 @@ func (r *Realm) ExposedInstances(ctx context.Context, m name.Moniker, service st
 	return out, nil
 }
 
-// OpenExposed opens a directory that m exposes, as if m's parent did, and starts what provides it. The descriptor is the caller's; it
-// leads nowhere else, and has the rights of the route as far as the manager may see to that.
+// OpenExposed opens a directory that m exposes, as if m's parent did, and starts what provides it. The descriptor is the
+// caller's; it leads nowhere else, and has the rights of the route as far as the manager may see to that.
 func (r *Realm) OpenExposed(ctx context.Context, m name.Moniker, directory string) (*os.File, error) {
 	route, user, err := r.exposedBy(ctx, m, manifest.KindDirectory, directory)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 // outgoingPath is where a program that provides directories finds the one that their paths are in.
 const outgoingPath = "/out"
 
-// outgoing is the directory in which i provides what it declares by path, with the directories that are on the way to that. It stays as
-// long as the instance.
+// outgoing is the directory in which i provides what it declares by path, with the directories that are on the way to that. It
+// stays as long as the instance.
 func (i *instance) outgoing(ctx context.Context) (string, error) {
 	d, err := i.Decl(ctx)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/cmgr/cmgr/runners"
 )
 
-// What a program finds in its namespace follows the tree while it runs: a route is asked again when what it may lead to has come, gone
-// or changed, and the next connection goes where it leads then. Directories and storage stay what they were at the start.
+// What a program finds in its namespace follows the tree while it runs: a route is asked again when what it may lead to has come,
+// gone or changed, and the next connection goes where it leads then. Directories and storage stay what they were at the start.
 
 // A follower is a place in the view of one run that goes where routes lead.
 type follower interface {
@@ -122,8 +122,8 @@ func (r *Realm) fill(f follower) {
 	}
 }
 
-// passing says whether what i uses may soon lead elsewhere without a reload: it leads, or would lead, over dynamic children that can
-// come and go while i stays. err says why it leads nowhere, if it does.
+// passing says whether what i uses may soon lead elsewhere without a reload: it leads, or would lead, over dynamic children that
+// can come and go while i stays. err says why it leads nowhere, if it does.
 func (i *instance) passing(route *capabilities.Route, err error) bool {
 	leaves := func(at name.Moniker) bool {
 		m := name.Root

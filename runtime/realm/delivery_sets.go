@@ -27,8 +27,8 @@ func (i *instance) deliverSet(ctx context.Context, got *delivery, u *manifest.Us
 	}, u.Kind, info, nil)
 }
 
-// putSet puts what the route that ask tells leads to at at: an empty directory if that is nowhere. inside are the dictionaries around
-// it.
+// putSet puts what the route that ask tells leads to at at: an empty directory if that is nowhere. inside are the dictionaries
+// around it.
 func (i *instance) putSet(
 	ctx context.Context, got *delivery, u *manifest.Use, at string, ask func(context.Context) (*capabilities.Route, error), k manifest.Kind,
 	info *runners.StartInfo, inside []string,

@@ -25,12 +25,13 @@ import (
 	"github.com/cmgr/cmgr/proto/componentpb"
 )
 
-// A dictionary that a program provides is asked over a connection of the manager's (runtime/host/PROTOCOL.md) what is in it. Who connects
-// to an item connects to a socket of the manager's, which gives the program that very connection: nothing stands between.
+// A dictionary that a program provides is asked over a connection of the manager's (runtime/host/PROTOCOL.md) what is in it. Who
+// connects to an item connects to a socket of the manager's, which gives the program that very connection: nothing stands
+// between.
 
 const (
-	// maxItems bounds what a program may have in its dictionary: each is a socket of the manager's for each who uses it. maxList bounds the
-	// answer that says so, in bytes.
+	// maxItems bounds what a program may have in its dictionary: each is a socket of the manager's for each who uses it. maxList
+	// bounds the answer that says so, in bytes.
 	maxItems = 256
 	maxList  = 1 << 20
 	// listPatience is how long the start of a program waits for what is in a dictionary.
@@ -218,8 +219,8 @@ func (r *Realm) dictionaryChanged(at name.Moniker, dict string) {
 	})
 }
 
-// putProvided puts what is in a dictionary that a program provides into the directory at at. The program is started for that, unless
-// that waits for i in turn: then what is in it comes later.
+// putProvided puts what is in a dictionary that a program provides into the directory at at. The program is started for that,
+// unless that waits for i in turn: then what is in it comes later.
 func (i *instance) putProvided(ctx context.Context, got *delivery, u *manifest.Use, at string, src capabilities.Source) error {
 	s := &dictionarySet{i: i, use: u, view: got.view, at: at, src: src, have: map[string]bool{}}
 	got.follows = append(got.follows, s)

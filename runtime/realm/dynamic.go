@@ -145,8 +145,8 @@ func (i *instance) doDestroy(ctx context.Context) error {
 	return nil
 }
 
-// leave takes i and what is below it, all of which has been shut down, out of the tree; it does nothing if that is done. forGood says
-// that they will not come back with the next manifest of i's parent.
+// leave takes i and what is below it, all of which has been shut down, out of the tree; it does nothing if that is done. forGood
+// says that they will not come back with the next manifest of i's parent.
 func (i *instance) leave(forGood bool) {
 	i.mu.Lock()
 	if _, gone := i.state.(destroyed); gone {

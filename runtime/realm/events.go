@@ -53,7 +53,8 @@ type Subscription struct {
 	next uint64 // the seq to read next
 }
 
-// Subscribe reads the events from seq since+1 on, as far as they are still kept; 0 for all, the last event's Seq for only new ones.
+// Subscribe reads the events from seq since+1 on, as far as they are still kept; 0 for all, the last event's Seq for only new
+// ones.
 func (r *Realm) Subscribe(since uint64) *Subscription {
 	return &Subscription{log: &r.events, next: since + 1}
 }
@@ -65,8 +66,8 @@ func (r *Realm) LastEvent() uint64 {
 	return r.events.seq
 }
 
-// Next waits for the next event. lost counts those that were thrown away because the reader was too slow. After the realm's end it
-// returns what is left, then ErrClosed.
+// Next waits for the next event. lost counts those that were thrown away because the reader was too slow. After the realm's end
+// it returns what is left, then ErrClosed.
 func (s *Subscription) Next(ctx context.Context) (e Event, lost uint64, err error) {
 	l := s.log
 	for {

@@ -18,9 +18,9 @@ type exploration struct {
 
 var errRunOver = errors.New("the component has ended")
 
-// Explore runs x in the place of m's own program: with what is routed to it, as a run of it would have it, and under its limits. m is
-// resolved if need be, and not started; if it runs, x ends with the run. note is what m's log says of it. Explore returns how x ended;
-// at the end of ctx it is killed. The files of x are Explore's.
+// Explore runs x in the place of m's own program: with what is routed to it, as a run of it would have it, and under its limits.
+// m is resolved if need be, and not started; if it runs, x ends with the run. note is what m's log says of it. Explore returns
+// how x ended; at the end of ctx it is killed. The files of x are Explore's.
 func (r *Realm) Explore(ctx context.Context, m name.Moniker, x runners.Exploration, note string) (runners.Exit, error) {
 	mine := true // the files
 	defer func() {

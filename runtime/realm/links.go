@@ -17,8 +17,8 @@ import (
 	"github.com/cmgr/cmgr/runtime/resolver"
 )
 
-// What components provide to the realm itself: runners and resolvers. The provider is started when it is needed, one connection serves
-// all that need it, and when it has ended the next need makes a new one.
+// What components provide to the realm itself: runners and resolvers. The provider is started when it is needed, one connection
+// serves all that need it, and when it has ended the next need makes a new one.
 
 // A linkKey is a runner or resolver that a component declares.
 type linkKey struct {
@@ -204,8 +204,8 @@ func (r *Realm) packageOf(m name.Moniker) string {
 	return i.PackageDir
 }
 
-// waits says which instances' actions wait for which others', where one needs another to be resolved or started that was found by a
-// route: what waits in a circle would wait for ever.
+// waits says which instances' actions wait for which others', where one needs another to be resolved or started that was found by
+// a route: what waits in a circle would wait for ever.
 type waits struct {
 	mu sync.Mutex // a leaf
 	on map[*instance]map[*instance]int
@@ -218,8 +218,8 @@ func within(ctx context.Context, i *instance) context.Context {
 
 type waiter struct{}
 
-// await says that the action of ctx will wait for one of i, until done is called. It is refused if that waits, over others, for the
-// first.
+// await says that the action of ctx will wait for one of i, until done is called. It is refused if that waits, over others, for
+// the first.
 func (i *instance) await(ctx context.Context, op string) (done func(), err error) {
 	from, _ := ctx.Value(waiter{}).(*instance)
 	if from == nil || from == i {

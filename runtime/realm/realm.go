@@ -55,8 +55,8 @@ type Config struct {
 	// Rebooted is called, on a goroutine of its own, when an end must take the whole tree down: a critical program's, or one with
 	// on_terminate "reboot". The callee is expected to call Shutdown.
 	Rebooted func(m name.Moniker, why string)
-	// Exposed is told the directory with the sockets of what the root exposes, each by its name, when there is another; "" for none. nil:
-	// what the root exposes is nobody's.
+	// Exposed is told the directory with the sockets of what the root exposes, each by its name, when there is another; "" for none.
+	// nil: what the root exposes is nobody's.
 	Exposed func(dir string)
 	// Limit is how many instances the tree may have; 0 is DefaultLimit.
 	Limit int
@@ -445,8 +445,8 @@ func (r *Realm) Restart(ctx context.Context, m name.Moniker, reason string) erro
 	return r.Start(ctx, m, reason)
 }
 
-// Disable stops m's program, and has it start no more, whoever asks for it, until it is enabled: in later trees too. It is for what
-// stands in manifests.
+// Disable stops m's program, and has it start no more, whoever asks for it, until it is enabled: in later trees too. It is for
+// what stands in manifests.
 func (r *Realm) Disable(ctx context.Context, m name.Moniker) error {
 	i, err := r.reach(ctx, m)
 	if err != nil {

@@ -42,10 +42,10 @@ type Change struct {
 	Pos     manifest.Pos // of what is new; unknown for what was removed
 }
 
-// Reload reads the manifests of m, and of what is below it and has been resolved, again. Instances whose own declaration or routes
-// have changed, these anywhere in the tree, are restarted, those that have come or gone are added or removed, and all others run on. It
-// says what it changes, from the top down. A manifest that has become invalid is reported before anything is changed; what can't be started
-// afterwards is an error beside the changes. With dry it only says what it would do.
+// Reload reads the manifests of m, and of what is below it and has been resolved, again. Instances whose own declaration or
+// routes have changed, these anywhere in the tree, are restarted, those that have come or gone are added or removed, and all
+// others run on. It says what it changes, from the top down. A manifest that has become invalid is reported before anything is
+// changed; what can't be started afterwards is an error beside the changes. With dry it only says what it would do.
 func (r *Realm) Reload(ctx context.Context, m name.Moniker, dry bool) ([]Change, error) {
 	i, err := r.reach(ctx, m)
 	if err != nil {

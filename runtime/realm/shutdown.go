@@ -8,8 +8,8 @@ import (
 	"github.com/cmgr/cmgr/capabilities/routing"
 )
 
-// shutdown ends i and all below it for good: targets of strong dependencies before their sources, independent ones at the same time.
-// It returns once nothing runs, or says what could not be ended; then the rest has been ended all the same.
+// shutdown ends i and all below it for good: targets of strong dependencies before their sources, independent ones at the same
+// time. It returns once nothing runs, or says what could not be ended; then the rest has been ended all the same.
 func (i *instance) shutdown(ctx context.Context) error {
 	i.mu.Lock()
 	switch i.state.(type) {
@@ -53,8 +53,8 @@ func (i *instance) doShutdown(ctx context.Context) error {
 	return nil
 }
 
-// dependencies are who relies on whom in i's realm, and the instances by vertex: static children as declared, nil for one that is not
-// there, then the dynamic ones; vertex 0 is i itself. The graph is nil if i is not resolved.
+// dependencies are who relies on whom in i's realm, and the instances by vertex: static children as declared, nil for one that is
+// not there, then the dynamic ones; vertex 0 is i itself. The graph is nil if i is not resolved.
 func (i *instance) dependencies() (*routing.Graph, []*instance) {
 	i.mu.Lock()
 	res := i.resolutionLocked()

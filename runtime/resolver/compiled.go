@@ -128,8 +128,8 @@ func (c *Compiled) Fetch(ctx context.Context) error {
 	return nil
 }
 
-// unchanged refuses r's package, which is in dir here, if sources in it are not what the tree was compiled from. One that isn't there is no
-// fault, as on the disk.
+// unchanged refuses r's package, which is in dir here, if sources in it are not what the tree was compiled from. One that isn't
+// there is no fault, as on the disk.
 func (c *Compiled) unchanged(r Record, dir string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -30,10 +30,10 @@ import (
 //	SCHEME:///srv/tree/net.cml    a manifest file, its package as for Disk
 //	SCHEME:net.cml                the same, found along the loader's path
 //
-// and relative ones as Disk does. Of a package everything is fetched, into a cache: what its contents file lists (meta/contents, see
-// cache), or, without one, what the loader lists. A loader that cannot list, a port program, is asked for what is needed as it is
-// needed: manifests, what they include, and the program's binary. A package with a list is fetched when an absolute URL names it, and
-// stays as it was then for all below.
+// and relative ones as Disk does. Of a package everything is fetched, into a cache: what its contents file lists (meta/contents,
+// see cache), or, without one, what the loader lists. A loader that cannot list, a port program, is asked for what is needed as
+// it is needed: manifests, what they include, and the program's binary. A package with a list is fetched when an absolute URL
+// names it, and stays as it was then for all below.
 //
 // Files of the disk are used where they are.
 type Loaded struct {

@@ -25,15 +25,15 @@ import (
 // maxManifest is the longest answer of a resolver in another process, in bytes.
 const maxManifest = 4 << 20
 
-// Remote is the manager's end of a connection to a resolver in another process (runtime/host/PROTOCOL.md). It is not trusted: what it
-// answers is checked as any manifest is, and the package that it names lies in its own.
+// Remote is the manager's end of a connection to a resolver in another process (runtime/host/PROTOCOL.md). It is not trusted:
+// what it answers is checked as any manifest is, and the package that it names lies in its own.
 type Remote struct {
 	conn *rpc.Conn
 	pkg  string
 }
 
-// NewRemote makes a Remote of a connection to a resolver whose package is the directory pkg, "" for none. It owns conn; on an error it is
-// closed.
+// NewRemote makes a Remote of a connection to a resolver whose package is the directory pkg, "" for none. It owns conn; on an
+// error it is closed.
 func NewRemote(ctx context.Context, conn *net.UnixConn, pkg string) (*Remote, error) {
 	c, err := rpc.Connect(ctx, conn, rpc.Config{Protocol: framework.Resolver, Versions: []uint32{1}, MaxBody: maxManifest})
 	if err != nil {

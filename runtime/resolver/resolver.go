@@ -13,8 +13,8 @@
 //
 // Of a manifest named by a fragment the source is compiled where only that is there (meta/x.cml for #meta/x.cm).
 //
-// Beside a manifest with a `config` section may lie its value file, of the same name with ".cvf" for an ending: one JSON5 object, with
-// values for keys of the configuration.
+// Beside a manifest with a `config` section may lie its value file, of the same name with ".cvf" for an ending: one JSON5 object,
+// with values for keys of the configuration.
 //
 // What is reachable: by an absolute URL any file that the manager may read, and there symlinks are followed; by a fragment only
 // the package; by a relative path only the tree, that is the package of the nearest ancestor with an absolute URL, in most

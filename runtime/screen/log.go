@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Logger is a log of the manager's own whose records of at least that level are lines of the screen: "warning: what (key=value …)".
+// Logger is a log of the manager's own whose records of at least that level are lines of the screen: "warning: what (key=value
+// …)".
 func (s *Screen) Logger(level slog.Level) *slog.Logger {
 	return slog.New(&handler{screen: s, level: level})
 }

@@ -1,5 +1,5 @@
-// Package screen shows a running tree to the person, or the program, in front of `cmgr run`: the components' output, each line with
-// the moniker it comes from, and one line for each change of state.
+// Package screen shows a running tree to the person, or the program, in front of `cmgr run`: the components' output, each line
+// with the moniker it comes from, and one line for each change of state.
 //
 // Output goes to one writer and changes of state to another (standard output and standard error), so that a pipe gets what the
 // components said and nothing else. As JSON all of it goes to the first, one object a line.
@@ -36,7 +36,8 @@ type Options struct {
 	Color   bool
 	JSON    bool
 	Verbose bool // also what only concerns manifests: discovered, resolved, …
-	// Width is how many columns the terminal has on which changes of state are shown; 0, or nil, if it is none that can erase a line.
+	// Width is how many columns the terminal has on which changes of state are shown; 0, or nil, if it is none that can erase a
+	// line.
 	Width func() int
 }
 
@@ -89,8 +90,8 @@ type Boot struct {
 	Reached  bool   // the progress is new
 }
 
-// Progress shows how far a boot is. On a terminal that is one line below all others, until Progress(nil); elsewhere a line for each new
-// progress.
+// Progress shows how far a boot is. On a terminal that is one line below all others, until Progress(nil); elsewhere a line for
+// each new progress.
 func (s *Screen) Progress(b *Boot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +157,8 @@ func (s *Screen) Flush() {
 	}
 }
 
-// Err is why something could not be written, nil if all was as far as is known; it does not wait. A reader that has gone (EPIPE) is no failure.
+// Err is why something could not be written, nil if all was as far as is known; it does not wait. A reader that has gone (EPIPE)
+// is no failure.
 func (s *Screen) Err() error {
 	if err := s.failed.Load(); err != nil && !errors.Is(*err, syscall.EPIPE) {
 		return *err
@@ -212,8 +214,8 @@ func (s *Screen) Line(l logs.Line) {
 	fmt.Fprintf(s.out, "\x1b[%dm%-*s\x1b[0m %s %s\x1b[0m\n", colour(m), s.width, m, bar, text)
 }
 
-// harmless is text in which every control character but the tab is shown as caret and letter (cat -v), so that a component cannot move
-// the cursor, set the clipboard or answer for the user. With sgr, sequences that only choose colours (ECMA-48, SGR) stay.
+// harmless is text in which every control character but the tab is shown as caret and letter (cat -v), so that a component cannot
+// move the cursor, set the clipboard or answer for the user. With sgr, sequences that only choose colours (ECMA-48, SGR) stay.
 func harmless(text string, sgr bool) string {
 	if strings.IndexFunc(text, isControl) < 0 {
 		return text

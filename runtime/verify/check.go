@@ -29,8 +29,8 @@ func (s Severity) String() string { return [...]string{"ok", "warning", "error"}
 // A Result is the answer to one question.
 type Result struct {
 	Target name.Moniker // the instance whose declaration it is about
-	// Decl is what was asked: "child" (can the instance be resolved?), "program" (which runner runs it?), "use", "offer", "expose" or
-	// "environment" (where does a registration lead?).
+	// Decl is what was asked: "child" (can the instance be resolved?), "program" (which runner runs it?), "use", "offer", "expose"
+	// or "environment" (where does a registration lead?).
 	Decl string
 	Kind manifest.Kind
 	Name string // as the declaration's user sees it; of a child the URL's scheme

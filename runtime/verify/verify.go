@@ -1,6 +1,7 @@
 // Package verify looks at a tree that nobody runs. It resolves every manifest below a root, asks the engine that also routes live
 // (capabilities/routing) where each use, offer, expose and registration of every instance leads, and which runner and resolver it
-// has, and says what is wrong where, who reaches what, what differs from another tree, and in which order the tree would shut down.
+// has, and says what is wrong where, who reaches what, what differs from another tree, and in which order the tree would shut
+// down.
 //
 // What can be told of it: static children only. The children that somebody will create in a collection are not there; what is
 // offered to the collection is asked for all the same.

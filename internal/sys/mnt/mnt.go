@@ -93,8 +93,8 @@ func Attach(fd int, path string) error {
 // Namespace.
 func Root(fd int) error {
 	defer unix.Close(fd)
-	// Where this process's root is no namespace's but a chroot(2)'s, whoever enters the namespace would be outside of it: first to the
-	// namespace's root, which entering it leads to (setns(2)).
+	// Where this process's root is no namespace's but a chroot(2)'s, whoever enters the namespace would be outside of it: first to
+	// the namespace's root, which entering it leads to (setns(2)).
 	ns, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open namespace: %w", err)

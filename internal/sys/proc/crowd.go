@@ -15,9 +15,9 @@ import (
 // for each. It is a variable for the tests.
 var manyChildren = 256
 
-// A crowd is how the reaper hears of the end of one of many. Each child has a pidfd, in the descriptor table of a thread of its own,
-// where it takes no number from anybody (RLIMIT_NOFILE is for each table) and no fork copies it. There they are added to an epoll
-// instance, which is waited for where there are the descriptors of those who are told.
+// A crowd is how the reaper hears of the end of one of many. Each child has a pidfd, in the descriptor table of a thread of its
+// own, where it takes no number from anybody (RLIMIT_NOFILE is for each table) and no fork copies it. There they are added to an
+// epoll instance, which is waited for where there are the descriptors of those who are told.
 //
 // Orphans have no pidfd. They are looked for among all children when a SIGCHLD has come, several ends at one look.
 type crowd struct {

@@ -98,7 +98,8 @@ func someOf(pid int, pattern string) []string {
 	return files[:min(len(files), looked)]
 }
 
-// glob is filepath.Glob of dir+pattern; path/filepath is what this package does without, as runit's programs do (runners/runit/early).
+// glob is filepath.Glob of dir+pattern; path/filepath is what this package does without, as runit's programs do
+// (runners/runit/early).
 func glob(dir, pattern string) []string {
 	files, _ := fs.Glob(os.DirFS(dir), pattern)
 	for i := range files {

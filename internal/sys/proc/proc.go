@@ -9,9 +9,9 @@
 // blocked, and no process asks for its parent's death (PR_SET_PDEATHSIG means the thread's, prctl(2)).
 //
 // A program starts with exactly the arguments, environment and descriptors of its Spec, as leader of a session of its own
-// without a terminal (but for Spec.Inside and Spec.Terminal), with default signal dispositions, an empty signal mask, and the umask and directory
-// of its Spec. Its resource limits are those that this program was started with (Go raises its own soft limit of open files; the
-// program does not get that), but for Spec.Limits.
+// without a terminal (but for Spec.Inside and Spec.Terminal), with default signal dispositions, an empty signal mask, and the
+// umask and directory of its Spec. Its resource limits are those that this program was started with (Go raises its own soft limit
+// of open files; the program does not get that), but for Spec.Limits.
 //
 // A Spec may have a World: system calls that the child makes of itself between the fork and the exec, such as those that put it
 // into namespaces. They happen in the child alone (as by vfork(2), in this package's own few lines of assembly), so that no

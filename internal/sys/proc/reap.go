@@ -135,8 +135,8 @@ func (r *reaper) replace(p *Process, exited func(Status)) bool {
 	return true
 }
 
-// killStrays kills the children that nobody started here, and whatever they leave behind, until there are none: what a keeper kept
-// that is no more. It gives up after a second, when something forks faster than that.
+// killStrays kills the children that nobody started here, and whatever they leave behind, until there are none: what a keeper
+// kept that is no more. It gives up after a second, when something forks faster than that.
 func (r *reaper) killStrays() {
 	for range 1000 {
 		r.launching.Lock() // so that every child that somebody has started is known
@@ -185,8 +185,8 @@ func (r *reaper) run(ended chan struct{}) {
 	}
 }
 
-// reap takes the zombie pid away and tells who started it, or returns true: nobody here. While it is in children it is not reaped,
-// so its number is its own.
+// reap takes the zombie pid away and tells who started it, or returns true: nobody here. While it is in children it is not
+// reaped, so its number is its own.
 func (r *reaper) reap(pid int) (orphan bool) {
 	exited, st, ok := r.take(pid, false)
 	if !ok {
@@ -224,8 +224,8 @@ func (r *reaper) take(pid int, orphan bool) (func(Status), Status, bool) {
 	return exited, st, true
 }
 
-// anyZombie returns the number of a child that has ended, without reaping it. It blocks until there is one; with WNOHANG in options
-// it returns 0 instead.
+// anyZombie returns the number of a child that has ended, without reaping it. It blocks until there is one; with WNOHANG in
+// options it returns 0 instead.
 func anyZombie(options int) (int, error) {
 	var info unix.Siginfo
 	if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT|options, nil); err != nil {

@@ -9,7 +9,8 @@ import (
 )
 
 // Open makes a pair: what is written to master is typed at terminal, and what programs write to terminal is read from master,
-// which fails with EIO once nobody has terminal open any more. Both are the caller's, whose controlling terminal it does not become.
+// which fails with EIO once nobody has terminal open any more. Both are the caller's, whose controlling terminal it does not
+// become.
 func Open() (master, terminal *os.File, err error) {
 	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -134,8 +134,8 @@ func PeerOf(c syscall.Conn) (Peer, error) {
 	return Peer{PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid}, nil
 }
 
-// PeerInGroup says whether the peer of a unix connection was in a group when it connected, be it by its own group or by one of its
-// supplementary groups (SO_PEERGROUPS, Linux 4.13; before that only by its own).
+// PeerInGroup says whether the peer of a unix connection was in a group when it connected, be it by its own group or by one of
+// its supplementary groups (SO_PEERGROUPS, Linux 4.13; before that only by its own).
 func PeerInGroup(c syscall.Conn, gid uint32) (bool, error) {
 	p, err := PeerOf(c)
 	if err != nil || p.GID == gid {
@@ -172,8 +172,8 @@ func PeerInGroup(c syscall.Conn, gid uint32) (bool, error) {
 	return slices.Contains(groups, gid), nil
 }
 
-// PeerEnded says whether the process that PeerOf names has ended, so that its number may be another's by now: who looks something up
-// by the number asks afterwards. Kernels before Linux 6.5 cannot tell; there it is never said.
+// PeerEnded says whether the process that PeerOf names has ended, so that its number may be another's by now: who looks something
+// up by the number asks afterwards. Kernels before Linux 6.5 cannot tell; there it is never said.
 func PeerEnded(c syscall.Conn) bool {
 	raw, err := c.SyscallConn()
 	if err != nil {

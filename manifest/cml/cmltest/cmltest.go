@@ -1,4 +1,5 @@
-// Package cmltest holds a manifest that says nearly everything, and hundreds that are wrong, for whoever reads manifests to refuse.
+// Package cmltest holds a manifest that says nearly everything, and hundreds that are wrong, for whoever reads manifests to
+// refuse.
 package cmltest
 
 import (

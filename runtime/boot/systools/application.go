@@ -54,8 +54,8 @@ func (r *release) readApplications(path []string) ([]*application, error) {
 	return nil, all
 }
 
-// read finds the .app file of the right version. One of another version, and one that cannot be parsed, are passed over as long as a
-// better one may follow; the first of them is the fault if none does.
+// read finds the .app file of the right version. One of another version, and one that cannot be parsed, are passed over as long
+// as a better one may follow; the first of them is the fault if none does.
 func (l *listed) read(path []string) (*application, *Failure) {
 	name := string(l.name) + ".app"
 	var first *Failure

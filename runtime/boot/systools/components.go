@@ -9,8 +9,8 @@ import (
 // Builtins is what each cmgr has in it, as {preLoaded,…} of a script of components names it.
 var Builtins = []term.Atom{"elf", "loader", "log", "runit"}
 
-// components is the boot script of a release whose applications' modules are components (erlang-mapping.md 2). What an .app file says
-// beyond that stands in its env, under cmgr: {critical,[Component]} are kernel processes, {run,[Component]} run to their end
+// components is the boot script of a release whose applications' modules are components (erlang-mapping.md 2). What an .app file
+// says beyond that stands in its env, under cmgr: {critical,[Component]} are kernel processes, {run,[Component]} run to their end
 // before the application starts.
 func components(r *release, apps []*application, o Options) (term.Term, error) {
 	is := []term.Term{

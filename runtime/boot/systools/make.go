@@ -250,7 +250,8 @@ func testSources(apps []*application, warn func(term.Term, string, ...any)) erro
 	return fail(tuple("modules", term.Cons(errs, nil)), "%s", strings.Join(what, "\n"))
 }
 
-// source says when the source of a module was changed that is compiled in dir: it is beside it, or, for an ebin, somewhere in src.
+// source says when the source of a module was changed that is compiled in dir: it is beside it, or, for an ebin, somewhere in
+// src.
 func source(dir, module string) (changed time.Time, ok bool) {
 	parts := split(dir)
 	dirs := []string{dir}

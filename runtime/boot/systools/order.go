@@ -8,8 +8,8 @@ import (
 	"github.com/cmgr/cmgr/runtime/boot/term"
 )
 
-// order checks what applications say of each other, rewrites their uses and includes, and puts them into the order in which they are
-// loaded and started (erlang.md e.2 and e.3).
+// order checks what applications say of each other, rewrites their uses and includes, and puts them into the order in which they
+// are loaded and started (erlang.md e.2 and e.3).
 func order(apps []*application) ([]*application, error) {
 	at := map[term.Atom]int{} // where the release lists it first
 	for i, a := range apps {

@@ -11,7 +11,8 @@ import (
 	"github.com/cmgr/cmgr/runtime/boot/term"
 )
 
-// A Failure is why there is no script of a release: Term is what the real systools calls it (erlang.md e.2), What says it to people.
+// A Failure is why there is no script of a release: Term is what the real systools calls it (erlang.md e.2), What says it to
+// people.
 type Failure struct {
 	Term term.Term
 	What string

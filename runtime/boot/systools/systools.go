@@ -1,5 +1,5 @@
-// Package systools reads and checks Erlang's boot scripts, and makes boot files of them, as OTP's systools and init do (erlang.md c
-// and d).
+// Package systools reads and checks Erlang's boot scripts, and makes boot files of them, as OTP's systools and init do (erlang.md
+// c and d).
 package systools
 
 import (

@@ -48,8 +48,8 @@ var ofNode = map[byte]string{
 
 func floatBits(f Float) uint64 { return math.Float64bits(float64(f)) }
 
-// Encode is t as term_to_binary writes it: up to OTP 25, or with otp26 from OTP 26 on, which has every atom in UTF-8. The order of
-// a map of more than 32 keys is ours: Erlang's is that of an internal hash.
+// Encode is t as term_to_binary writes it: up to OTP 25, or with otp26 from OTP 26 on, which has every atom in UTF-8. The order
+// of a map of more than 32 keys is ours: Erlang's is that of an internal hash.
 func Encode(t Term, otp26 bool) []byte {
 	return (&encoder{otp26: otp26, b: []byte{version}}).term(t).b
 }

@@ -1,5 +1,5 @@
-// Package term has Erlang's terms, as far as boot scripts, releases and application files have them: their text, which Parse reads
-// and Text writes, and the external term format, which Decode reads and Encode writes (erl_ext_dist in ERTS's manual;
+// Package term has Erlang's terms, as far as boot scripts, releases and application files have them: their text, which Parse
+// reads and Text writes, and the external term format, which Decode reads and Encode writes (erl_ext_dist in ERTS's manual;
 // erlang.md c). Pids, ports, references and local funs belong to a running node; they are refused.
 //
 // Nesting is at most MaxDepth deep, and a compressed term at most MaxSize bytes; no count is believed before its bytes are there.

@@ -137,7 +137,8 @@ func quote(s string, q rune) string {
 // Width is how wide Format makes lines where it can.
 const Width = 100
 
-// Format is t as Parse reads it again, in UTF-8, for people and for diff(1): what does not fit on a line has a line for each element.
+// Format is t as Parse reads it again, in UTF-8, for people and for diff(1): what does not fit on a line has a line for each
+// element.
 func Format(t Term) string {
 	var b strings.Builder
 	format(&b, t, 0, 0)

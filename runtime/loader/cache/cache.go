@@ -1,6 +1,7 @@
-// Package cache keeps what loaders fetched: each content once, under its hash, and packages made of it by hard links. Nothing in it is ever
-// half-written: a file is written under another name and renamed, and so is the directory of a package. Nothing is synced: a content is
-// compared with its hash whenever it is used, so that one which the machine's end has cut off is fetched again, as any that was damaged.
+// Package cache keeps what loaders fetched: each content once, under its hash, and packages made of it by hard links. Nothing in
+// it is ever half-written: a file is written under another name and renamed, and so is the directory of a package. Nothing is
+// synced: a content is compared with its hash whenever it is used, so that one which the machine's end has cut off is fetched
+// again, as any that was damaged.
 //
 // It is bounded in size: what was used least recently goes first.
 //
@@ -8,8 +9,8 @@
 //	pkg/HASH/…         a package, by the hash of its contents file
 //	tmp/…              what is being made; emptied by Open
 //
-// A package's contents file, meta/contents, has a line PATH=SHA256 for each of its files but itself and its signatures, as Fuchsia's. Its own hash
-// is the package's.
+// A package's contents file, meta/contents, has a line PATH=SHA256 for each of its files but itself and its signatures, as
+// Fuchsia's. Its own hash is the package's.
 package cache
 
 import (
@@ -112,8 +113,8 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// A Cache is a directory, which one process has at one time. Its methods may be called at the same time; who relies on what they have
-// said holds it (Hold).
+// A Cache is a directory, which one process has at one time. Its methods may be called at the same time; who relies on what they
+// have said holds it (Hold).
 type Cache struct {
 	cfg     Config
 	dir     string
@@ -201,8 +202,8 @@ func (c *Cache) Put(r io.Reader) (h Hash, err error) {
 	return h, err
 }
 
-// place puts the file, of n bytes with that hash, in its place. What is there and right stays: a link to it that is being made would fail if
-// another took its name.
+// place puts the file, of n bytes with that hash, in its place. What is there and right stays: a link to it that is being made
+// would fail if another took its name.
 func (c *Cache) place(file string, h Hash, n int64) error {
 	c.placing.Lock()
 	defer c.placing.Unlock()
@@ -290,8 +291,8 @@ func (c *Cache) copyBlob(h Hash, to string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Package gives the directory of the package that has this contents file, and whose contents Has has said, or Put has made sure, to be in
-// the cache.
+// Package gives the directory of the package that has this contents file, and whose contents Has has said, or Put has made sure,
+// to be in the cache.
 func (c *Cache) Package(contents []byte) (string, error) {
 	dir := c.at("pkg", HashOf(contents).String())
 	files, err := ParseContents(contents)

@@ -18,8 +18,8 @@ const (
 	grace = time.Hour
 )
 
-// Hold keeps all that is in the cache until release is called: from before it is looked whether something is there until it is part of a
-// package.
+// Hold keeps all that is in the cache until release is called: from before it is looked whether something is there until it is
+// part of a package.
 func (c *Cache) Hold() (release func()) {
 	c.holders.RLock()
 	return func() {
@@ -84,8 +84,8 @@ func (c *Cache) blobs() ([]entry, error) {
 	return out, err
 }
 
-// prune removes what was used least recently until the contents are within the bound: first contents of no package, then packages, but
-// none that is in use. Nobody holds the cache.
+// prune removes what was used least recently until the contents are within the bound: first contents of no package, then
+// packages, but none that is in use. Nobody holds the cache.
 func (c *Cache) prune() error {
 	blobs, err := c.blobs()
 	if err != nil {

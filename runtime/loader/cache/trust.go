@@ -13,7 +13,8 @@ import (
 	"golang.org/x/crypto/blake2b"
 )
 
-// A Trust says which packages are accepted: those whose hash it lists, or which one of its keys has signed. Its file has on each line one of
+// A Trust says which packages are accepted: those whose hash it lists, or which one of its keys has signed. Its file has on each
+// line one of
 //
 //	sha256 HASH           of a package's contents file, or of a boot file
 //	minisign KEY          as minisign(1) writes it (RW…): signs meta/contents, or NAME.boot, by a file beside it, .minisig
@@ -81,8 +82,8 @@ func ParseTrust(file string, b []byte) (*Trust, error) {
 // ErrUntrusted is the error for a package that is not accepted.
 var ErrUntrusted = errors.New("not trusted")
 
-// Check says whether the file of that name is accepted, which has these contents: a package's Contents, with which the package is, or a boot
-// file. get gives those beside it, whole.
+// Check says whether the file of that name is accepted, which has these contents: a package's Contents, with which the package
+// is, or a boot file. get gives those beside it, whole.
 func (t *Trust) Check(file string, contents []byte, get func(name string) ([]byte, error)) error {
 	if t.hashes[HashOf(contents)] {
 		return nil

@@ -43,8 +43,8 @@ func Open(dir string) (*Loader, error) {
 	return OpenReal(abs)
 }
 
-// OpenReal is Open of a directory whose name is known to be absolute and without symlinks. If there is one meanwhile, what LocalPath
-// and OpenLocal find lies outside.
+// OpenReal is Open of a directory whose name is known to be absolute and without symlinks. If there is one meanwhile, what
+// LocalPath and OpenLocal find lies outside.
 func OpenReal(dir string) (*Loader, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -75,8 +75,8 @@ func (l *Loader) OpenLocal(ctx context.Context, path string) (_ loader.File, rea
 	return f, real, info, nil
 }
 
-// nameOf is the name of the open file, which is at path. The kernel knows it at once; looking at each directory of the path, which is
-// what else can be done, takes several times as long.
+// nameOf is the name of the open file, which is at path. The kernel knows it at once; looking at each directory of the path,
+// which is what else can be done, takes several times as long.
 func (l *Loader) nameOf(f *os.File, path string) (string, error) {
 	var real string
 	if raw, err := f.SyscallConn(); err == nil {

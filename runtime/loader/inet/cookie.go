@@ -20,8 +20,8 @@ import (
 //	to the server    {cmgr_cookie, Proof2}           only if Proof is not empty
 //	to the loader    {cmgr_cookie, ok}
 //
-// A proof is the HMAC-SHA-256, by the cookie, of a word for its direction, both nonces (32 bytes each) and the id. It says that the other
-// end knows the cookie when the connection begins; what follows is as open as everything here.
+// A proof is the HMAC-SHA-256, by the cookie, of a word for its direction, both nonces (32 bytes each) and the id. It says that
+// the other end knows the cookie when the connection begins; what follows is as open as everything here.
 const (
 	tagHello  term.Atom = "cmgr_hello"
 	tagCookie term.Atom = "cmgr_cookie"

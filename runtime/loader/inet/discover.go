@@ -47,9 +47,9 @@ type asked struct {
 	path      string
 }
 
-// discover asks all hosts until at least one server has answered, and returns those that did: the lowest priority first, among equals in
-// the order of the hosts. What the real loader does there, the last to answer first, is an error of its own (erlang.md a.3). It doesn't
-// wait for others once the first host has answered with priority 0 and is good, or all have answered.
+// discover asks all hosts until at least one server has answered, and returns those that did: the lowest priority first, among
+// equals in the order of the hosts. What the real loader does there, the last to answer first, is an error of its own (erlang.md
+// a.3). It doesn't wait for others once the first host has answered with priority 0 and is good, or all have answered.
 func (l *Loader) discover(ctx context.Context, good func(server) bool) ([]server, error) {
 	hosts, err := l.lookup(ctx)
 	if err != nil {
@@ -172,8 +172,8 @@ func parseAnswer(b []byte, from netip.AddrPort, hosts []asked) (server, bool) {
 	return server{addr: netip.AddrPortFrom(addr, port), priority: b[len(answer)], host: host}, host >= 0 && port != 0
 }
 
-// lookup finds the addresses of the hosts, all of them: one that cannot be found is an error only if no other can, as any other host
-// that doesn't answer.
+// lookup finds the addresses of the hosts, all of them: one that cannot be found is an error only if no other can, as any other
+// host that doesn't answer.
 func (l *Loader) lookup(ctx context.Context) ([]asked, error) {
 	var out []asked
 	var failed error

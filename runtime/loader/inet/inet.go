@@ -1,10 +1,12 @@
-// Package inet fetches files from boot servers on other hosts, and is one: both sides of what Erlang's erl_prim_loader speaks with
-// erl_boot_server. A Loader fetches from a real one or from a Server, and a Server serves real nodes (erl -loader inet -hosts … -id …).
+// Package inet fetches files from boot servers on other hosts, and is one: both sides of what Erlang's erl_prim_loader speaks
+// with erl_boot_server. A Loader fetches from a real one or from a Server, and a Server serves real nodes (erl -loader inet
+// -hosts … -id …).
 //
-// Trust. Nothing of this is encrypted, and a server is believed because it answers at the address that was asked: who can send from
-// there, or sits between, can hand out anything. Erlang's cookie and id never travel. Between cmgr and cmgr a cookie
+// Trust. Nothing of this is encrypted, and a server is believed because it answers at the address that was asked: who can send
+// from there, or sits between, can hand out anything. Erlang's cookie and id never travel. Between cmgr and cmgr a cookie
 // proves at the beginning of a connection that both ends know it, and no more. So use it on networks that are
-// trusted, or through a tunnel (WireGuard, ssh -L), and accept only packages whose hash or signature is known (runtime/resolver's Trust).
+// trusted, or through a tunnel (WireGuard, ssh -L), and accept only packages whose hash or signature is known (runtime/resolver's
+// Trust).
 package inet
 
 import (
@@ -236,8 +238,8 @@ func (l *Loader) askTerm(ctx context.Context, op, p string, cmd term.Atom, name 
 // tries is how often all servers are gone through before a request is given up.
 const tries = 3
 
-// ask sends a request to one server after the other until one has answered: requests change nothing, so each may be repeated. A Reason
-// is an answer.
+// ask sends a request to one server after the other until one has answered: requests change nothing, so each may be repeated. A
+// Reason is an answer.
 func (l *Loader) ask(ctx context.Context, op, p string, cmd term.Atom, name string, read func(*conn) error) error {
 	req, err := request(cmd, name)
 	if err == nil {

@@ -9,10 +9,12 @@ import (
 	"github.com/cmgr/cmgr/runtime/boot/term"
 )
 
-// The record file_info (kernel's file.hrl): {file_info,Size,Type,Access,ATime,MTime,CTime,Mode,Links,MajorDevice,MinorDevice,Inode,Uid,Gid}.
+// The record file_info (kernel's file.hrl):
+// {file_info,Size,Type,Access,ATime,MTime,CTime,Mode,Links,MajorDevice,MinorDevice,Inode,Uid,Gid}.
 const infoFields = 14
 
-// infoTerm is what is told of a file. The times are in local time, which is not said; access is that of this process, which only reads.
+// infoTerm is what is told of a file. The times are in local time, which is not said; access is that of this process, which only
+// reads.
 func infoTerm(st fs.FileInfo) term.Term {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok {

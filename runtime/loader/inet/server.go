@@ -26,13 +26,14 @@ import (
 
 // ServerConfig says what a Server serves, where, and to whom.
 type ServerConfig struct {
-	// Addr is the address that it serves on, with a UDP port if that is not Port. Nodes are sent to the address that they asked, at a TCP
-	// port of the system's choice. "" is none: then it serves on Listeners alone.
+	// Addr is the address that it serves on, with a UDP port if that is not Port. Nodes are sent to the address that they asked, at
+	// a TCP port of the system's choice. "" is none: then it serves on Listeners alone.
 	Addr string
-	// Allow are those who may connect: addresses, networks ("10.0.0.0/8"), or names, which are looked up once. Nobody else gets an answer.
+	// Allow are those who may connect: addresses, networks ("10.0.0.0/8"), or names, which are looked up once. Nobody else gets an
+	// answer.
 	Allow []string
-	// Root is the directory with the files: /a/b is Root/a/b. Nothing outside is served, whatever ".." or symlinks say. The Server closes
-	// it.
+	// Root is the directory with the files: /a/b is Root/a/b. Nothing outside is served, whatever ".." or symlinks say. The Server
+	// closes it.
 	Root *os.Root
 	// Listeners are sockets on which it serves, too, whoever connects. The Server closes them.
 	Listeners []net.Listener
@@ -64,8 +65,8 @@ type Server struct {
 }
 
 const (
-	// patience bounds in time the rest of a request whose beginning came, and the taking of each part of an answer. Between requests a
-	// connection may be idle for ever: a node that finds it closed stalls for a minute (erlang.md a.5).
+	// patience bounds in time the rest of a request whose beginning came, and the taking of each part of an answer. Between requests
+	// a connection may be idle for ever: a node that finds it closed stalls for a minute (erlang.md a.5).
 	patience = 60 * time.Second
 	// part is what of an answer must be taken at a time.
 	part = 1 << 20
@@ -458,7 +459,8 @@ func (s *Server) send(c net.Conn, t term.Term) error {
 // okBinary is the beginning of {get,{ok,Binary}}, up to the binary's length.
 var okBinary = []byte("\x83h\x02d\x00\x03geth\x02d\x00\x02okm")
 
-// sendFile sends {get,{ok,Contents}}, the contents from the disk without a copy here. Errors but errSending come before anything was sent.
+// sendFile sends {get,{ok,Contents}}, the contents from the disk without a copy here. Errors but errSending come before anything
+// was sent.
 func (s *Server) sendFile(c net.Conn, name string) error {
 	f, err := s.cfg.Root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -506,8 +508,8 @@ func (s *Server) sendFile(c net.Conn, name string) error {
 	return nil
 }
 
-// receiveDestination has the socket tell to which of this machine's addresses a datagram came: nodes connect to the address that an answer
-// comes from.
+// receiveDestination has the socket tell to which of this machine's addresses a datagram came: nodes connect to the address that
+// an answer comes from.
 func receiveDestination(c *net.UDPConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -524,7 +526,8 @@ func sourceOf(oob []byte) []byte {
 		return nil
 	}
 	out := append([]byte(nil), oob[:syscall.CmsgSpace(syscall.SizeofInet4Pktinfo)]...)
-	// struct in_pktinfo: interface, local address, address in the header. The kernel sends from the second, on any interface if that is 0.
+	// struct in_pktinfo: interface, local address, address in the header. The kernel sends from the second, on any interface if that
+	// is 0.
 	clear(out[syscall.CmsgLen(0):][:4])
 	return out
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/cmgr/cmgr/runtime/loader/spool"
 )
 
-// The wire (erlang.md a): discovery by UDP, "EBOOTQ" and a version; "EBOOTR", a priority, a TCP port and a version come back. Over TCP a
-// frame is a length of 4 bytes, the highest first, and one external term.
+// The wire (erlang.md a): discovery by UDP, "EBOOTQ" and a version; "EBOOTR", a priority, a TCP port and a version come back.
+// Over TCP a frame is a length of 4 bytes, the highest first, and one external term.
 const (
 	// Port is the UDP port of boot servers.
 	Port = 4368
@@ -162,8 +162,8 @@ func noEOF(err error) error {
 // errProtocol is the error of an answer that is none.
 var errProtocol = errors.New("no answer of a boot server")
 
-// readGet reads the answer to a get into s; copyBody takes so many bytes of what comes. A Reason is what the server answered; after it, as
-// after no error, the connection can be used again.
+// readGet reads the answer to a get into s; copyBody takes so many bytes of what comes. A Reason is what the server answered;
+// after it, as after no error, the connection can be used again.
 func readGet(r *bufio.Reader, s *spool.Spool, copyBody func(s *spool.Spool, size int64) error) error {
 	n, err := readLength(r)
 	if err != nil {
@@ -197,8 +197,8 @@ func readGet(r *bufio.Reader, s *spool.Spool, copyBody func(s *spool.Spool, size
 	return noEOF(err)
 }
 
-// binaryAhead reads the beginning of {get,{ok,Binary}} if that is what comes in a frame of n bytes: the binary's size, and how many bytes
-// of the frame are read. Otherwise nothing is read, and head is 0.
+// binaryAhead reads the beginning of {get,{ok,Binary}} if that is what comes in a frame of n bytes: the binary's size, and how
+// many bytes of the frame are read. Otherwise nothing is read, and head is 0.
 func binaryAhead(r *bufio.Reader, n int64) (size, head int64, err error) {
 	const least = 4 + 4 + 3 // 131, a tuple of 2, the shortest atoms
 	want := min(n, 32)

@@ -37,8 +37,8 @@ func files() fstest.MapFS {
 }
 
 // Run checks the loaders that newLoader makes. Each call is for one subtest and gives a loader whose root holds exactly these
-// files; what it opened besides it frees itself with t.Cleanup. The kit closes the loader. Lister, Stater and Local are checked where the
-// loader has them.
+// files; what it opened besides it frees itself with t.Cleanup. The kit closes the loader. Lister, Stater and Local are checked
+// where the loader has them.
 func Run(t *testing.T, newLoader func(t *testing.T, files fstest.MapFS) loader.Loader) {
 	open := func(t *testing.T) loader.Loader {
 		l := newLoader(t, files())

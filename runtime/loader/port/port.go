@@ -1,18 +1,18 @@
-// Package port is the loader that asks a user's program: what erl_prim_loader's manual calls a port program. The program reads requests
-// from standard input and answers on standard output:
+// Package port is the loader that asks a user's program: what erl_prim_loader's manual calls a port program. The program reads
+// requests from standard input and answers on standard output:
 //
 //	to the program    'f' (102), then the name of a file, in UTF-8
 //	from the program  'y' (121), then what is in the file; or 'z' (122) if there is no such file, then perhaps why, for the log
 //	end of file       the program ends
 //
-// Erlang's manual doesn't say where a message ends, and what Erlang made of that gave out half files (erlang.md b.2). So a message has one
-// of two transports. Raw is the manual's own bytes: one process for each request, whose standard input ends behind the
-// name; the answer ends with the end of its standard output and counts only if the program then exits with status 0. In
-// Packet4 the process stays, and before each message stands its length in 4 bytes, the highest first.
+// Erlang's manual doesn't say where a message ends, and what Erlang made of that gave out half files (erlang.md b.2). So a
+// message has one of two transports. Raw is the manual's own bytes: one process for each request, whose standard input ends
+// behind the name; the answer ends with the end of its standard output and counts only if the program then exits with status 0.
+// In Packet4 the process stays, and before each message stands its length in 4 bytes, the highest first.
 //
-// Whatever else a program does, other bytes, an end in the middle, silence, data without end, is a failure of the loader and never "does
-// not exist". Nothing of such an answer is used, and the program is killed with all its descendants. What it says on standard error is
-// logged.
+// Whatever else a program does, other bytes, an end in the middle, silence, data without end, is a failure of the loader and
+// never "does not exist". Nothing of such an answer is used, and the program is killed with all its descendants. What it says on
+// standard error is logged.
 package port
 
 import (
@@ -58,14 +58,15 @@ type Config struct {
 	Timeout time.Duration
 	// MaxSize bounds a file in bytes; 0 is 4 GiB, all that Packet4 can carry.
 	MaxSize int64
-	// Progress is called with what has come of a file, and of how many bytes, -1 if that is unknown; nil is nobody. It must not block.
+	// Progress is called with what has come of a file, and of how many bytes, -1 if that is unknown; nil is nobody. It must not
+	// block.
 	Progress func(name string, done, total int64)
 	// Log gets what the program says on standard error; nil is silence.
 	Log *slog.Logger
 }
 
-// A Loader asks a program. It holds a thread for its starts, which it shares with whatever else starts processes, and with Packet4 the
-// process.
+// A Loader asks a program. It holds a thread for its starts, which it shares with whatever else starts processes, and with
+// Packet4 the process.
 type Loader struct {
 	cfg      Config
 	path     string // of the program, absolute

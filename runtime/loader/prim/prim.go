@@ -1,5 +1,5 @@
-// Package prim is the loader that a system starts from, as erl_prim_loader is Erlang's: opened by its kind, with an id and hosts, it gets
-// files by absolute name or along a path of directories.
+// Package prim is the loader that a system starts from, as erl_prim_loader is Erlang's: opened by its kind, with an id and hosts,
+// it gets files by absolute name or along a path of directories.
 package prim
 
 import (
@@ -37,12 +37,13 @@ type Config struct {
 	ID, Cookie, Version string
 	// Transport is for a port program; "" is port.Raw.
 	Transport port.Transport
-	// Path are the directories in which relative names are looked for; without any it is Pa, then ".", then Pz. For Efile "." is this
-	// process's working directory, for others that of the other side.
+	// Path are the directories in which relative names are looked for; without any it is Pa, then ".", then Pz. For Efile "." is
+	// this process's working directory, for others that of the other side.
 	Path, Pa, Pz []string
 	// Timeout bounds a request of a port program, and the search for a boot server; 0 is the loader's own.
 	Timeout time.Duration
-	// Progress is called with what has come of a file, and of how many bytes, -1 if that is unknown; nil is nobody. It must not block.
+	// Progress is called with what has come of a file, and of how many bytes, -1 if that is unknown; nil is nobody. It must not
+	// block.
 	Progress func(name string, done, total int64)
 	// Log is told of servers that fail, and of what a port program says; nil is silence.
 	Log *slog.Logger
@@ -116,8 +117,8 @@ func (l *Loader) SetPath(dirs []string) {
 	l.path = slices.Clone(dirs)
 }
 
-// Get opens the file called name, and says under what name it was found: that itself if it is absolute, else in the first directory of
-// the path that has it. The search goes on only after "does not exist"; any other error ends it.
+// Get opens the file called name, and says under what name it was found: that itself if it is absolute, else in the first
+// directory of the path that has it. The search goes on only after "does not exist"; any other error ends it.
 func (l *Loader) Get(ctx context.Context, name string) (loader.File, string, error) {
 	if path.IsAbs(name) {
 		f, err := l.get(ctx, name)
@@ -152,7 +153,8 @@ func named(err error, name string) error {
 	return err
 }
 
-// List is the directory called name, as Get finds it, and Stat what lies there. A medium that can't tell gives errors.ErrUnsupported.
+// List is the directory called name, as Get finds it, and Stat what lies there. A medium that can't tell gives
+// errors.ErrUnsupported.
 func (l *Loader) List(ctx context.Context, name string) (entries []fs.DirEntry, err error) {
 	lister, ok := l.medium.(loader.Lister)
 	if !ok {

@@ -1,5 +1,5 @@
-// Package spool holds what a medium answers until it is known to be whole, so that nobody ever reads half of a file: in memory while it
-// is small, else in a temporary file without a name, which is gone with the process that has it.
+// Package spool holds what a medium answers until it is known to be whole, so that nobody ever reads half of a file: in memory
+// while it is small, else in a temporary file without a name, which is gone with the process that has it.
 package spool
 
 import (
