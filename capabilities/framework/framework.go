@@ -65,7 +65,8 @@ func Restricted(protocol string) bool {
 // Packets says whether the protocol is spoken in packets with descriptors (SOCK_SEQPACKET); else it is a stream of bytes.
 func Packets(protocol string) bool {
 	switch protocol {
-	case Realm, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector, StorageAdmin, Controller, Resolver, Dictionary:
+	case Realm, LifecycleController, RealmQuery, ConfigOverride, RouteValidator, Introspector, StorageAdmin, Controller, Resolver,
+		Dictionary:
 		return true
 	}
 	return false

@@ -58,7 +58,8 @@ func (c Child) wire(collection string) *componentpb.CreateChild {
 	}
 	for _, o := range c.Offers {
 		w.Offers = append(w.Offers, &componentpb.Offer{
-			Kind: o.Kind, Name: o.Name, From: o.From, As: o.As, Subdir: o.Subdir, Rights: o.Rights, Availability: o.Availability, Weak: o.Weak,
+			Kind: o.Kind, Name: o.Name, From: o.From, As: o.As, Subdir: o.Subdir, Rights: o.Rights, Availability: o.Availability,
+			Weak: o.Weak,
 		})
 	}
 	return w

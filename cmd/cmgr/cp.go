@@ -87,7 +87,8 @@ func seen(r *controlpb.ShowResponse, confined bool, p string) (spot, error) {
 		}
 		return spot{root: root, path: path.Join(".", strings.TrimPrefix(p, at))}, nil
 	}
-	return fail(capabilities.NotFound, "it shares the files of this machine: copy others as your own", "nothing is routed to it at %s", p)
+	return fail(capabilities.NotFound, "it shares the files of this machine: copy others as your own",
+		"nothing is routed to it at %s", p)
 }
 
 // environ is a variable of the environment of a process.

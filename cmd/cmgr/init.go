@@ -39,7 +39,8 @@ the flags of cmgr run. "cmgr init 0" asks that process to power off, "cmgr init
 			dir := "."
 			if len(args) > 0 {
 				if pid1.IsManifest(args[0]) {
-					return usagef(cmd, "run it without a machine of its own: cmgr run "+args[0], "only process no. 1 can be the init of %s", args[0])
+					return usagef(cmd, "run it without a machine of its own: cmgr run "+args[0], "only process no. 1 can be the init of %s",
+						args[0])
 				}
 				dir = args[0]
 			}

@@ -164,7 +164,8 @@ func (v *verifier) load(more map[string]prim.Config, trust string) (closed func(
 		return nil, err
 	}
 	v.loaders, err = manager.OpenLoaders(manager.LoadersConfig{
-		Settings: v.settings, More: more, Trust: trust, Once: func(string) bool { return true }, Dir: dir, Log: slog.New(&plainLog{w: v.err}),
+		Settings: v.settings, More: more, Trust: trust, Once: func(string) bool { return true }, Dir: dir,
+		Log: slog.New(&plainLog{w: v.err}),
 	})
 	if err != nil {
 		os.RemoveAll(dir)

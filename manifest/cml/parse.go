@@ -268,7 +268,8 @@ func (f textsForm) decode(d *decoder, v *hujson.Value, into any) {
 		}
 		item := Text{d.at(e.StartOffset), json5.Text(*e)}
 		if item.Value == f.bare && f.bare != "" {
-			d.report(item.At, "bad-reference", fmt.Sprintf("write %q by itself, not in an array", f.bare), "invalid value: string %q, expected %s",
+			d.report(item.At, "bad-reference", fmt.Sprintf("write %q by itself, not in an array", f.bare),
+				"invalid value: string %q, expected %s",
 				item.Value, f.want)
 			continue
 		}

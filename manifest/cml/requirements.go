@@ -40,13 +40,15 @@ func (k *compiler) mustOffer(kind manifest.Kind, word, name string) {
 	}
 	for i := range k.out.Children {
 		if c := &k.doc.Children.Items[i]; !given[manifest.Ref{Kind: manifest.RefChild, Name: c.Name.Value}] {
-			k.report(c.Name.At, "must-offer", offering(kind, name, c.Name.Value), "%s %q is not offered to child component %q but it is a required offer", word, name,
+			k.report(c.Name.At, "must-offer", offering(kind, name, c.Name.Value),
+				"%s %q is not offered to child component %q but it is a required offer", word, name,
 				c.Name.Value)
 		}
 	}
 	for i := range k.out.Collections {
 		if c := &k.doc.Collections.Items[i]; !given[manifest.Ref{Kind: manifest.RefCollection, Name: c.Name.Value}] {
-			k.report(c.Name.At, "must-offer", offering(kind, name, c.Name.Value), "%s %q is not offered to collection %q but it is a required offer", word, name,
+			k.report(c.Name.At, "must-offer", offering(kind, name, c.Name.Value),
+				"%s %q is not offered to collection %q but it is a required offer", word, name,
 				c.Name.Value)
 		}
 	}

@@ -136,7 +136,8 @@ func (e *encoder) child(c *manifest.Child) *declpb.Child {
 	}
 	if r := c.Restart; r != nil {
 		m.Restart = &declpb.Restart{
-			When: declpb.RestartWhen(r.When), DelayMs: r.DelayMS, FromStart: r.FromStart, MaxDelayMs: r.MaxDelayMS, Backoff: r.Backoff, Limit: r.Limit,
+			When: declpb.RestartWhen(r.When), DelayMs: r.DelayMS, FromStart: r.FromStart, MaxDelayMs: r.MaxDelayMS, Backoff: r.Backoff,
+			Limit:    r.Limit,
 			WindowMs: r.WindowMS,
 		}
 	}

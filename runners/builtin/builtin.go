@@ -147,7 +147,8 @@ func (r *Runner) Start(ctx context.Context, info runners.StartInfo) (runners.Pro
 	env := &Env{
 		Moniker: info.Moniker, URL: info.URL, Args: args, Program: info.Program, Package: info.Package,
 		Stdout: writer(info.Stdout), Stderr: writer(info.Stderr),
-		Namespace: info.Namespace, Listeners: info.Listeners, Outgoing: info.Outgoing, Handles: info.Handles, Config: info.Config, Killed: p.killed,
+		Namespace: info.Namespace, Listeners: info.Listeners, Outgoing: info.Outgoing, Handles: info.Handles, Config: info.Config,
+		Killed: p.killed,
 	}
 	go p.run(fctx, f, env)
 	return p, nil

@@ -104,7 +104,9 @@ func (p *program) newWatch(s *settings, info *runners.StartInfo) (*watch, error)
 	}
 	w := &watch{
 		p: p, h: s.health, s: *s, quit: make(chan struct{}), gone: make(chan struct{}),
-		info: runners.StartInfo{Moniker: info.Moniker, URL: info.URL, Program: info.Program, Package: info.Package, View: info.View, Machine: info.Machine},
+		info: runners.StartInfo{
+			Moniker: info.Moniker, URL: info.URL, Program: info.Program, Package: info.Package, View: info.View, Machine: info.Machine,
+		},
 	}
 	w.s.key, w.s.binary, w.s.args = healthExec, s.health.exec[0], s.health.exec[1:]
 	if _, err := w.s.spec(&w.info); err != nil { // the check is not there

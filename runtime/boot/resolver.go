@@ -55,7 +55,8 @@ func NewResolver(p *Plan, files Files, lazy bool) (*Resolver, error) {
 		return nil, err
 	}
 	return &Resolver{
-		plan: p, files: files, root: &resolver.Resolved{URL: RootURL, Decl: v, Sources: d.Sources}, found: map[string]*resolver.Resolved{},
+		plan: p, files: files, root: &resolver.Resolved{URL: RootURL, Decl: v, Sources: d.Sources},
+		found: map[string]*resolver.Resolved{},
 	}, nil
 }
 

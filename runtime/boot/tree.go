@@ -208,7 +208,8 @@ func (t *Tree) script(dir string) term.Term {
 		apply("application", "load", term.Tuple{term.Atom("application"), app, list(
 			tuple("description", list()), tuple("vsn", list()), tuple("id", list()), tuple("modules", list()), tuple("registered", list()),
 			tuple("applications", list()), tuple("optional_applications", list()), tuple("included_applications", list()),
-			tuple("env", list(tuple("cmgr", list(tuple("tree", tree))))), tuple("maxT", term.Atom("infinity")), tuple("maxP", term.Atom("infinity")),
+			tuple("env", list(tuple("cmgr", list(tuple("tree", tree))))), tuple("maxT", term.Atom("infinity")),
+			tuple("maxP", term.Atom("infinity")),
 		)}), tuple("progress", term.Atom("applications_loaded")),
 		apply("application", "start_boot", app, term.Atom(Temporary)), tuple("progress", term.Atom("started")),
 	)}
@@ -267,7 +268,8 @@ func readTree(t term.Term, root string) (*Tree, error) {
 	out.URL = place(lookup(t, "root"))
 	rows("records", 7, func(r term.Tuple) {
 		out.Records = append(out.Records, resolver.Record{
-			Parent: place(r[0]), Ref: place(r[1]), URL: place(r[2]), Dir: place(r[3]), Tree: place(r[4]), Package: place(r[5]), Manifest: sum(r[6]),
+			Parent: place(r[0]), Ref: place(r[1]), URL: place(r[2]), Dir: place(r[3]), Tree: place(r[4]), Package: place(r[5]),
+			Manifest: sum(r[6]),
 		})
 	})
 	rows("manifests", 2, func(r term.Tuple) {

@@ -180,7 +180,8 @@ func (s *session) offers(ctx context.Context, parent name.Moniker, collection st
 	out := make([]manifest.Offer, len(list))
 	// What must hold for them, holds in a manifest of what they refer to, and of the offers that the child gets anyway.
 	check := manifest.Component{
-		Children: d.Children, Collections: d.Collections, Environments: d.Environments, Capabilities: d.Capabilities, Sources: d.Sources,
+		Children: d.Children, Collections: d.Collections, Environments: d.Environments, Capabilities: d.Capabilities,
+		Sources: d.Sources,
 	}
 	for i := range d.Offers {
 		if o := &d.Offers[i]; o.Target.Kind == manifest.RefCollection && o.Target.Name == collection {

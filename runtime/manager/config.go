@@ -347,8 +347,9 @@ func (s *Settings) loaders(r *reader, v hujson.Value) {
 		}
 		list := func(into *[]string) func(hujson.Value) { return func(v hujson.Value) { r.strs(v, into) } }
 		r.object(m.Value, "loaders."+n+".", map[string]func(hujson.Value){
-			"loader": str(&cfg.Loader), "id": str(&cfg.ID), "cookie": str(&cfg.Cookie), "erts_version": str(&cfg.Version), "framing": str(&framing),
-			"hosts": list(&cfg.Hosts), "path": list(&cfg.Path),
+			"loader": str(&cfg.Loader), "id": str(&cfg.ID), "cookie": str(&cfg.Cookie), "erts_version": str(&cfg.Version),
+			"framing": str(&framing),
+			"hosts":   list(&cfg.Hosts), "path": list(&cfg.Path),
 		})
 		cfg.Transport = port.Transport(framing)
 		if cfg.Loader == "" {

@@ -70,7 +70,9 @@ func OpenLoaders(cfg LoadersConfig) (_ *Loaders, err error) {
 			delete(l.prims, n)
 			return nil, err
 		}
-		l.loaded[n] = resolver.NewLoaded(resolver.LoadedConfig{Loader: l.prims[n], Cache: l.cache, Trust: trust, Once: cfg.Once != nil && cfg.Once(n)})
+		l.loaded[n] = resolver.NewLoaded(resolver.LoadedConfig{
+			Loader: l.prims[n], Cache: l.cache, Trust: trust, Once: cfg.Once != nil && cfg.Once(n),
+		})
 	}
 	return l, nil
 }

@@ -201,7 +201,8 @@ func New(cfg Config) (_ *Manager, err error) {
 		if os.Geteuid() == 0 {
 			level = slog.LevelWarn
 		}
-		cfg.Log.Log(context.Background(), level, "components are contained by "+b.Name+": "+b.Guarantee, "why", strings.Join(b.Missing, "; "))
+		cfg.Log.Log(context.Background(), level, "components are contained by "+b.Name+": "+b.Guarantee, "why",
+			strings.Join(b.Missing, "; "))
 	}
 	m.logs, err = logs.New(logs.Config{Dir: filepath.Join(cfg.StateDir, "logs"), Size: settings.LogMaxSize, Keep: settings.LogMaxFiles})
 	if err != nil {
@@ -218,7 +219,9 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err := m.openConfiner(settings); err != nil {
 		return nil, err
 	}
-	m.elf = elf.New(elf.Config{Jobs: m.jobs, Loop: m.loop, Policy: settings.Job, Log: cfg.Log, Confine: m.confiner, Grants: settings.Grants})
+	m.elf = elf.New(elf.Config{
+		Jobs: m.jobs, Loop: m.loop, Policy: settings.Job, Log: cfg.Log, Confine: m.confiner, Grants: settings.Grants,
+	})
 
 	if m.runit, err = runit.New(runit.Config{Jobs: m.jobs, Loop: m.loop, Tree: services{m}, Log: cfg.Log}); err != nil {
 		return nil, err
@@ -234,7 +237,8 @@ func New(cfg Config) (_ *Manager, err error) {
 	}
 	m.resolvers = diskResolvers(cml.Options{})
 	m.loaders, err = OpenLoaders(LoadersConfig{
-		Settings: settings, More: cfg.Loaders, Trust: cfg.Trust, Once: func(n string) bool { return n == cfg.BootLoader }, Dir: filepath.Join(cfg.StateDir, "cache"),
+		Settings: settings, More: cfg.Loaders, Trust: cfg.Trust, Once: func(n string) bool { return n == cfg.BootLoader },
+		Dir:   filepath.Join(cfg.StateDir, "cache"),
 		InUse: m.packages, Log: cfg.Log,
 	})
 	if err != nil {

@@ -218,7 +218,8 @@ func (i *instance) config(ctx context.Context) ([]ConfigValue, error) {
 		v, ok := byKey[f.Key]
 		if !ok {
 			e := i.misconfigured("%s: key %q has no value", f.Pos, f.Key)
-			e.Hint = fmt.Sprintf("write one into the value file beside the manifest, or add a use of a config capability with key: %q", f.Key)
+			e.Hint = fmt.Sprintf("write one into the value file beside the manifest, or add a use of a config capability with key: %q",
+				f.Key)
 			return nil, e
 		}
 		if v.Type = f.Type; v.Type.Check(v.Value) != nil { // what was right may have become wrong with another manifest

@@ -418,8 +418,8 @@ func (i *instance) placeHosts(v *protocol.View, u *manifest.Use, at, host string
 func hold(p string) string {
 	dir := path.Dir(p)
 	switch top, _, _ := strings.Cut(strings.TrimPrefix(dir, "/"), "/"); top {
-	case "", "bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "opt", "out", "pkg", "proc", "root", "sbin", "sys", "tmp", "usr",
-		"var":
+	case "", "bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "opt", "out", "pkg", "proc", "root", "sbin", "sys",
+		"tmp", "usr", "var":
 		return ""
 	}
 	return dir
@@ -555,7 +555,9 @@ func (r *Realm) open(ctx context.Context, user name.Moniker, by []Delivery) (*os
 	}
 	h, ok := r.host(route.Kind, route.Source)
 	if !ok || h.Machine {
-		return nil, &Error{Op: "connect", At: user, Why: capabilities.Unavailable, Err: fmt.Errorf("%s %s: %w", route.Kind, route.Source.Name, errNobody)}
+		return nil, &Error{
+			Op: "connect", At: user, Why: capabilities.Unavailable, Err: fmt.Errorf("%s %s: %w", route.Kind, route.Source.Name, errNobody),
+		}
 	}
 	a, b, err := sock.Connected(h.Type)
 	if err != nil {

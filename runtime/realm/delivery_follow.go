@@ -118,7 +118,8 @@ func (r *Realm) refreshAll() {
 func (r *Realm) fill(f follower) {
 	if err := f.fill(r.ctx); err != nil && r.ctx.Err() == nil {
 		i, u := f.of()
-		r.cfg.Log.Warn("what a component uses could not be brought up to date", "instance", i.moniker, "capability", u.SourceName, "error", err)
+		r.cfg.Log.Warn("what a component uses could not be brought up to date", "instance", i.moniker, "capability", u.SourceName,
+			"error", err)
 	}
 }
 
@@ -296,7 +297,8 @@ func (p *placed) tell(lacks []lack) {
 
 // place puts what routed leads to at at, and has it follow the routes. u is the first of the uses that are there.
 func (i *instance) place(
-	ctx context.Context, got *delivery, u *manifest.Use, at string, ask func(context.Context) ([]Delivery, []lack), info *runners.StartInfo,
+	ctx context.Context, got *delivery, u *manifest.Use, at string, ask func(context.Context) ([]Delivery, []lack),
+	info *runners.StartInfo,
 ) error {
 	routed, lacks := ask(ctx)
 	if len(routed)+len(lacks) == 0 {

@@ -30,7 +30,8 @@ func (i *instance) deliverSet(ctx context.Context, got *delivery, u *manifest.Us
 // putSet puts what the route that ask tells leads to at at: an empty directory if that is nowhere. inside are the dictionaries
 // around it.
 func (i *instance) putSet(
-	ctx context.Context, got *delivery, u *manifest.Use, at string, ask func(context.Context) (*capabilities.Route, error), k manifest.Kind,
+	ctx context.Context, got *delivery, u *manifest.Use, at string, ask func(context.Context) (*capabilities.Route, error),
+	k manifest.Kind,
 	info *runners.StartInfo, inside []string,
 ) error {
 	route, err := ask(ctx)
@@ -65,7 +66,8 @@ func (i *instance) putSet(
 
 // putItems puts what is in the dictionary that route leads to into the directory at at.
 func (i *instance) putItems(
-	ctx context.Context, got *delivery, u *manifest.Use, at string, route *capabilities.Route, info *runners.StartInfo, inside []string,
+	ctx context.Context, got *delivery, u *manifest.Use, at string, route *capabilities.Route, info *runners.StartInfo,
+	inside []string,
 ) error {
 	src := route.Source
 	id := string(src.At) + " " + src.Name
@@ -103,7 +105,8 @@ func (i *instance) putItems(
 
 // putItem puts one item of a dictionary at at.
 func (i *instance) putItem(
-	ctx context.Context, got *delivery, u *manifest.Use, at string, k manifest.Kind, ask func(context.Context) (*capabilities.Route, error),
+	ctx context.Context, got *delivery, u *manifest.Use, at string, k manifest.Kind,
+	ask func(context.Context) (*capabilities.Route, error),
 	info *runners.StartInfo, inside []string,
 ) error {
 	switch k {
@@ -198,7 +201,8 @@ func (s *serviceSet) show(ctx context.Context, route *capabilities.Route, err er
 		if err != nil {
 			if ctx.Err() == nil {
 				s.i.missing(&manifest.Use{
-					Kind: s.use.Kind, SourceName: s.use.SourceName + " (instance " + m.name + ")", Availability: manifest.Optional, Pos: s.use.Pos,
+					Kind: s.use.Kind, SourceName: s.use.SourceName + " (instance " + m.name + ")", Availability: manifest.Optional,
+					Pos: s.use.Pos,
 				}, err)
 			}
 			continue

@@ -67,7 +67,8 @@ func (r *Realm) Create(ctx context.Context, parent name.Moniker, collection stri
 	if !r.room(1) {
 		p.mu.Unlock()
 		return "", &Error{
-			Op: "create", At: m, Why: capabilities.Precondition, Err: fmt.Errorf("the tree has %d instances, which is the most", r.limit()),
+			Op: "create", At: m, Why: capabilities.Precondition,
+			Err:  fmt.Errorf("the tree has %d instances, which is the most", r.limit()),
 			Hint: "destroy what is not needed",
 		}
 	}

@@ -85,7 +85,8 @@ func (ls *links[C]) close() {
 
 // linkTo is the connection to what the component at the source of the route of asker provides; dial makes it if there is none.
 func linkTo[C peer](
-	ctx context.Context, r *Realm, asker name.Moniker, route *capabilities.Route, ls *links[C], dial func(context.Context, *net.UnixConn) (C, error),
+	ctx context.Context, r *Realm, asker name.Moniker, route *capabilities.Route, ls *links[C],
+	dial func(context.Context, *net.UnixConn) (C, error),
 ) (C, error) {
 	var none C
 	src := route.Source

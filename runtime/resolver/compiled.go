@@ -159,7 +159,8 @@ func (c *Compiled) unchanged(r Record, dir string) error {
 	}
 	slices.Sort(changed)
 	return &Error{
-		URL: r.Ref, Why: capabilities.Precondition, Err: fmt.Errorf("since the tree was compiled these have changed: %s", strings.Join(changed, ", ")),
+		URL: r.Ref, Why: capabilities.Precondition,
+		Err:  fmt.Errorf("since the tree was compiled these have changed: %s", strings.Join(changed, ", ")),
 		Hint: StaleHint,
 	}
 }

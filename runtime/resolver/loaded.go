@@ -306,7 +306,8 @@ func list(ctx context.Context, lister loader.Lister, pkg string) ([]cache.File, 
 		}
 		for _, e := range entries {
 			if n++; n > maxFiles {
-				return nil, fmt.Errorf("package %s: more than %d files: it needs a %s, with a line PATH=SHA256 for each", pkg, maxFiles, cache.Contents)
+				return nil, fmt.Errorf("package %s: more than %d files: it needs a %s, with a line PATH=SHA256 for each", pkg, maxFiles,
+					cache.Contents)
 			}
 			switch p := path.Join(d, e.Name()); {
 			case e.IsDir():

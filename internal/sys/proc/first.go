@@ -43,7 +43,8 @@ func (p *Process) follow(sig syscall.Signal, after time.Duration) {
 // ends says whether sig by default ends a process (signal(7)).
 func ends(sig syscall.Signal) bool {
 	switch sig {
-	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGKILL:
+	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU,
+		unix.SIGKILL:
 		return false
 	}
 	return true

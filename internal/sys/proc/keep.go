@@ -314,7 +314,8 @@ func keep(control int) error {
 		return err
 	}
 	s := &Spec{
-		Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits, TellPID: o.tellPID,
+		Path: o.path, Args: o.args, Env: o.env, Dir: o.dir, Umask: o.umask, Credential: o.credential, Limits: o.limits,
+		TellPID:  o.tellPID,
 		Terminal: o.terminal,
 	}
 	if o.world != nil {

@@ -105,7 +105,8 @@ func (l *listed) overrideIncludes(a *application) *Failure {
 		}
 	}
 	if missing != nil {
-		return fail(tuple("overrideIncludesinclude", list(missing)), "the release includes what its .app file doesn't: %s", short(list(missing)))
+		return fail(tuple("overrideIncludesinclude", list(missing)), "the release includes what its .app file doesn't: %s",
+			short(list(missing)))
 	}
 	a.includes = l.includes
 	return nil

@@ -63,7 +63,8 @@ func (a *application) chosen(key term.Atom) ([]term.Atom, error) {
 	}
 	for _, c := range names {
 		if !slices.Contains(a.modules, c) {
-			return nil, fail(tuple("bad_param", term.Atom("env")), "%s: env: cmgr: %s names %s, which is not among its modules", a.name, key, c)
+			return nil, fail(tuple("bad_param", term.Atom("env")), "%s: env: cmgr: %s names %s, which is not among its modules", a.name,
+				key, c)
 		}
 	}
 	return names, nil

@@ -26,7 +26,8 @@ func order(apps []*application) ([]*application, error) {
 		}
 	}
 	if undefined != nil {
-		return nil, fail(tuple("undefined_applications", list(undefined)), "used or included, and not in the release: %s", words(undefined))
+		return nil, fail(tuple("undefined_applications", list(undefined)), "used or included, and not in the release: %s",
+			words(undefined))
 	}
 	type member struct {
 		name term.Atom

@@ -97,7 +97,8 @@ func checkRelease(file string, t term.Term) (*release, error) {
 		return nil, fail(tuple("illegal_form", id[1]), "%s: the release's version is no string: %s", file, short(id[1]))
 	}
 	if out.erts, ok = term.IsString(erts[1]); !ok {
-		return nil, fail(tuple("illegal_form", tuple("erts", erts[1])), "%s: the version of erts is no string: %s", file, short(erts[1]))
+		return nil, fail(tuple("illegal_form", tuple("erts", erts[1])), "%s: the version of erts is no string: %s", file,
+			short(erts[1]))
 	}
 	var illegal []term.Term
 	for _, a := range apps {

@@ -84,7 +84,8 @@ func Start(cfg Config) (*Loader, error) {
 		}
 	case kind == Inet:
 		l.medium, err = inet.Open(inet.Config{
-			Hosts: cfg.Hosts, ID: cfg.ID, Cookie: cfg.Cookie, Version: cfg.Version, Timeout: cfg.Timeout, Progress: cfg.Progress, Log: cfg.Log,
+			Hosts: cfg.Hosts, ID: cfg.ID, Cookie: cfg.Cookie, Version: cfg.Version, Timeout: cfg.Timeout, Progress: cfg.Progress,
+			Log: cfg.Log,
 		})
 	default:
 		l.medium, err = port.Open(port.Config{
