@@ -201,6 +201,18 @@ func TestManyServices(t *testing.T) {
 	}
 	for _, x := range sites {
 		x.exit()
+		// All is written by then, and it can be supervised anew.
+		if said := x.read("supervise/stat") + x.read("supervise/pid"); said != "down\n" {
+			t.Errorf("at the end stat and pid say %q", said)
+		}
+		lock, err := unix.Open(x.dir+"/supervise/lock", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+			unix.Close(lock)
+		}
+		if err != nil {
+			t.Errorf("the lock at the end: %v", err)
+		}
 	}
 }
 
