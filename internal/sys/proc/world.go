@@ -521,8 +521,10 @@ var originalOpenFiles = sync.OnceValue(func() *unix.Rlimit {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) != nil {
 		return nil
 	}
+	// If this process is killed before the child asks to be traced, its next parent would be the tracer, and know nothing of it.
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{shimName, "nothing", "0"}, &syscall.ProcAttr{
-		Files: []uintptr{math.MaxUint, math.MaxUint, math.MaxUint}, Sys: &syscall.SysProcAttr{Ptrace: true},
+		Files: []uintptr{math.MaxUint, math.MaxUint, math.MaxUint},
+		Sys:   &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		return nil
