@@ -50,8 +50,9 @@ $ROOT in it is --root, other variables are set by -boot_var. As in Erlang, a
 list of directories goes on to the next option, and options have one dash or
 two.
 
-With -loader inet, or a port program, the boot file and all that it loads, manifests
-and packages, come by the loader; directories are then those of the other side.
+With -loader inet, or a port program, the boot file and all that it loads,
+manifests and packages, come by the loader; directories are then those of the
+other side.
 
 A kernelProcess that ends takes the system down, and so does an application as
 its type says. A tree whose sources have changed since it was compiled is

@@ -54,9 +54,9 @@ func newBootserver(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bootserver --addr ADDRESS --allow HOST --root DIR",
 		Short: "serve files to loaders on other hosts, Erlang's too",
-		Long: `Serve the files below a directory as Erlang's erl_boot_server does: to real nodes
-(erl -loader inet -hosts ADDRESS -id NAME), which boot from it, and to cmgr
-(cmgr run --loader inet, cmgr fetch). It serves until it is interrupted.
+		Long: `Serve the files below a directory as Erlang's erl_boot_server does: to real
+nodes (erl -loader inet -hosts ADDRESS -id NAME), which boot from it, and to
+cmgr (cmgr run --loader inet, cmgr fetch). It serves until it is interrupted.
 
 Nothing is encrypted, and the address is all that tells who asks. Serve on a
 network that is trusted, or through a tunnel, and let cmgr's loaders accept only

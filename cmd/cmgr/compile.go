@@ -23,13 +23,13 @@ func newCompile(a *app) *cobra.Command {
 		Short: "compile a manifest",
 		Long: `Compile a manifest (.cml, see cml(5)) to its stored form (.cm), with all that it
 includes, or say what is wrong with it and where. Warnings don't keep it from
-being compiled. cmgr run takes either form. OUT is FILE with the ending .cm if -o
-is not given; - is standard output.
+being compiled. cmgr run takes either form. OUT is FILE with the ending .cm if
+-o is not given; - is standard output.
 
-With --boot: read the whole tree below the manifest ROOT, verify it, and write it
-as the boot script NAME.script, for people and diff, and the boot file NAME.boot,
-which cmgr boot starts without reading a manifest again. What lies below the
-directory of NAME may be moved together with it.`,
+With --boot: read the whole tree below the manifest ROOT, verify it, and write
+it as the boot script NAME.script, for people and diff, and the boot file
+NAME.boot, which cmgr boot starts without reading a manifest again. What lies
+below the directory of NAME may be moved together with it.`,
 		Example: `  cmgr compile root.cml -o root.cm
   cmgr compile --boot root.cml -o site && cmgr boot site
   cmgr compile root.cml -o root.cm --depfile root.d --includeroot .. -p ../shards`,

@@ -24,8 +24,8 @@ fixed order, one a line. Comments are kept, and the meaning is the same. The
 result goes to standard output, or with -w back to the files. Without FILE, or
 where it is -, standard input is formatted.
 
---fix first makes the one obvious repair of slips in the syntax, such as a missing
-comma, quote or bracket or one bracket too many, and says what it did.`,
+--fix first makes the one obvious repair of slips in the syntax, such as a
+missing comma, quote or bracket or one bracket too many, and says what it did.`,
 		Example: `  cmgr fmt -w *.cml
   cmgr fmt --check *.cml      # exit code 1 and their names, if some are not formatted
   cmgr fmt --fix -w root.cml`,

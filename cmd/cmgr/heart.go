@@ -16,12 +16,12 @@ func newHeart(*app) *cobra.Command {
 		Short: "watch a manager from outside (cmgr run --heart starts it)",
 		Long: `Watch the process at the other end of standard input and output, as Erlang's
 program heart does, whose messages, options and environment it has. "cmgr run
---heart CMD" starts it, and so does erl -heart where this binary is called heart;
-there is no need to start it by hand.
+--heart CMD" starts it, and so does erl -heart where this binary is called
+heart; there is no need to start it by hand.
 
-If no beat comes for SECONDS (60), it kills the process PID. When the process has
-ended without saying that it shuts down, it runs the command that it was told or
-that HEART_COMMAND has, once, and ends.`,
+If no beat comes for SECONDS (60), it kills the process PID. When the process
+has ended without saying that it shuts down, it runs the command that it was
+told or that HEART_COMMAND has, once, and ends.`,
 		Example: `  cmgr run --heart 'systemctl restart cmgr' root.cml`,
 		Hidden:  true, // from the list of commands
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -21,11 +21,11 @@ func newInit(a *app) *cobra.Command {
 are written to DIR, which is made if need be, or to the current directory. Files
 that are there are never overwritten.
 
-As process no. 1 (of a machine or of a container) it is the init instead, as when
-it is called by the names init, runit or runit-init, and then without DIR: stages
-1, 2 and 3 of /etc/runit; or with a manifest, a tree in place of stage 2, with
-the flags of cmgr run. "cmgr init 0" asks that process to power off, "cmgr init
-6" to reboot. The manual is runit(8).`,
+As process no. 1 (of a machine or of a container) it is the init instead, as
+when it is called by the names init, runit or runit-init, and then without DIR:
+stages 1, 2 and 3 of /etc/runit; or with a manifest, a tree in place of stage 2,
+with the flags of cmgr run. "cmgr init 0" asks that process to power off, "cmgr
+init 6" to reboot. The manual is runit(8).`,
 		Example: `  cmgr init first
   cmgr run first/root.cml
   init=/usr/bin/cmgr -- init /etc/cmgr/root.cml      (at the end of a boot line)

@@ -10,8 +10,9 @@ func newJSON5(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "json5 FILE",
 		Short: "turn JSON5 into JSON",
-		Long: `Write a JSON5 text as standard JSON on one line. FILE may be - for standard input.
-What is not JSON5, or cannot be said in JSON (NaN, the infinities), is an error.`,
+		Long: `Write a JSON5 text as standard JSON on one line. FILE may be - for standard
+input. What is not JSON5, or cannot be said in JSON (NaN, the infinities), is an
+error.`,
 		Example:           `  cmgr json5 root.cml | jq '.children[].name'`,
 		GroupID:           groupTool,
 		Args:              between(1, 1),

@@ -21,9 +21,9 @@ func newList(a *app) *cobra.Command {
 		Long: `List the component instances, one moniker a line.
 
 With -v a table: the state (Running, Resolved, or Stopped if its manifest has
-not been read, or Disabled), since when it runs, how often its restart policy started it,
-what its processes use (memory now, CPU since the start), how the last run
-ended, and the URL. Columns in which nothing stands are left out.
+not been read, or Disabled), since when it runs, how often its restart policy
+started it, what its processes use (memory now, CPU since the start), how the
+last run ended, and the URL. Columns in which nothing stands are left out.
 
 FILTER is running, stopped, ancestors:QUERY, descendants:QUERY or
 relatives:QUERY; an instance is among its own relatives.`,

@@ -39,16 +39,20 @@ func newRun(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run ROOT | run COLLECTION[:NAME] URL",
 		Short: "run a tree of components, in the foreground",
-		Long: `Run the tree of components below the manifest ROOT (.cml or compiled .cm), in the foreground.
+		Long: `Run the tree of components below the manifest ROOT (.cml or compiled .cm), in
+the foreground.
 
-What components print goes to standard output, each line with the moniker of its component; changes of state go to standard
-error. With --json both are lines of JSON on standard output.
+What components print goes to standard output, each line with the moniker of its
+component; changes of state go to standard error. With --json both are lines of
+JSON on standard output.
 
-It ends when nothing runs and nothing can be started any more (--stay: only when told to). Interrupt it (Ctrl-C, SIGTERM) to shut
-down in dependency order; a second interrupt kills what is left, which then did not end well. The exit code is 0 only if all ended
-well.
+It ends when nothing runs and nothing can be started any more (--stay: only when
+told to). Interrupt it (Ctrl-C, SIGTERM) to shut down in dependency order; a
+second interrupt kills what is left, which then did not end well. The exit code
+is 0 only if all ended well.
 
-With two arguments: create a component in a collection of the tree that runs, and start it.`,
+With two arguments: create a component in a collection of the tree that runs,
+and start it.`,
 		Example: `  cmgr run root.cml
   cmgr run --name test --state /tmp/test --config cmgr.json5 root.cml
   cmgr run /core/jobs:import-7 file:///opt/import/import.cml`,

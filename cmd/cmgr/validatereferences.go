@@ -15,10 +15,10 @@ func newValidateReferences(a *app) *cobra.Command {
 		Use:   "validate-references -c MANIFEST -p PACKAGE",
 		Short: "check that a package has the program of a component",
 		Long: `Check that the files that the program of a component names are in its package.
-MANIFEST is a manifest, or a compiled one. PACKAGE is the package's directory, or
-a list of its files, one "FILE=SOURCE" a line. Absolute paths are files of the
-machine, and not looked for; only the runners elf, driver and those of tests are
-known to run a file of the package.`,
+MANIFEST is a manifest, or a compiled one. PACKAGE is the package's directory,
+or a list of its files, one "FILE=SOURCE" a line. Absolute paths are files of
+the machine, and not looked for; only the runners elf, driver and those of tests
+are known to run a file of the package.`,
 		Example:           `  cmgr validate-references -c hello.cml -p .`,
 		GroupID:           groupTool,
 		Args:              between(0, 0),

@@ -46,22 +46,22 @@ which line to add. The answers are those of the running tree; only what will be
 created in collections is not known.
 
 What is required and missing is an error, what is optional a warning, what is
-transitional nothing; a program that the runner elf will refuse is an error, too.
-The exit code is 0 if there are no errors. FILE has the
-failures that are known (JSON5); an entry that allows nothing is an error:
+transitional nothing; a program that the runner elf will refuse is an error,
+too. The exit code is 0 if there are no errors. FILE has the failures that are
+known (JSON5); an entry that allows nothing is an error:
 
   [ { target: "/core/**", protocol: "log", reason: "in the next release" } ]
 
-With --config the tree is looked at as it would run with that configuration: what
-the root is offered of the host is there, and what security_policy forbids is an
-error. With --loader ROOT, unless it is a URL, and the packages are fetched as
-cmgr run does.
+With --config the tree is looked at as it would run with that configuration:
+what the root is offered of the host is there, and what security_policy forbids
+is an error. With --loader ROOT, unless it is a URL, and the packages are
+fetched as cmgr run does.
 
 CAP is [KIND:]NAME[@MONIKER], by the name that its source MONIKER calls it.
 
---sandbox says of each program how much of the machine and of others it can touch:
-from 0, nothing, to 100, all that the manager's user has; and which lines give it
-that. It is no more than an order in which to look at them.`,
+--sandbox says of each program how much of the machine and of others it can
+touch: from 0, nothing, to 100, all that the manager's user has; and which lines
+give it that. It is no more than an order in which to look at them.`,
 		Example: `  cmgr verify root.cml
   cmgr verify root.cml --sarif > routes.sarif      # for code review
   cmgr verify root.cml --who-can-reach protocol:log@/core/log
