@@ -41,6 +41,7 @@ type site struct {
 	dir  string
 	s    *Service
 	done chan struct{}
+	end  string // what was there when done was called
 	mu   sync.Mutex
 	said []string
 }
@@ -72,7 +73,7 @@ func newSite(t testing.TB, files map[string]string) *site {
 func (x *site) open(c *Config) *site {
 	x.t.Helper()
 	say := func(s string) { x.mu.Lock(); x.said = append(x.said, s); x.mu.Unlock() }
-	s, err := c.Open(x.dir, say, func() { close(x.done) })
+	s, err := c.Open(x.dir, say, func() { x.end = x.left(); close(x.done) })
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -81,6 +82,16 @@ func (x *site) open(c *Config) *site {
 	c.Loop.Do(func() { close(begun) })
 	<-begun
 	return x
+}
+
+// left is what stat and pid say, and whether the lock is free.
+func (x *site) left() string {
+	lock, err := unix.Open(x.dir+"/supervise/lock", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+		unix.Close(lock)
+	}
+	return fmt.Sprintf("%q %q, lock: %v", x.read("supervise/stat"), x.read("supervise/pid"), err)
 }
 
 func (x *site) status(log string) servicedir.Status {
@@ -202,16 +213,8 @@ func TestManyServices(t *testing.T) {
 	for _, x := range sites {
 		x.exit()
 		// All is written by then, and it can be supervised anew.
-		if said := x.read("supervise/stat") + x.read("supervise/pid"); said != "down\n" {
-			t.Errorf("at the end stat and pid say %q", said)
-		}
-		lock, err := unix.Open(x.dir+"/supervise/lock", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
-			unix.Close(lock)
-		}
-		if err != nil {
-			t.Errorf("the lock at the end: %v", err)
+		if want := `"down\n" "", lock: <nil>`; x.end != want {
+			t.Errorf("at the end: %s, want %s", x.end, want)
 		}
 	}
 }
