@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -43,8 +45,41 @@ func child(what string) {
 		setup()
 	case "tracer":
 		tracer()
+	case "open files":
+		runtime.LockOSThread()
+		for {
+			readOpenFiles()
+		}
 	}
 	unix.Exit(0)
+}
+
+// TestKilledWhileItReadsOpenFiles shows that nothing stands still that nobody knows to trace.
+func TestKilledWhileItReadsOpenFiles(t *testing.T) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	for range 100 {
+		c := exec.Command("/proc/self/exe")
+		c.Env = append(os.Environ(), "PROC_TEST_CHILD=open files")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(10_000+rand.IntN(10_000)) * time.Microsecond)
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		for end := time.Now().Add(bound); ; time.Sleep(time.Millisecond) {
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			if err == unix.ECHILD {
+				break
+			}
+			if pid == 0 && time.Now().After(end) {
+				left, _ := childrenOf(os.Getpid())
+				t.Fatalf("processes %v are left", left)
+			}
+		}
+	}
 }
 
 // tracer traces $PID until it is killed.

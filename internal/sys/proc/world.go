@@ -516,7 +516,9 @@ func descriptors(files []int) (steps []Step) {
 // originalOpenFiles is the limit of open files that this program was started with, where Go has raised that and gives it back to
 // what it executes; nil where there is nothing to give back. Go tells nobody, so it is read off a child at its exec; on a thread
 // that waits for nothing else, with launching held.
-var originalOpenFiles = sync.OnceValue(func() *unix.Rlimit {
+var originalOpenFiles = sync.OnceValue(readOpenFiles)
+
+func readOpenFiles() *unix.Rlimit {
 	var now, then unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) != nil {
 		return nil
@@ -541,4 +543,4 @@ var originalOpenFiles = sync.OnceValue(func() *unix.Rlimit {
 		return nil
 	}
 	return &then
-})
+}
