@@ -15,6 +15,9 @@ import (
 	"github.com/cmgr/cmgr/runners"
 )
 
+// slow is the timeout in ms of a check whose answer counts, however busy the machine is.
+const slow = "120000"
+
 // checkedPackage makes a package whose bin/check is that script.
 func checkedPackage(t *testing.T, r *rig, check string) (dir string) {
 	t.Helper()
@@ -55,7 +58,7 @@ func TestHealth(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := r.start(t, sh("trap 'exit 0' TERM; echo up; while :; do sleep 1000 & wait; done", "environ", []string{"A=a b"},
-			"health.exec", []string{"bin/check", "ok"}, "health.interval_ms", "20", "health.retries", "2"))
+			"health.exec", []string{"bin/check", "ok"}, "health.interval_ms", "20", "health.retries", "2", "health.timeout_ms", slow))
 		p.line("up")
 		passing := runners.Detail{Key: "Health", Value: "passing"}
 		for end := time.Now().Add(bound); !slices.Contains(p.Program.(runners.Describer).Describe(), passing); time.Sleep(time.Millisecond) {
@@ -138,7 +141,7 @@ func TestHealthNotReady(t *testing.T) {
 	r := strongest(t)
 	r.Policy = func(string, name.Moniker) bool { return true }
 	b := sh("exec sleep 1000", "ready", "lifecycle", "health.exec", []string{"/bin/false"}, "health.retries", "2",
-		"health.start_ms", "0", "health.interval_ms", "1", "main_process_critical", "true")
+		"health.timeout_ms", slow, "health.start_ms", "0", "health.interval_ms", "1", "main_process_critical", "true")
 	p, _, err := r.try(t, t.Context(), b)
 	e, ok := errors.AsType[*runners.Error](err)
 	if p != nil || !ok || err.Error() != "start /test: it was not ready: 2 health checks failed in a row: exited code=1" {
@@ -181,7 +184,7 @@ func TestHealthOfService(t *testing.T) {
 	r := strongest(t)
 	dir := checkedPackage(t, r, "exit 1")
 	p := r.start(t, sh("exec sleep 1000", "check", "/bin/true", "finish", []string{"/bin/sh", "-c", "echo $2 >" + dir + "/finished", "-"},
-		"health.exec", []string{"bin/check"}, "health.interval_ms", "1", "health.retries", "3", "health.start_ms", "0"))
+		"health.exec", []string{"bin/check"}, "health.interval_ms", "1", "health.retries", "3", "health.start_ms", "0", "health.timeout_ms", slow))
 	const want = "3 health checks failed in a row: exited code=1"
 	if got := awaitTold(t, told(p.Program)); got != want {
 		t.Errorf("it says %q, want %q", got, want)

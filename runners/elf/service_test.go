@@ -131,9 +131,19 @@ func TestServiceCheckRefused(t *testing.T) {
 	if capabilities.CodeOf(err) != capabilities.NotFound || !strings.Contains(err.Error(), "start /test: log: ") {
 		t.Errorf("%v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, _, err = r.try(t, ctx, sh("exec sleep 1000", "check", "/bin/false"))
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := filepath.Join(t.TempDir(), "asked")
+	go func() {
+		defer cancel()
+		for ctx.Err() == nil {
+			if _, err := os.Stat(asked); err == nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	_, _, err = r.try(t, ctx, sh("exec sleep 1000", "check", shell(": >"+asked+"; exit 1")))
+	cancel()
 	if capabilities.CodeOf(err) != capabilities.Unavailable || !strings.Contains(err.Error(), "its check has not succeeded yet") {
 		t.Errorf("%v", err)
 	}
