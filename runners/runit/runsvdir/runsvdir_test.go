@@ -222,6 +222,50 @@ func TestAsTheOriginal(t *testing.T) {
 	}
 }
 
+// TestSwitchesAsTheOriginal has links switched by runsvchdir, and services and directories whose permissions allow users more than
+// they usually may, or less.
+func TestSwitchesAsTheOriginal(t *testing.T) {
+	t.Parallel()
+	needs.Root(t)
+	needs.Tool(t, "runsvchdir")
+	needs.Tool(t, "setpriv")
+	// A directory that everybody may enter, and in it ours as runsvdir and runsv, or neither.
+	const prepare = `base=$(mktemp -d); trap 'rm -rf "$base"' EXIT; chmod 755 $base; cd $base; mkdir bin
+		ours=$(readlink "$(command -v runsvdir)"); case $ours in /usr/*) ;; *) ln -s "$ours" bin/runsvdir; ln -s "$ours" bin/runsv;; esac
+		export PATH=$base/bin:/usr/bin:/bin:/usr/sbin:/sbin; : >said; cat >lib <<'.'
+			service() { for s; do mkdir -p $s; printf '#!/bin/sh\nexec sleep 1000000\n' >$s/run; chmod 755 $s/run; done; }
+			up() { until test "$(cut -c1-3 $1/supervise/stat)" = run; do sleep 0.05; done 2>/dev/null; }
+			down() { until flock -n $1/supervise/lock true; do sleep 0.05; done; }
+			says() { until grep -q "$1" said; do sleep 0.05; done; }
+			user() { u=$1; shift; setpriv --reuid=$u --regid=$u --clear-groups "$@" 2>&1; echo "exit $?"; }
+			told() { sed 's/pid [0-9]*/pid N/g; s/[0-9][0-9]*s/Ns/g'; }
+			modes() { stat -c "%a %u %n" $1/supervise $1/supervise/* | grep -v /mark; } # which only ours has
+.
+	`
+	runittest.Same(t, runittest.Link(t, "runsvdir"), needs.Tool(t, "runsvdir"), []string{"runsvdir"}, prepare,
+		// What is in both goes on; so does all while the link dangles.
+		`mkdir one two; ln -s $base/all/a $base/all/both one; ln -s $base/all/b $base/all/both two; ln -s one current
+		unshare -m sh -c '. ./lib; service all/a all/b all/both; mount --bind . /etc/runit/runsvdir
+			runsvdir /etc/runit/runsvdir/current 2>said & up all/a; up all/both; both=$(cat all/both/supervise/pid)
+			runsvchdir two; up all/b; down all/a; b=$(cat all/b/supervise/pid); runsvchdir two; runsvchdir three; echo "exit $?"
+			readlink current previous
+			mv two gone; says "does not exist"; sleep 1; test $b = $(cat all/b/supervise/pid) && echo goes on
+			mv gone two; runsvchdir one; up all/a; down all/b; test $both = $(cat all/both/supervise/pid) && echo the same
+			kill -HUP $!; wait $!; echo "ended $?"; down all/a; down all/both; sort -u said'`,
+		// A user who is given a service, and others; also after the service was away, and runsvdir.
+		`. ./lib; service sv/a; runsvdir sv 2>said & up sv/a; modes sv/a; user 65534 sv status ./sv/a
+			chmod 755 sv/a/supervise; chown 65534 sv/a/supervise/ok sv/a/supervise/control; export SVDIR=$base/sv
+			for u in 65534 65533; do for c in "-w60 down" "-w60 up" status "-w60 restart" hup; do user $u sv $c a | told; done; done
+			mv sv/a .; down a; mv a sv; up sv/a; modes sv/a; user 65534 sv -w60 down a | told
+			kill -HUP $!; wait $!; down sv/a; runsvdir sv 2>>said & up sv/a; modes sv/a; user 65534 sv -w60 down a | told
+			kill -HUP $!; wait $!; down sv/a; sort -u said`,
+		// A user may not read the directory, and then may; of its services one can't be entered, one not be run, one not written.
+		`. ./lib; service sv/a sv/b sv/c sv/d; chown -R 65534 sv/a sv/b sv/c; chown 0 sv/b; chmod 700 sv/b; chmod 644 sv/c/run; chmod 711 sv
+			setpriv --reuid=65534 --regid=65534 --clear-groups runsvdir sv 2>said & says denied; chmod 755 sv; touch sv
+			up sv/a; says "runsv b"; says "runsv c"; says "runsv d"; kill -HUP $!; wait $!; echo "ended $?"; down sv/a; down sv/c; sort -u said | grep -v "unable to watch"`,
+	)
+}
+
 // TestKilledKeeper shows that a keeper that was killed is replaced, and the service goes on under the new one.
 func TestKilledKeeper(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sv")

@@ -90,7 +90,8 @@ func (c *Config) Open(path string, report func(string), done func()) (*Service, 
 
 // open is everything before the first start, in runit's order.
 func (s *Service) open(path string) (err error) {
-	if s.dir, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+	// By its own name in it, for which one must be allowed to enter it.
+	if s.dir, err = unix.Open(path+"/.", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return &servicedir.Error{Op: "unable to change to directory", Err: err}
 	}
 	s.main = s.half(false)
