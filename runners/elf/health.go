@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cmgr/cmgr/runners"
 	"github.com/cmgr/cmgr/runners/elf/job"
 )
@@ -116,14 +114,12 @@ func (p *program) newWatch(s *settings, info *runners.StartInfo) (*watch, error)
 		return w, nil
 	}
 	for _, e := range info.Namespace {
-		fd, err := unix.FcntlInt(e.File.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		f, err := duplicate(e.File)
 		if err != nil {
 			w.info.Close()
-			return nil, &unavailable{err}
+			return nil, err
 		}
-		w.info.Namespace = append(w.info.Namespace, runners.NamespaceEntry{
-			Path: e.Path, File: os.NewFile(uintptr(fd), e.Path), Rights: e.Rights,
-		})
+		w.info.Namespace = append(w.info.Namespace, runners.NamespaceEntry{Path: e.Path, File: f, Rights: e.Rights})
 	}
 	return w, nil
 }

@@ -183,12 +183,8 @@ func (s *service) shared(stdout *os.File) (info runners.StartInfo, err error) {
 		if f == nil || err != nil {
 			return nil
 		}
-		fd, e := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-		if e != nil {
-			err = &unavailable{fmt.Errorf("duplicate descriptor: %w", e)}
-			return nil
-		}
-		return os.NewFile(uintptr(fd), f.Name())
+		f, err = duplicate(f)
+		return f
 	}
 	for _, e := range s.info.Namespace {
 		if e.File = dup(e.File); e.File != nil {
@@ -200,6 +196,15 @@ func (s *service) shared(stdout *os.File) (info runners.StartInfo, err error) {
 		info.Close()
 	}
 	return info, err
+}
+
+// duplicate is another descriptor of f, above those of the standard streams.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, &unavailable{fmt.Errorf("duplicate descriptor: %w", err)}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // start starts the program of key, with more arguments, its input a pipe or nothing.
@@ -216,12 +221,12 @@ func (s *service) start(
 		manifest.Entry{Key: "args", Pos: e.Pos, Value: slices.Concat(manifest.Strings(cmd[1:]), more)},
 		manifest.Entry{Key: "lifecycle.stop_event", Pos: e.Pos, Value: manifest.String("ignore")})
 	if stdin != nil {
-		fd, err := unix.FcntlInt(stdin.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		f, err := duplicate(stdin)
 		if err != nil {
 			info.Close()
-			return nil, &unavailable{fmt.Errorf("duplicate descriptor: %w", err)}
+			return nil, err
 		}
-		info.Handles = []runners.Handle{{Number: 0, File: os.NewFile(uintptr(fd), stdin.Name())}}
+		info.Handles = []runners.Handle{{Number: 0, File: f}}
 	}
 	p, err := s.runner.Start(ctx, info)
 	if err != nil {
