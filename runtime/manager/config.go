@@ -111,18 +111,11 @@ func ReadSettings(files ...string) (*Settings, error) {
 
 // merge adds one file's text to s; the error is manifest.Diagnostics.
 func (s *Settings) merge(file string, src []byte) error {
-	tree, err := json5.Parse(src, json5.Options{})
-	r := reader{file: file, tree: &tree}
-	if errs, ok := errors.AsType[json5.Errors](err); ok {
-		for _, e := range errs {
-			r.complain(e.Offset, "syntax", "%s", e.Message)
-		}
+	r, ok := newReader(file, src)
+	if !ok {
 		return r.found
 	}
-	for _, d := range tree.Duplicates {
-		r.complain(d.Second, "duplicate-key", "key %q stands here a second time", d.Name)
-	}
-	r.object(tree.Root, "", map[string]func(hujson.Value){
+	r.object(r.tree.Root, "", map[string]func(hujson.Value){
 		"root_component_url": func(v hujson.Value) { r.str(v, &s.RootURL, &s.rootAt) },
 		"security_policy": func(v hujson.Value) {
 			r.object(v, "security_policy.", map[string]func(hujson.Value){
@@ -164,13 +157,13 @@ func (s *Settings) merge(file string, src []byte) error {
 				},
 			})
 		},
-		"loaders": func(v hujson.Value) { s.loaders(&r, v) },
+		"loaders": func(v hujson.Value) { s.loaders(r, v) },
 		"trust": func(v hujson.Value) {
 			if r.str(v, &s.Trust, &s.trustAt); s.Trust != "" && !filepath.IsAbs(s.Trust) {
 				s.Trust = filepath.Join(filepath.Dir(file), s.Trust)
 			}
 		},
-		"namespace_capabilities": func(v hujson.Value) { s.offered(&r, v) },
+		"namespace_capabilities": func(v hujson.Value) { s.offered(r, v) },
 		"component_id_index_path": func(v hujson.Value) {
 			var path string
 			if r.str(v, &path, &s.idsAt); path == "" {
@@ -212,12 +205,7 @@ func (s *Settings) merge(file string, src []byte) error {
 
 // offered reads namespace_capabilities: capabilities as a manifest declares them, of which the paths are the host's.
 func (s *Settings) offered(r *reader, v hujson.Value) {
-	a, ok := v.Value.(*hujson.Array)
-	if !ok {
-		r.complain(v.StartOffset, "wrong-type", "must be an array of objects")
-		return
-	}
-	for _, e := range a.Elements {
+	r.each(v, func(e hujson.Value) {
 		var protocol, directory, path string
 		var tokens []string
 		var at [3]manifest.Pos
@@ -229,7 +217,7 @@ func (s *Settings) offered(r *reader, v hujson.Value) {
 			"rights":    func(v hujson.Value) { r.strs(v, &tokens) },
 		})
 		if len(r.found) > before {
-			continue
+			return
 		}
 		bad := func(format string, args ...any) { r.complain(e.StartOffset, "namespace-capability", format, args...) }
 		var rights manifest.Rights
@@ -268,29 +256,20 @@ func (s *Settings) offered(r *reader, v hujson.Value) {
 			}
 			s.HostDirectories[directory] = realm.HostDirectory{Path: filepath.Clean(path), Rights: rights}
 		}
-	}
+	})
 }
 
 // readIDs reads a component id index: { instances: [{ instance_id: "…", moniker: "/core/net" }] }.
 func (s *Settings) readIDs(file string, text []byte) manifest.Diagnostics {
-	tree, err := json5.Parse(text, json5.Options{})
-	r := reader{file: file, tree: &tree}
-	if errs, ok := errors.AsType[json5.Errors](err); ok {
-		for _, e := range errs {
-			r.complain(e.Offset, "syntax", "%s", e.Message)
-		}
+	r, ok := newReader(file, text)
+	if !ok {
 		return r.found
 	}
 	s.InstanceIDs = map[name.Moniker]string{}
 	ids := map[string]bool{}
-	r.object(tree.Root, "", map[string]func(hujson.Value){
+	r.object(r.tree.Root, "", map[string]func(hujson.Value){
 		"instances": func(v hujson.Value) {
-			a, ok := v.Value.(*hujson.Array)
-			if !ok {
-				r.complain(v.StartOffset, "wrong-type", "must be an array of objects")
-				return
-			}
-			for _, e := range a.Elements {
+			r.each(v, func(e hujson.Value) {
 				var id, moniker string
 				var at [2]manifest.Pos
 				before := len(r.found)
@@ -299,7 +278,7 @@ func (s *Settings) readIDs(file string, text []byte) manifest.Diagnostics {
 					"moniker":     func(v hujson.Value) { r.str(v, &moniker, &at[1]) },
 				})
 				if len(r.found) > before {
-					continue
+					return
 				}
 				m, err := name.ParseMoniker(moniker)
 				switch raw, herr := hex.DecodeString(id); {
@@ -315,7 +294,7 @@ func (s *Settings) readIDs(file string, text []byte) manifest.Diagnostics {
 				default:
 					ids[id], s.InstanceIDs[m] = true, id
 				}
-			}
+			})
 		},
 	})
 	return r.found
@@ -375,6 +354,22 @@ type reader struct {
 	file  string
 	tree  *json5.Tree
 	found manifest.Diagnostics
+}
+
+// newReader parses a file's text; ok is false where its syntax is wrong.
+func newReader(file string, src []byte) (r *reader, ok bool) {
+	tree, err := json5.Parse(src, json5.Options{})
+	r = &reader{file: file, tree: &tree}
+	if errs, wrong := errors.AsType[json5.Errors](err); wrong {
+		for _, e := range errs {
+			r.complain(e.Offset, "syntax", "%s", e.Message)
+		}
+		return r, false
+	}
+	for _, d := range tree.Duplicates {
+		r.complain(d.Second, "duplicate-key", "key %q stands here a second time", d.Name)
+	}
+	return r, true
 }
 
 func (r *reader) pos(offset int) manifest.Pos {
@@ -518,12 +513,7 @@ func (r *reader) patterns(v hujson.Value, into *[]name.Pattern) {
 }
 
 func matches(ps []name.Pattern, m name.Moniker) bool {
-	for _, p := range ps {
-		if p.Match(m) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(ps, func(p name.Pattern) bool { return p.Match(m) })
 }
 
 // RebootOnTerminate says whether m may have on_terminate: "reboot".

@@ -210,9 +210,10 @@ func TestComponentIDIndex(t *testing.T) {
 		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "a" } ] }`:                                                     "must be absolute",
 		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "/a" }, { instance_id: "` + id("a") + `", moniker: "/b" } ] }`: "a second time",
 		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "/a" }, { instance_id: "` + id("b") + `", moniker: "/a" } ] }`: "moniker /a stands here a second time",
-		`{ instance: [] }`: `did you mean "instances"?`,
-		`{ instances: 1 }`: "must be an array",
-		`{`:                "ids:1:",
+		`{ instances: [], instances: [] }`: `ids:1:19: key "instances" stands here a second time`,
+		`{ instance: [] }`:                 `did you mean "instances"?`,
+		`{ instances: 1 }`:                 "must be an array",
+		`{`:                                "ids:1:",
 	} {
 		if _, err := read(index); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\n\tgives %v\n\twant %s", index, err, want)
