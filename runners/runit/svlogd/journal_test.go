@@ -118,6 +118,10 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			for range kills {
 				cmd := start()
 				time.Sleep(time.Duration(r.IntN(60_000)) * time.Microsecond)
+				if r.IntN(3) == 0 { // it opens all again, or rotates; a signal that comes before it is ready kills, too
+					_ = cmd.Process.Signal([]os.Signal{unix.SIGHUP, unix.SIGALRM}[r.IntN(2)])
+					time.Sleep(time.Duration(r.IntN(1000)) * time.Microsecond)
+				}
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
 			}
