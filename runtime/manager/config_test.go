@@ -210,7 +210,7 @@ func TestComponentIDIndex(t *testing.T) {
 		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "a" } ] }`:                                                     "must be absolute",
 		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "/a" }, { instance_id: "` + id("a") + `", moniker: "/b" } ] }`: "a second time",
 		`{ instances: [ { instance_id: "` + id("a") + `", moniker: "/a" }, { instance_id: "` + id("b") + `", moniker: "/a" } ] }`: "moniker /a stands here a second time",
-		`{ instances: [], instances: [] }`: `ids:1:19: key "instances" stands here a second time`,
+		`{ instances: [], instances: [] }`: `ids:1:18: key "instances" stands here a second time`,
 		`{ instance: [] }`:                 `did you mean "instances"?`,
 		`{ instances: 1 }`:                 "must be an array",
 		`{`:                                "ids:1:",
