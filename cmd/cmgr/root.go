@@ -220,12 +220,19 @@ func (a *app) report(err error) int {
 		}
 	}
 	rest, findings := p.GetHint(), p.GetFindings()
-	if len(findings) > 1 { // each has its hint
-		rest = ""
+	each := len(findings) > 1
+	if each { // each has its hint; what else is to be said follows
+		of := map[string]bool{}
+		for _, f := range findings {
+			for line := range strings.SplitSeq(f.GetHint(), "\n") {
+				of[line] = true
+			}
+		}
+		rest = strings.Join(slices.DeleteFunc(strings.Split(rest, "\n"), func(line string) bool { return of[line] }), "\n")
 	}
 	for line := range strings.SplitSeq(p.GetMessage(), "\n") {
 		fmt.Fprintf(a.err, "%s %s\n", c.red("cmgr:"), line)
-		if rest == "" && len(findings) > 0 && strings.Contains(line, findings[0].GetMessage()) {
+		if each && len(findings) > 0 && strings.Contains(line, findings[0].GetMessage()) {
 			hint(findings[0].GetHint())
 			findings = findings[1:]
 		}
