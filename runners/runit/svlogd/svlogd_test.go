@@ -321,9 +321,9 @@ func TestDiskFullAsDebian(t *testing.T) {
 		// In rotation: there is no room for a new current.
 		`full 1m,nr_inodes=6 'printf "s2000\nn0\n" >d/config; : >d/spare; lines 250 | svlogd d 2>e & says "pausing: unable to create new current"
 			mount -o remount,nr_inodes=99 d; wait; tell d'; kinds e`,
-		// In the processor, which is run until it has room.
+		// In the processor, which is run until it has room; or before it in the new current: the scheduler chooses who is told.
 		`full 48k 'printf "s9000\nn0\n!cat\n" >d/config; dd if=/dev/zero of=d/big bs=1k count=28 status=none; lines 600 | svlogd d 2>e &
-			says failed; rm d/big; wait; tell d'; kinds e`,
+			says "failed\|pausing"; rm d/big; wait; tell d'`,
 	)
 }
 
