@@ -68,14 +68,16 @@ func (d *dir) release() {
 // open locks the directory, reads its config and opens current. It reports false, having said why, if it cannot.
 func (d *dir) open() bool {
 	s := d.s
-	if what, err := d.hold(); err != nil {
-		s.warn(what, d.name, djb.Text(err))
-		return false
+	if d.fd < 0 { // or recover holds it
+		if what, err := d.hold(); err != nil {
+			s.warn(what, d.name, djb.Text(err))
+			return false
+		}
+		if d.job == nil { // or it goes on, over SIGHUP
+			d.finishProcessed()
+		}
 	}
 	fd := d.fd
-	if d.job == nil { // or it goes on, over SIGHUP
-		d.finishProcessed()
-	}
 	text, err := readAt(fd, "config")
 	switch err {
 	case nil:
@@ -129,7 +131,7 @@ func (d *dir) openCurrent(what string) {
 
 // close marks current as complete and unlocks the directory.
 func (d *dir) close() {
-	if d.fd < 0 {
+	if d.current < 0 {
 		return
 	}
 	d.s.info("close: " + d.name)

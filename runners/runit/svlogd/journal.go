@@ -2,6 +2,7 @@ package svlogd
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -28,8 +29,9 @@ import (
 // From these, and how we were called and configured, the next svlogd makes the same bytes once more, and leaves out what is in
 // the log already (replay). Notes are made in two places in turn, and count when their number does (save).
 type journal struct {
-	fd    int   // the lock file
-	at    int64 // in it
+	in    *dir
+	fd    int   // its lock file
+	at    int64 // in that
 	mem   []byte
 	how   how
 	dirs  []*dir // those of how; nil: not open
@@ -52,7 +54,7 @@ type how struct {
 
 type configured struct {
 	file
-	Config string
+	Config []byte // as it was: no text of JSON's, which is UTF-8
 }
 
 type file struct{ Dev, Ino uint64 }
@@ -139,7 +141,7 @@ func newJournal(d *dir, h how) (*journal, error) {
 	if size > maxJournal {
 		return nil, unix.EFBIG
 	}
-	j := &journal{how: h}
+	j := &journal{in: d, how: h}
 	if j.fd, err = unix.Openat(d.fd, "lock", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
 		return nil, err
 	}
@@ -169,7 +171,21 @@ func newJournal(d *dir, h how) (*journal, error) {
 	return j, nil
 }
 
+// Magic numbers of file systems (statfs(2)) that x/sys/unix has not.
+const (
+	zfs      = 0x2fc12fc1
+	bcachefs = 0xca451a4e
+)
+
 func allocate(fd int, at int64, size int) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return err
+	}
+	switch fs.Type {
+	case unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, zfs, bcachefs: // each store may want new room, and be SIGBUS
+		return unix.EOPNOTSUPP
+	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && uint64(at)+uint64(size) > limit.Cur {
 		return unix.EFBIG // and not SIGXFSZ
@@ -192,11 +208,11 @@ func (j *journal) activate() error {
 	return err
 }
 
-// drop removes a journal: the file is empty again, unless there is another in it.
+// drop removes a journal: the file is empty again, unless there is another in it. Where the directory is not ours any more it stays.
 func (j *journal) drop() {
 	at, size, err := head(j.fd)
 	switch {
-	case err != nil:
+	case err != nil || j.in.fd < 0:
 	case size == 0 || at == j.at:
 		_ = unix.Ftruncate(j.fd, 0)
 	case at < j.at:
@@ -214,12 +230,12 @@ func (j *journal) close() {
 
 // openJournal opens what a killed svlogd left in a directory, if it did. What is of another boot, and so may be any mixture of
 // old and new, is dropped.
-func openJournal(in int) *journal {
-	fd, err := unix.Openat(in, "lock", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func openJournal(in *dir) *journal {
+	fd, err := unix.Openat(in.fd, "lock", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	j := &journal{fd: fd}
+	j := &journal{in: in, fd: fd}
 	at, size, err := head(fd)
 	if err == nil && size > 0 {
 		j.mem, err = unix.Mmap(fd, at, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -355,7 +371,7 @@ func (s *server) keep() {
 	for _, d := range s.dirs {
 		if d.fd >= 0 {
 			f, _ := fileOf(d.fd)
-			h.Dirs = append(h.Dirs, configured{f, d.text})
+			h.Dirs = append(h.Dirs, configured{f, []byte(d.text)})
 			open = append(open, d)
 		}
 	}
@@ -392,17 +408,18 @@ func (s *server) keep() {
 	}
 }
 
-// recover does what killed svlogds have left to be done in the directories, before these are opened.
+// recover does what killed svlogds have left to be done in the directories, which it holds, before they are opened.
 func (s *server) recover() {
 	for _, d := range s.dirs {
 		if _, err := d.hold(); err != nil {
 			continue // it will be told
 		}
-		if j := openJournal(d.fd); j != nil {
+		d.finishProcessed()
+		if j := openJournal(d); j != nil {
 			s.found = append(s.found, j)
 		}
 	}
-	slices.SortFunc(s.found, func(a, b *journal) int { return int(a.how.ID - b.how.ID) })
+	slices.SortFunc(s.found, func(a, b *journal) int { return cmp.Compare(a.how.ID, b.how.ID) })
 	for i, j := range s.found {
 		replaced := slices.ContainsFunc(s.found, func(by *journal) bool { return slices.Contains(by.how.Replaces, j.how.ID) })
 		if !replaced {
@@ -410,7 +427,10 @@ func (s *server) recover() {
 		}
 	}
 	for _, d := range s.dirs {
-		d.release()
+		if d.current >= 0 {
+			unix.Close(d.current) // as a kill leaves it
+			d.current = -1
+		}
 	}
 }
 
@@ -419,7 +439,7 @@ func (s *server) recover() {
 func (s *server) replay(j *journal, last bool) {
 	n, ok := j.load()
 	in, _ := fileOf(s.in)
-	goesOn := last && in == j.how.In
+	goesOn := last && in == j.how.In && j.how.LineMax <= s.lineMax // its head may be longer than ours
 	if !ok || n.have == 0 && !n.line.begun {
 		return
 	}
@@ -434,7 +454,7 @@ func (s *server) replay(j *journal, last bool) {
 	for i, c := range j.how.Dirs {
 		for _, d := range dirs {
 			if f, _ := fileOf(d.fd); d.fd >= 0 && f == c.file {
-				d.config, _ = parseConfig(c.Config)
+				d.config, _ = parseConfig(string(c.Config))
 				d.place = n.places[i]
 				d.selected, _ = d.judge(n.line.head) // of a long line the log has the head
 				j.dirs[i] = d

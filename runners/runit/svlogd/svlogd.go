@@ -201,15 +201,15 @@ func (s *server) main(names []string) int {
 }
 
 func (s *server) close() {
+	if s.journal != nil { // as long as its directory is ours; all is written
+		s.journal.drop()
+		s.journal = nil
+	}
 	for _, d := range s.dirs {
 		if d.job != nil {
 			d.job.await()
 		}
 		d.close()
-	}
-	if s.journal != nil {
-		s.journal.drop()
-		s.journal = nil
 	}
 }
 
