@@ -310,6 +310,8 @@ func (m *meter) draw() {
 	}
 	text += size(done)
 	if m.files == 1 {
+		// Of what comes now: a boot file is followed by its signature.
+		done = m.came[m.name]
 		part, total, text = done, m.total, path.Base(m.name)+" "+size(done)
 		if total > 0 {
 			text += " of " + size(total)
@@ -317,6 +319,7 @@ func (m *meter) draw() {
 	}
 	if total > 0 {
 		const bar = 24
+		part = min(part, total)
 		full := int(part * bar / total)
 		text += fmt.Sprintf(" [%s%s] %d%%", strings.Repeat("=", full), strings.Repeat(" ", bar-full), part*100/total)
 	}

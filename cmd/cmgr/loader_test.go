@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cmgr/cmgr/internal/needs"
 )
@@ -141,5 +142,21 @@ func TestBootserverComponent(t *testing.T) {
 	ask.Stdin = strings.NewReader("\x00\x00\x00\x15\x83h\x02d\x00\x03getk\x00\x09/root.cml")
 	if got, err := ask.Output(); err != nil || !bytes.HasSuffix(got, want) {
 		t.Errorf("over the socket: %q, %v", got, err)
+	}
+}
+
+// TestMeterOfTwo shows a boot file, and then its signature, which is smaller.
+func TestMeterOfTwo(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	var out bytes.Buffer
+	m := &meter{screen: screen{width: 80}, out: &out, now: func() time.Time { return now }, files: 1}
+	m.progress("/site.boot", 5000, 5000)
+	m.progress("/site.boot.sig", 44, 88)
+	m.mu.Lock()
+	m.draw()
+	m.mu.Unlock()
+	m.end()
+	if got := out.String(); !strings.Contains(got, "site.boot.sig 44 B of 88 B [============            ] 50%") {
+		t.Errorf("%q", got)
 	}
 }
