@@ -180,7 +180,10 @@ func (a *app) bootOver(
 	}
 	var b []byte
 	if err == nil {
-		b, err = io.ReadAll(f)
+		// Nothing says yet that it may be trusted: it must not fill the memory.
+		if b, err = io.ReadAll(io.LimitReader(f, term.MaxSize+1)); len(b) > term.MaxSize {
+			err = fmt.Errorf("boot file %s: at most %d bytes are read", at, term.MaxSize)
+		}
 		err = errors.Join(err, f.Close())
 	}
 	if err == nil {

@@ -3,16 +3,19 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cmgr/cmgr/internal/needs"
+	"github.com/cmgr/cmgr/runtime/boot/term"
 )
 
 // TestLoaders runs the conformance suites of loaders: real Erlang nodes boot from our server, we fetch from a real erl_boot_server and from
@@ -158,5 +161,22 @@ func TestMeterOfTwo(t *testing.T) {
 	m.end()
 	if got := out.String(); !strings.Contains(got, "site.boot.sig 44 B of 88 B [============            ] 50%") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestLargeBootFile: of a boot file only so much is read as one may have, before it is known whether it can be trusted.
+func TestLargeBootFile(t *testing.T) {
+	dir := t.TempDir()
+	loader, trust := filepath.Join(dir, "loader.sh"), filepath.Join(dir, "trust")
+	size := strconv.Itoa(term.MaxSize + 1)
+	if err := errors.Join(
+		os.WriteFile(loader, []byte("#!/bin/sh\nprintf y; head -c "+size+" /dev/zero\n"), 0o755),
+		os.WriteFile(trust, []byte("sha256 "+strings.Repeat("0", 64)+"\n"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := run("boot", "/large", "--loader", loader, "--trust", trust)
+	if want := "boot file /large.boot: at most 16777216 bytes are read"; code != 111 || !strings.Contains(stderr, want) {
+		t.Errorf("%d, %s", code, stderr)
 	}
 }
