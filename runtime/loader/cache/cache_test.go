@@ -3,6 +3,7 @@ package cache_test
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -201,6 +202,32 @@ func TestBound(t *testing.T) {
 		}
 	}
 	check("just asked for", c1, d, e, f)
+}
+
+// A package with the same content twice is no obstacle to the bound.
+func TestBoundOfTwins(t *testing.T) {
+	var log strings.Builder
+	c, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxSize: 500, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := c.Hold()
+	one := strings.Repeat("1", 600)
+	contents, err := cache.FormatContents([]cache.File{
+		put(t, c, "a", one), put(t, c, "b", one), put(t, c, "c", strings.Repeat("2", 600)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := c.Package(contents)
+	long := time.Now().Add(-24 * time.Hour)
+	if err := errors.Join(err, os.Chtimes(dir, long, long)); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	if n, _, err := c.Size(); n > c.MaxSize() || err != nil || log.Len() > 0 {
+		t.Errorf("%d bytes, %v\n%s", n, err, log.String())
+	}
 }
 
 // Who fetches, and who makes room, don't disturb each other.

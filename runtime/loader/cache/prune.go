@@ -99,10 +99,12 @@ func (c *Cache) prune() error {
 			if !b.alone || size <= c.cfg.MaxSize {
 				continue
 			}
-			if err := os.Remove(b.at); err != nil {
+			switch err := os.Remove(b.at); {
+			case err == nil:
+				size -= b.size
+			case !errors.Is(err, fs.ErrNotExist): // that it was one content of two files of a package
 				return err
 			}
-			size -= b.size
 		}
 		return nil
 	}
