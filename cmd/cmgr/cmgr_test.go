@@ -440,6 +440,8 @@ fetch --framing cooked --loader ./program file
 fetch --loader inet /dev/null
 fetch --hosts 127.0.0.1 /dev/null
 fetch --timeout -1 /dev/null
+fetch --timeout 1e11 /dev/null
+fetch --timeout nan /dev/null
 fetch --outdir /no/such /dev/null
 bootserver
 bootserver --addr 127.0.0.1:0 --allow 127.0.0.1 --root /no/such

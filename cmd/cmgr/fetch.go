@@ -92,8 +92,8 @@ did not answer, or not as it should.`,
 			if err := checkLoader(cmd, &cfg, transport); err != nil {
 				return err
 			}
-			if timeout < 0 {
-				return usagef(cmd, "usage: "+cmd.UseLine(), "--timeout is a number of seconds, not %v", timeout)
+			if !(timeout >= 0 && timeout <= 1e9) { // NaN, too
+				return usagef(cmd, "usage: "+cmd.UseLine(), "--timeout is a number of seconds from 0 to 1e9, not %v", timeout)
 			}
 			if outdir != "" {
 				if st, err := os.Stat(outdir); err != nil || !st.IsDir() {
