@@ -446,6 +446,8 @@ fetch --outdir /no/such /dev/null
 bootserver
 bootserver --addr 127.0.0.1:0 --allow 127.0.0.1 --root /no/such
 bootserver --addr 127.0.0.1:0 --allow 10.0.0.1/8 --root /dev
+bootserver --addr 127.0.0.1:99999 --allow 127.0.0.1 --root /dev
+fetch --loader inet --hosts 127.0.0.1:99999 /dev/null
 `
 
 func TestGolden(t *testing.T) {

@@ -182,7 +182,7 @@ func (l *Loader) lookup(ctx context.Context) ([]asked, error) {
 			out = append(out, asked{path: path})
 			continue
 		}
-		name, port := splitHost(h)
+		name, port, _ := splitHost(h) // Open found no fault
 		addrs := []netip.Addr{}
 		if a, err := netip.ParseAddr(name); err == nil {
 			addrs = append(addrs, a)
@@ -204,13 +204,16 @@ func (l *Loader) lookup(ctx context.Context) ([]asked, error) {
 }
 
 // splitHost splits "host", "host:port", "::1" or "[::1]:port".
-func splitHost(h string) (string, uint16) {
-	if name, p, err := net.SplitHostPort(h); err == nil {
-		if n, err := strconv.ParseUint(p, 10, 16); err == nil {
-			return name, uint16(n)
-		}
+func splitHost(h string) (string, uint16, error) {
+	name, p, err := net.SplitHostPort(h)
+	if err != nil {
+		return strings.Trim(h, "[]"), Port, nil
 	}
-	return strings.Trim(h, "[]"), Port
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("%s: %q is no port, a number up to 65535", h, p)
+	}
+	return name, uint16(n), nil
 }
 
 // isBroadcast says whether a is everybody's address on a network of this machine, or a multicast address.

@@ -88,6 +88,14 @@ func Open(cfg Config) (*Loader, error) {
 	if slices.ContainsFunc(cfg.Hosts, func(h string) bool { return strings.TrimSpace(strings.TrimPrefix(h, unixHost)) == "" }) {
 		return nil, errors.New("loader inet: a host without a name")
 	}
+	for _, h := range cfg.Hosts {
+		if strings.HasPrefix(h, unixHost) {
+			continue
+		}
+		if _, _, err := splitHost(h); err != nil {
+			return nil, fmt.Errorf("loader inet: host %w", err)
+		}
+	}
 	cfg.Version = cmp.Or(cfg.Version, Version)
 	if len(cfg.ID) > 255 {
 		return nil, errors.New("loader inet: an id of more than 255 bytes")

@@ -223,7 +223,7 @@ func TestSocket(t *testing.T) {
 		!strings.Contains(err.Error(), none[len("unix:"):]) {
 		t.Errorf("without a socket: %v", err)
 	}
-	for _, hosts := range [][]string{{"unix:"}, {socket, " "}} {
+	for _, hosts := range [][]string{{"unix:"}, {socket, " "}, {"127.0.0.1:99999"}, {"boot:"}} {
 		if _, err := inet.Open(inet.Config{Hosts: hosts}); err == nil {
 			t.Errorf("%q are hosts", hosts)
 		}

@@ -102,7 +102,10 @@ func Listen(cfg ServerConfig) (_ *Server, err error) {
 	if s.allow, err = prefixes(cfg.Allow); err != nil {
 		return nil, err
 	}
-	host, port := splitHost(cfg.Addr)
+	host, port, err := splitHost(cfg.Addr)
+	if err != nil {
+		return nil, err
+	}
 	at, err := net.ResolveUDPAddr("udp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 	if err != nil {
 		return nil, err
