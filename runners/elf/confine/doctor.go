@@ -71,11 +71,23 @@ func (c *Confiner) Describe(pkg bool, places []Place, g Grants) []Access {
 	var all []Access
 	add := func(path, may, what string) { all = append(all, Access{Path: path, May: may, What: what}) }
 	points := make([]point, len(places))
-	tmp := true
+	above := slices.Clone(places)
+	tmp := !slices.ContainsFunc(places, func(p Place) bool { return p.Path == "/tmp" })
+	if tmp {
+		above = append(above, Place{Path: "/tmp", Rights: manifest.RightsRW})
+	}
 	for i, p := range places {
 		points[i] = point{path: p.Path}
-		tmp = tmp && p.Path != "/tmp"
-		all = append(all, Access{p.Path, may(p.Rights), p.What, c.Loose(p.Rights)})
+		loose := c.Loose(p.Rights)
+		if withheld(p.Rights) != 0 {
+			// Landlock can't take back what it allows above.
+			for _, a := range above {
+				if strings.HasPrefix(p.Path, a.Path+"/") {
+					loose |= a.Rights & writing &^ p.Rights
+				}
+			}
+		}
+		all = append(all, Access{p.Path, may(p.Rights), p.What, loose})
 	}
 	c.mu.Lock()
 	things := c.things

@@ -3,6 +3,7 @@ package confine
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -86,9 +87,16 @@ func (c *Confiner) restrictFiles(b *builder, in Contents, handled uint64) {
 		rule := binary.NativeEndian.AppendUint32(words(access), ruleFD)
 		b.enter(op, path, unix.SYS_LANDLOCK_ADD_RULE, set, proc.Int(unix.LANDLOCK_RULE_PATH_BENEATH), proc.Pointer(rule), proc.Int(0))
 	}
-	allow("/dev", handled)
+	// A rule holds for what is mounted below, too: so none for all of /dev, where else only links are.
+	if access := handled & changeFiles; access != 0 {
+		for name := range devices {
+			allow("/dev/"+name, access)
+		}
+	}
 	allow("/proc", handled)
-	allow("/tmp", handled)
+	if !slices.ContainsFunc(in.Items, func(it Item) bool { return it.Path == "/tmp" }) {
+		allow("/tmp", handled)
+	}
 	for _, it := range in.Items {
 		if access := handled &^ withheld(it.Rights); it.Rights&writing != 0 && access != 0 {
 			allow(it.Path, access)

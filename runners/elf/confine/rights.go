@@ -80,7 +80,8 @@ func withheld(r manifest.Rights) uint64 {
 	return 0
 }
 
-// Loose says which rights of a directory are not given and yet not withheld where r is: there are no means to.
+// Loose says which rights of a directory are not given and yet not withheld where r is: there are no means to. Below a place that
+// can be written Describe finds more.
 func (c *Confiner) Loose(r manifest.Rights) manifest.Rights {
 	// Whoever has a directory can traverse it and see attributes; and no mount can be written or listed but not read.
 	loose := manifest.RightsR &^ r

@@ -4,7 +4,9 @@ package confine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cmgr/cmgr/internal/needs"
+	"github.com/cmgr/cmgr/internal/sys/proc"
 	"github.com/cmgr/cmgr/manifest"
 )
 
@@ -249,6 +252,46 @@ func TestRights(t *testing.T) {
 	}
 	if l := (&Confiner{}).Loose(manifest.RightsR | manifest.RightWriteBytes); !l.Has(manifest.RightModifyDirectory) {
 		t.Errorf("without Landlock only %v is loose", l.Names())
+	}
+}
+
+// Where only one of the rights of writing was given the other is withheld, or Describe says that it isn't: at the world's own paths,
+// below them, and below another directory.
+func TestOneRightOfWriting(t *testing.T) {
+	r := newRig(t)
+	bytes, names := manifest.RightsR|manifest.RightWriteBytes, manifest.RightsR|manifest.RightModifyDirectory
+	for _, path := range []string{"/data", "/tmp", "/tmp/x", "/dev/shm", "/dev/shm/x", "/outer/x"} {
+		for _, rights := range []manifest.Rights{bytes, names} {
+			dir, outer := t.TempDir(), t.TempDir()
+			if err := errors.Join(os.WriteFile(dir+"/file", []byte("text"), 0o644), os.Mkdir(outer+"/x", 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			places := []Place{{Path: path, Rights: rights}, {Path: "/outer", Rights: manifest.RightsRW}}
+			in := Contents{Package: -1, Items: []Item{
+				{path, openDir(t, dir), rights}, {"/outer", openDir(t, outer), manifest.RightsRW},
+			}}
+			// The outer directory and what is the world's own can be written as ever.
+			script := "cd " + path + "; echo x >/dev/null && mkdir /outer/d && rmdir /outer/d && echo fine; "
+			if path != "/tmp" && !strings.HasPrefix(path, "/dev/shm") {
+				script += "echo x >/dev/shm/f && rm /tmp/f || echo no shared memory; "
+			}
+			out, st := r.run(t, in, sh(script+"(echo new >file) && echo bytes; mkdir d && rmdir d && echo names; exit 0"))
+			loose := manifest.Rights(0)
+			for _, a := range r.Describe(false, places, Grants{}) {
+				if a.Path == path {
+					loose = a.Loose
+				}
+			}
+			has := func(word string) bool { return slices.Contains(strings.Fields(out), word) }
+			if st != (proc.Status{}) || !has("fine") || has("no") ||
+				has("bytes") != (rights|loose).Has(manifest.RightWriteBytes) ||
+				has("names") != (rights|loose).Has(manifest.RightModifyDirectory) {
+				t.Errorf("%s with %v, said to be loose %v: %+v\n%s", path, rights.Names(), loose.Names(), st, out)
+			}
+			if below := path == "/tmp/x" || path == "/outer/x"; !below && r.landlock >= landlockRefer && loose&writing != 0 {
+				t.Errorf("%s with %v: %v isn't withheld", path, rights.Names(), loose.Names())
+			}
+		}
 	}
 }
 
