@@ -670,6 +670,10 @@ func TestRefusals(t *testing.T) {
 			block("binary", "server", "user", "no-such-user"), capabilities.Invalid,
 			`a.cml:3:5: program.user: there is no user "no-such-user"`,
 		},
+		{ // to setresuid(2) it means that nothing changes
+			block("binary", "server", "user", "4294967295", "group", "4294967295"), capabilities.Invalid,
+			`a.cml:3:5: program.user: there is no user "4294967295"`,
+		},
 		{block("binary", "server", "umask", "8"), capabilities.Invalid, `a.cml:3:5: program.umask: must be an octal number`},
 		{
 			block("binary", "server", "main_process_critical", "true"), capabilities.Denied,

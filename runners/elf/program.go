@@ -330,7 +330,7 @@ func parseAmount(s string) (uint64, error) {
 }
 
 // lookup finds whom to run as: user and group, each a name or a number. A user that the system knows brings its own group and its
-// supplementary groups; group replaces the first, and without a user it is all that changes. nil: as the manager.
+// supplementary groups; group replaces the first, and without a user the manager's stays. nil: as the manager.
 func lookup(b runners.Block, usr, grp string) (*syscall.Credential, error) {
 	if usr == "" && grp == "" {
 		return nil, nil
@@ -373,9 +373,10 @@ func lookup(b runners.Block, usr, grp string) (*syscall.Credential, error) {
 	return c, nil
 }
 
+// isNumber says whether s is the number of a user or group. The highest is none: to setresuid(2) it means no change.
 func isNumber(s string) bool {
-	_, err := strconv.ParseUint(s, 10, 32)
-	return err == nil
+	n, err := strconv.ParseUint(s, 10, 32)
+	return err == nil && n != math.MaxUint32
 }
 
 // number is s, of which it is known that it is one.
