@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -128,5 +129,32 @@ func TestWithoutUserNamespaces(t *testing.T) {
 	forbid(r, configured(t, `{ security_policy: { sandbox: { required: true } } }`)...)
 	if code := r.wait(); code == 0 || !strings.Contains(r.err(), "components cannot be confined here: ") || !strings.Contains(r.err(), why) {
 		t.Errorf("exit code %d\n%s", code, r.err())
+	}
+}
+
+// TestOpenFiles shows that a confined component that is the first one to be started has the limit of open files that cmgr was started
+// with, and not the one that Go has raised for itself.
+func TestOpenFiles(t *testing.T) {
+	r := prepare(t, write(t, map[string]string{"root.cml": sh("ulimit -Sn; ulimit -Hn")}))
+	r.begin(exec.Command("sh", "-c", `ulimit -Sn 1000; exec "$0" "$@"`, binary, "run", filepath.Join(r.dir, "root.cml"), "--socket", r.sock,
+		"--state", r.state), nil)
+	var hard syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &hard); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("1000\n%d\n", hard.Max)
+	var got string
+	r.until("its limits", func() bool {
+		got = ""
+		for line := range strings.Lines(r.out()) {
+			words := strings.Fields(line)
+			if len(words) > 0 {
+				got += words[len(words)-1] + "\n"
+			}
+		}
+		return strings.Count(got, "\n") == 2
+	})
+	if got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -250,6 +250,11 @@ func (l *launcher) thread(rx int, ready chan<- error) {
 	requests, ended := l.requests, l.ended
 	defer close(ended)
 	null := -1
+	if l.base != nil { // which may forbid to look for it
+		reap.launching.RLock()
+		originalOpenFiles()
+		reap.launching.RUnlock()
+	}
 	err := l.base.take()
 	if err == nil && os.Geteuid() != 0 {
 		// An ordinary user's process may have capabilities in a user namespace of its own; they are not for programs.
