@@ -68,7 +68,7 @@ func fateOf(pid int, sig syscall.Signal) (f fate) {
 	}
 	f = fate{handled: in["SigIgn"] || in["SigCgt"], blocked: in["SigBlk"], pending: in["ShdPnd"]}
 	if !f.handled && f.blocked {
-		for _, status := range someOf(pid, "task/*/status") {
+		for _, status := range someOf(pid, "task", "/status") {
 			if in := signalSets(status, sig); in != nil {
 				f.blocked = f.blocked && in["SigBlk"]
 			}
@@ -79,12 +79,12 @@ func fateOf(pid int, sig syscall.Signal) (f fate) {
 
 // takes says whether process pid waits for sig, which it blocks: by signalfd(2) or by sigwait(3).
 func takes(pid int, sig syscall.Signal) bool {
-	for _, info := range someOf(pid, "fdinfo/*") {
+	for _, info := range someOf(pid, "fdinfo", "") {
 		if signalSets(info, sig)["sigmask"] {
 			return true
 		}
 	}
-	for _, call := range someOf(pid, "task/*/syscall") {
+	for _, call := range someOf(pid, "task", "/syscall") {
 		b, _ := os.ReadFile(call)
 		if n, _, _ := strings.Cut(string(b), " "); n == strconv.Itoa(unix.SYS_RT_SIGTIMEDWAIT) {
 			return true
@@ -93,10 +93,18 @@ func takes(pid int, sig syscall.Signal) bool {
 	return false
 }
 
-// someOf are files of process pid by a pattern.
-func someOf(pid int, pattern string) []string {
-	files := glob("/proc/"+strconv.Itoa(pid)+"/", pattern)
-	return files[:min(len(files), looked)]
+// someOf are files of process pid: DIR/*FILE.
+func someOf(pid int, dir, file string) []string {
+	d, err := os.Open("/proc/" + strconv.Itoa(pid) + "/" + dir)
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(looked) // no more are read
+	for i := range names {
+		names[i] = d.Name() + "/" + names[i] + file
+	}
+	return names
 }
 
 // glob is filepath.Glob of dir+pattern; path/filepath is what this package does without, as runit's programs do
