@@ -24,6 +24,10 @@ func (c *Confiner) Join(pid int, in Contents, file, dir string) (w *proc.World, 
 			release()
 		}
 	}()
+	if c.landlock < landlockScopes {
+		// A new process shares this one's memory until it executes its program (CLONE_VM), and what is there could open that.
+		return nil, nil, errors.New("what runs there could reach this process (Landlock of Linux 6.12 prevents it)")
+	}
 	open := func(namespace string) int {
 		fd, oerr := unix.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, namespace), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if oerr != nil {
