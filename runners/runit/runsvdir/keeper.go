@@ -186,16 +186,22 @@ func keep(role string, stderr io.Writer) int {
 	defer launcher.Close()
 	umask := unix.Umask(0)
 	unix.Umask(umask)
+	opening := make(chan struct{}, 4) // bounds how many services are opened at once
 	c := &supervise.Config{
 		Loop: loop, Launcher: launcher, Env: os.Environ(), Umask: uint32(umask), Inside: role == keeperInside,
+		// That may take for ever; other services are not to wait, too.
+		Wait: func(lock func() error) error {
+			<-opening
+			defer func() { opening <- struct{}{} }()
+			return lock()
+		},
 	}
 
 	var (
 		mu       sync.Mutex
 		services = map[string]*supervise.Service{} // by number; nil: told to end before it was open
-		opening  = make(chan struct{}, 4)
-		wg       sync.WaitGroup // of services
-		alone    atomic.Bool    // runsvdir has ended
+		wg       sync.WaitGroup                    // of services
+		alone    atomic.Bool                       // runsvdir has ended
 	)
 	over := func(id string) {
 		mu.Lock()
@@ -207,6 +213,15 @@ func keep(role string, stderr io.Writer) int {
 		wg.Done()
 	}
 	start := func(id, path, name string) {
+		opening <- struct{}{}
+		defer func() { <-opening }()
+		mu.Lock()
+		_, ok := services[id]
+		mu.Unlock()
+		if !ok { // it was told to end before its turn came
+			over(id)
+			return
+		}
 		s, err := c.Open(path, func(what string) { say(name, what) }, func() { over(id) })
 		if err != nil {
 			say(name, "fatal: "+err.Error())
@@ -255,9 +270,7 @@ func keep(role string, stderr io.Writer) int {
 			services[id] = nil
 			mu.Unlock()
 			wg.Add(1)
-			opening <- struct{}{}
-			// It may have to wait for a log's lock.
-			go func() { start(id, path, name); <-opening }()
+			go start(id, path, name) // this one reads on: what is to end is not to wait for what begins
 		case '-':
 			if id == "" {
 				stopAll()

@@ -346,6 +346,53 @@ func TestKilledTogether(t *testing.T) {
 	}
 }
 
+// TestWaitForLogs shows that services that wait for the locks of their logs hold up neither others nor the end of those.
+func TestWaitForLogs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sv")
+	var locks []*os.File
+	for i := range 9 { // more than are opened at once
+		w := filepath.Join(dir, fmt.Sprintf("w%d", i))
+		write(t, filepath.Join(w, "run"), sleeper)
+		write(t, filepath.Join(w, "log/run"), "#!/bin/sh\nexec cat\n")
+		write(t, filepath.Join(w, "log/supervise/lock"), "")
+		f, err := os.Open(filepath.Join(w, "log/supervise/lock"))
+		if err == nil {
+			defer f.Close()
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		locks = append(locks, f)
+	}
+	c := running(t, dir)
+	for i := range locks {
+		until(t, "the wait", func() bool { // it holds its own lock by then
+			fd, err := unix.Open(filepath.Join(dir, fmt.Sprintf("w%d/supervise/lock", i)), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return false
+			}
+			defer unix.Close(fd)
+			return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil
+		})
+	}
+	a := filepath.Join(dir, "a")
+	write(t, filepath.Join(dir, ".a/run"), sleeper)
+	if err := os.Rename(filepath.Join(dir, ".a"), a); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a", func() bool { return pidOf(a) > 0 })
+	keepers := children(c.Process.Pid)
+	_ = c.Process.Signal(unix.SIGHUP)
+	until(t, "the end of a", func() bool { return pidOf(a) == 0 })
+	for _, f := range locks {
+		f.Close()
+	}
+	for _, pid := range keepers {
+		until(t, "the end of the keeper", func() bool { return dead(pid) })
+	}
+}
+
 // TestKeeperIsRunsv shows that who deals with the runsv processes by name or by -P's sessions finds what it expects.
 func TestKeeperIsRunsv(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sv")

@@ -24,13 +24,12 @@ type Held struct {
 }
 
 // Hold takes the lock of the supervise directory of the service in dir, a descriptor, or with log that of its log service; there
-// it waits for whoever has it. It makes the directory if need be, also behind a dangling link. The next steps are OpenControl,
-// Write and, when everything is ready, OpenOK. Close it in the end.
-func Hold(dir int, log bool) (*Held, error) {
+// it waits for whoever has it, and has wait, if not nil, do so by calling lock. It makes the directory if need be, also behind a
+// dangling link. The next steps are OpenControl, Write and, when everything is ready, OpenOK. Close it in the end.
+func Hold(dir int, log bool, wait func(lock func() error) error) (*Held, error) {
 	h := &Held{dir: dir, lock: -1, fifo: -1, ok: -1}
-	how := unix.LOCK_EX | unix.LOCK_NB
 	if log {
-		h.prefix, how = "log/", unix.LOCK_EX
+		h.prefix = "log/"
 	}
 	if err := h.mkdir(); err != nil {
 		return nil, err
@@ -40,7 +39,16 @@ func Hold(dir int, log bool) (*Held, error) {
 	if h.lock, err = open(dir, name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NONBLOCK, 0o600); err != nil {
 		return nil, &Error{"unable to open " + name, err}
 	}
-	if err := flock(h.lock, how); err != nil {
+	err = flock(h.lock, unix.LOCK_EX|unix.LOCK_NB)
+	if log && err == unix.EWOULDBLOCK {
+		lock := func() error { return flock(h.lock, unix.LOCK_EX) }
+		if wait != nil {
+			err = wait(lock)
+		} else {
+			err = lock()
+		}
+	}
+	if err != nil {
 		h.Close()
 		return nil, &Error{"unable to lock " + name, err}
 	}

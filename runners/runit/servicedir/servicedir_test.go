@@ -74,7 +74,7 @@ func hold(t *testing.T, dir string, log bool) (*Held, error) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	h, err := Hold(fd, log)
+	h, err := Hold(fd, log, nil)
 	if err == nil {
 		t.Cleanup(h.Close)
 	}

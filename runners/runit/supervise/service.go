@@ -33,6 +33,8 @@ type Config struct {
 	// Changed, if not nil, is called after each change of a service (not of its log) as report is: its status, and how its ./run
 	// last ended.
 	Changed func(now servicedir.Status, last proc.Status)
+	// Wait, if not nil, is called in Open where somebody else has the lock of the log: to call lock, which waits for it.
+	Wait func(lock func() error) error
 
 	hurry bool // for tests: what is to wait doesn't
 }
@@ -106,7 +108,7 @@ func (s *Service) open(path string) (err error) {
 		s.log = s.half(true)
 	}
 	for _, h := range s.halves() {
-		if h.held, err = servicedir.Hold(s.dir, h.isLog); err != nil {
+		if h.held, err = servicedir.Hold(s.dir, h.isLog, s.cfg.Wait); err != nil {
 			return err
 		}
 		h.takeOver()

@@ -46,7 +46,7 @@ func TestTakeOver(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer unix.Close(fd)
-			held, err := servicedir.Hold(fd, false)
+			held, err := servicedir.Hold(fd, false, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,7 +145,7 @@ func TestPipeIsTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	held, err := servicedir.Hold(fd, false)
+	held, err := servicedir.Hold(fd, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

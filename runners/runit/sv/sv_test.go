@@ -57,7 +57,7 @@ func newFake(t *testing.T, dir string, s servicedir.Status) *fake {
 	}
 	t.Cleanup(func() { unix.Close(fd) })
 	f := &fake{t: t, dir: dir}
-	if f.held, err = servicedir.Hold(fd, false); err != nil {
+	if f.held, err = servicedir.Hold(fd, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.held.Close)
