@@ -94,7 +94,6 @@ type program struct {
 
 	// The loop's.
 	isUp   bool
-	ended  bool
 	cause  runners.Cause
 	now    servicedir.Status
 	last   proc.Status
@@ -313,7 +312,6 @@ func (p *program) beUp() {
 
 // done is the end of supervision; on the loop.
 func (p *program) done() {
-	p.ended = true
 	x := runners.Exit{Code: p.last.Code, Signal: p.last.Signal, CoreDumped: p.last.Core, Cause: p.cause, Started: p.started}
 	if p.cause == runners.ByKill {
 		x = runners.Exit{Code: -1, Signal: syscall.SIGKILL, Cause: p.cause, Started: p.started}
@@ -344,7 +342,7 @@ func (p *program) end(x runners.Exit) {
 // Stop does what TERM does to runsv.
 func (p *program) Stop(context.Context) error {
 	p.runner.Loop.Do(func() {
-		if p.ended {
+		if p.service.Over() { // by itself, even if nobody has been told yet
 			return
 		}
 		if p.cause == runners.BySelf {
@@ -358,7 +356,7 @@ func (p *program) Stop(context.Context) error {
 // Kill ends supervision, and every process of the service and its log.
 func (p *program) Kill(context.Context) error {
 	p.runner.Loop.Do(func() {
-		if !p.ended {
+		if !p.service.Over() { // as in Stop
 			p.cause = runners.ByKill
 			p.service.Abandon()
 		}

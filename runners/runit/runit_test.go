@@ -209,6 +209,34 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestEndingByItself: what has ended by itself is not told as killed or stopped where that comes before its end has been written.
+func TestEndingByItself(t *testing.T) {
+	needs.Cgroup2(t)
+	r := newRunner(t, job.Cgroup2)
+	for i, end := range []func(runners.Program, context.Context) error{runners.Program.Stop, runners.Program.Kill} {
+		info := service(t, "run", "trap 'exit 3' TERM; echo >ready; while :; do sleep 0.01; done", "check", "test -e ready")
+		p, err := r.Start(t.Context(), info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var look func()
+		look = func() {
+			if runit.Over(p) {
+				_ = end(p, t.Context())
+			} else {
+				r.Loop.Do(look)
+			}
+		}
+		r.Loop.Do(look)
+		if err := os.WriteFile(filepath.Join(info.Package.Dir, "sv/supervise/control"), []byte("x"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if x := wait(t, p); x.Cause != runners.BySelf || x.Code != 3 {
+			t.Errorf("%d: exit %v", i, x)
+		}
+	}
+}
+
 // TestDown: a service with a file down is started when it is supervised, and can be taken up.
 func TestDown(t *testing.T) {
 	needs.Cgroup2(t)

@@ -215,10 +215,13 @@ func (h *half) exit() {
 	}
 }
 
+// Over says whether supervision is at its end: done has been called or soon is, whatever comes. It is called on the loop.
+func (s *Service) Over() bool { return s.main.left }
+
 // Abandon ends supervision at once and leaves the processes to the caller, who kills them. It is called on the loop, and calls done.
 // Where supervision has ended it does nothing.
 func (s *Service) Abandon() {
-	if s.main.left {
+	if s.Over() {
 		return
 	}
 	for _, h := range s.halves() {
