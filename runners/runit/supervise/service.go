@@ -73,10 +73,10 @@ type half struct {
 	left   bool
 }
 
-// Open takes the service directory path under supervision and begins, unless somebody else supervises it. report is given what a user should know, beginning with
-// "warning: " or, where a program could not be started, "fatal: "; done is called once supervision has ended: nothing of the
-// service is left then but what has left it. Both are called on the loop, report also before Open returns. The error is a
-// *servicedir.Error.
+// Open takes the service directory path under supervision and begins, unless somebody else supervises it. report is given what a
+// user should know, beginning with "warning: " or, where a program could not be started, "fatal: "; done is called once supervision
+// has ended: nothing of the service is left then but what has left it. Both are called on the loop, report also before Open
+// returns. The error is a *servicedir.Error.
 func (c *Config) Open(path string, report func(string), done func()) (*Service, error) {
 	s := &Service{cfg: c, dir: -1, report: report, done: done, pipe: [2]int{-1, -1}}
 	if err := s.open(path); err != nil {
