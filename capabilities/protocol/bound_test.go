@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"os"
@@ -224,5 +225,36 @@ func TestBoundEnds(t *testing.T) {
 	}
 	if _, err := w.Dial(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// After events that were lost, all look: the kernel tells so behind those that it still had room for.
+func TestBoundOverflow(t *testing.T) {
+	w := newBound(t)
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	w.s.mu.Lock() // what comes is told of another directory
+	wd := int32(w.watched)
+	w.s.watches.on[wd+1] = w.s.watches.on[wd]
+	delete(w.s.watches.on, wd)
+	w.s.mu.Unlock()
+	defer w.bind("me")()
+	r, wr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, e := range []syscall.InotifyEvent{{Wd: wd, Mask: syscall.IN_CREATE}, {Wd: -1, Mask: syscall.IN_Q_OVERFLOW}} {
+		if err := binary.Write(wr, binary.NativeEndian, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wr.Close()
+	w.s.news(int(r.Fd()))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.state != bound {
+		t.Errorf("its state is %d: it did not look", w.state)
 	}
 }

@@ -68,12 +68,12 @@ func (s *Sockets) news(fd int) {
 			// struct inotify_event of inotify(7): wd, mask, cookie, len, name.
 			wd := int32(binary.NativeEndian.Uint32(rest))
 			look = append(look, s.watches.on[wd]...)
-			rest = rest[syscall.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(rest[12:])):]
-		}
-		if binary.NativeEndian.Uint32(buf[4:])&syscall.IN_Q_OVERFLOW != 0 {
-			for _, all := range s.watches.on {
-				look = append(look, all...)
+			if binary.NativeEndian.Uint32(rest[4:])&syscall.IN_Q_OVERFLOW != 0 { // what came after all others is lost
+				for _, all := range s.watches.on {
+					look = append(look, all...)
+				}
 			}
+			rest = rest[syscall.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(rest[12:])):]
 		}
 		s.mu.Unlock()
 		for _, b := range look {
