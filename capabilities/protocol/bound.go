@@ -40,6 +40,7 @@ type Bound struct {
 	filler  *os.File      // the connection that fills that
 	watched int           // descriptor of the watch, -1 for none
 	timer   *time.Timer   // while it is expected
+	probing string        // of the program's socket that is asked whether it listens; "" for none
 	kind    sock.Type     // once there
 	changed chan struct{} // closed with the next change of state
 }
@@ -283,21 +284,27 @@ func (b *Bound) look() {
 		return
 	}
 	st, err := os.Lstat(b.s.path(n))
-	if err == nil && b.state == bound {
-		if had, herr := os.Lstat(b.s.path(b.name)); herr == nil && os.SameFile(st, had) {
-			os.Remove(b.s.path(n))
-			return
-		}
-	}
-	if err != nil || st.Mode().Type() != os.ModeSocket {
+	if err != nil || st.Mode().Type() != os.ModeSocket || b.probing != "" && b.same(st, b.probing) {
 		os.Remove(b.s.path(n))
 		return
 	}
+	if b.state == bound && b.same(st, b.name) {
+		b.probing = ""
+		os.Remove(b.s.path(n))
+		return
+	}
+	b.probing = n
 	b.probe(n, time.Now())
 }
 
-// probe asks whether what is called n listens, again and again as long as it does not: nothing tells, and a connection made to
-// see would be one that the program has to deal with. b.mu must be held.
+// same says whether st is what is called n below the sockets.
+func (b *Bound) same(st os.FileInfo, n string) bool {
+	had, err := os.Lstat(b.s.path(n))
+	return err == nil && os.SameFile(st, had)
+}
+
+// probe asks whether what is called n listens, again and again as long as it does not and b.probing is n: nothing tells, and a
+// connection made to see would be one that the program has to deal with. b.mu must be held.
 func (b *Bound) probe(n string, since time.Time) {
 	kind, listens, known := b.cfg.Listens(b.path)
 	if known && listens || !known && time.Since(since) > unknownPatience {
@@ -305,13 +312,14 @@ func (b *Bound) probe(n string, since time.Time) {
 		return
 	}
 	if time.Since(since) > listenPatience {
+		b.probing = ""
 		os.Remove(b.s.path(n))
 		return
 	}
 	time.AfterFunc(listenStep, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.state != expected && b.state != overdue && b.state != bound {
+		if b.probing != n {
 			os.Remove(b.s.path(n))
 			return
 		}
@@ -323,7 +331,7 @@ func (b *Bound) probe(n string, since time.Time) {
 func (b *Bound) there(n string, kind sock.Type) {
 	_ = os.Chmod(b.s.path(n), 0o666) // as that of a socket which the manager makes: who sees it may connect
 	b.replace(n)
-	b.kind = kind
+	b.probing, b.kind = "", kind
 	b.to(bound)
 }
 
@@ -334,6 +342,7 @@ func (b *Bound) Ended() {
 	if b.state == gone || b.state == absent {
 		return
 	}
+	b.probing = ""
 	if dir, err := b.parent(); err == nil {
 		at := mnt.Name(dir, path.Base(b.path))
 		if st, err := os.Lstat(at); err == nil && st.Mode().Type() == os.ModeSocket {
@@ -440,6 +449,7 @@ func (b *Bound) Close() {
 		return
 	}
 	b.replace("")
+	b.probing = ""
 	b.to(gone)
 	b.s.unwatch(b.watched, b)
 	b.watched = -1

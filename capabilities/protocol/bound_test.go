@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -256,5 +257,98 @@ func TestBoundOverflow(t *testing.T) {
 	defer w.mu.Unlock()
 	if w.state != bound {
 		t.Errorf("its state is %d: it did not look", w.state)
+	}
+}
+
+// However often something comes into the directory, a socket that does not listen is asked by one chain of probes; what has taken
+// its place is not mistaken for it.
+func TestBoundProbesOnce(t *testing.T) {
+	w := newBound(t)
+	var listens atomic.Bool
+	w.cfg.Listens = func(string) (sock.Type, bool, bool) { return sock.Stream, listens.Load(), true }
+	dir, err := os.Open(filepath.Dir(w.at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	// links are how many names a bound socket has: one is the program's, and each chain has one.
+	links := func() uint64 {
+		var st syscall.Stat_t
+		if err := syscall.Stat(w.at, &st); err != nil {
+			t.Fatal(err)
+		}
+		return uint64(st.Nlink)
+	}
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"x", "y"} {
+		if err := sock.Unheard(dir, n); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir.Name(), n), w.at); err != nil {
+			t.Fatal(err)
+		}
+		for range 60 {
+			w.arrived()
+		}
+		w.mu.Lock()
+		if n := links(); n > 2 {
+			t.Errorf("%d chains of probes", n-1)
+		}
+		w.mu.Unlock()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	listens.Store(true)
+	if w.probing == "" {
+		w.look() // this took longer than one is given
+	}
+	for w.state != bound {
+		changed := w.changed
+		w.mu.Unlock()
+		<-changed
+		w.mu.Lock()
+	}
+	if st, err := os.Lstat(w.at); err != nil || !w.same(st, w.name) {
+		t.Errorf("not what is there now (%v)", err)
+	}
+}
+
+// What was asked of a run that has ended is not asked of the next.
+func TestBoundProbeEnds(t *testing.T) {
+	w := newBound(t)
+	var asked atomic.Int32
+	w.cfg.Listens = func(string) (sock.Type, bool, bool) { asked.Add(1); return 0, false, true }
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(filepath.Dir(w.at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := sock.Unheard(dir, "x"); err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(dir.Name(), "old")
+	if err := os.Link(w.at, old); err != nil {
+		t.Fatal(err)
+	}
+	w.arrived()
+	w.Ended()
+	asked.Store(0)
+	if err := w.Expect(); err != nil {
+		t.Fatal(err)
+	}
+	var st syscall.Stat_t
+	for st.Nlink != 1 { // until the chain has ended
+		time.Sleep(time.Millisecond)
+		if err := syscall.Stat(old, &st); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := asked.Load(); n > 0 {
+		t.Errorf("asked %d times after its end", n)
 	}
 }

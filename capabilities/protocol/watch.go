@@ -62,21 +62,25 @@ func (s *Sockets) news(fd int) {
 		if n <= 0 || err != nil {
 			return
 		}
-		var look []*Bound
+		look := map[*Bound]bool{} // once, however often they were told
 		s.mu.Lock()
 		for rest := buf[:n]; len(rest) >= syscall.SizeofInotifyEvent; {
 			// struct inotify_event of inotify(7): wd, mask, cookie, len, name.
 			wd := int32(binary.NativeEndian.Uint32(rest))
-			look = append(look, s.watches.on[wd]...)
+			for _, b := range s.watches.on[wd] {
+				look[b] = true
+			}
 			if binary.NativeEndian.Uint32(rest[4:])&syscall.IN_Q_OVERFLOW != 0 { // what came after all others is lost
 				for _, all := range s.watches.on {
-					look = append(look, all...)
+					for _, b := range all {
+						look[b] = true
+					}
 				}
 			}
 			rest = rest[syscall.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(rest[12:])):]
 		}
 		s.mu.Unlock()
-		for _, b := range look {
+		for b := range look {
 			b.arrived()
 		}
 	}
