@@ -118,7 +118,11 @@ func linkTo[C peer](
 	conn, there := l.conn, l.there
 	l.mu.Unlock()
 	if there && conn.Err() == nil { // it may have ended and not be done: who was told of that comes here before
-		return conn, nil
+		select {
+		case <-conn.Done():
+		default:
+			return conn, nil
+		}
 	}
 	f, err := r.dial(ctx, src.At, src.Capability)
 	if err != nil {
